@@ -1,0 +1,1 @@
+"""Will this shopper buy this item in their next session?"""

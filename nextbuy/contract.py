@@ -1,0 +1,70 @@
+"""What a model was fitted on: the one bridge from named features to the model's matrix.
+
+Training writes it into the MLflow model's metadata, serving and monitoring read it from there, so
+that the order of columns and the codes of categories exist once.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+REGISTERED_MODEL = "nextbuy"
+"""Name in the MLflow registry."""
+CHAMPION = "champion"
+"""Alias of the version that serves."""
+CHALLENGER = "challenger"
+"""Alias of the version that waits for promotion."""
+FEATURE_SERVICE = "next_session_purchase"
+"""The Feast feature service that training and serving both ask for."""
+
+
+class ModelContract(BaseModel):
+    """Feature service, ordered columns and category codes of one fitted model.
+
+    >>> contract = ModelContract(feature_service="s", features=("item__brand", "item__price"),
+    ...                          categories={"item__brand": ("acme", "zen")}, family="xgboost")
+    >>> contract.matrix({"item__brand": ["zen", "new", None], "item__price": [5, None, 7]})
+    array([[ 1.,  5.],
+           [nan, nan],
+           [nan,  7.]], dtype=float32)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    feature_service: str
+    features: tuple[str, ...]
+    """Full Feast names (`view__feature`), in the order of the model's columns."""
+    categories: dict[str, tuple[str, ...]]
+    """Categorical feature -> its values; the code is the position. Anything else is missing."""
+    family: Literal["xgboost", "lightgbm"]
+
+    def matrix(self, columns: Mapping[str, Any] | pa.Table) -> NDArray[np.float32]:
+        """Encode columns as the model's float32 block of shape (rows, features).
+
+        Missing values and categories that training never saw become NaN.
+
+        Raises:
+            KeyError: a feature of the contract is not among the columns.
+        """
+        missing = [name for name in self.features if name not in _names(columns)]
+        if missing:
+            raise KeyError(f"features absent from the input: {', '.join(missing)}")
+        arrays = [self._encode(name, columns[name]) for name in self.features]
+        return np.column_stack(arrays) if arrays else np.empty((0, 0), np.float32)
+
+    def _encode(self, name: str, values: Any) -> NDArray[np.float32]:
+        array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
+        if name in self.categories:
+            known = pa.array(self.categories[name], pa.string())
+            array = pc.index_in(array.cast(pa.string()), value_set=known, skip_nulls=True)
+        column = array.cast(pa.float32(), safe=False)
+        return np.asarray(column.to_numpy(zero_copy_only=False), np.float32)  # nulls -> NaN
+
+
+def _names(columns: Mapping[str, Any] | pa.Table) -> Sequence[str]:
+    return columns.column_names if isinstance(columns, pa.Table) else list(columns)

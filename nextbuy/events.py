@@ -1,0 +1,76 @@
+"""The canonical event: written once, used by ingestion, checks, simulator and live path."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import pyarrow as pa
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+
+class EventType(StrEnum):
+    """What a shopper can do."""
+
+    VIEW = "view"
+    SCROLL = "scroll"
+    ADD_TO_CART = "add_to_cart"
+    REMOVE_FROM_CART = "remove_from_cart"
+    PURCHASE = "purchase"
+    LOGIN = "login"
+    """Links the anonymous visitors seen in the same `source_session_id` to `user_id`,
+    from this moment on. The only type without an item."""
+
+
+EVENT_SCHEMA = pa.schema(
+    [
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("event_type", pa.string(), nullable=False),
+        pa.field("item_id", pa.string()),  # null for a login alone
+        pa.field("category", pa.string()),
+        pa.field("brand", pa.string()),
+        # Money is whole cents: integer sums are exact, in any order, on any engine.
+        pa.field("price", pa.int64()),  # cents asked for one piece, after the discount
+        pa.field("discount", pa.int64()),  # cents taken off the list price
+        pa.field("source_session_id", pa.string()),  # the shop's own session, if it has one
+    ]
+)
+"""Arrow types of the canonical event, in column order. `price + discount` is the list price."""
+
+REQUIRED = ("user_id", "event_time", "event_type")
+"""What every log must bring; an `event_id` is derived where a log has none."""
+
+EVENT_ORDER = ("event_time", "event_id")
+"""The total order of one shopper's events: ties in time are broken by id."""
+
+
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+Cents = Annotated[int, Field(ge=0, le=10**12)]
+
+
+class Event(BaseModel):
+    """One canonical event on its way in, as the live path takes it.
+
+    >>> Event(event_id="e1", user_id="u1", event_time="2024-01-01T00:00:00Z",
+    ...       event_type="view", item_id="i1").event_type
+    <EventType.VIEW: 'view'>
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_id: Text
+    user_id: Text
+    event_time: AwareDatetime
+    event_type: EventType
+    item_id: Text | None = None
+    category: Text | None = None
+    brand: Text | None = None
+    price: Cents | None = None
+    discount: Cents | None = None
+    source_session_id: Text | None = None
+
+    @model_validator(mode="after")
+    def _item_unless_login(self) -> "Event":
+        if self.item_id is None and self.event_type is not EventType.LOGIN:
+            raise ValueError(f"a {self.event_type} event needs an item_id")
+        return self

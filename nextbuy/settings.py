@@ -1,0 +1,103 @@
+"""WHERE things are: paths and addresses, read from the environment.
+
+WHAT-settings (gaps, horizons, model parameters) live beside the code that uses them.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+class Settings(BaseSettings):
+    """Paths and addresses. Cheap to build; build it where it is needed, never at import.
+
+    >>> Settings().events.name
+    'events'
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="NEXTBUY_", frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    data: Path = PROJECT / "data"
+    """Everything the verbs make lies below this folder (`NEXTBUY_DATA`)."""
+    redis_url: str | None = Field(default=None, validation_alias="REDIS_URL")
+    """An outside Redis. Unset: an embedded redis-server below `data`."""
+    mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
+    """An MLflow server. Unset: SQLite below `data`."""
+    memory_limit: str = "4GB"
+    """What DuckDB may hold before it spills to disk."""
+    threads: int | None = None
+    """DuckDB threads; unset means one per core. Results do not depend on it."""
+
+    def model_post_init(self, _: object) -> None:
+        """Make `data` absolute: Feast resolves relative paths against the caller's folder."""
+        object.__setattr__(self, "data", self.data.expanduser().resolve())
+
+    @property
+    def raw(self) -> Path:
+        """Logs as they came, before ingestion (only the simulator writes here)."""
+        return self.data / "raw"
+
+    @property
+    def events(self) -> Path:
+        """Canonical events, by day."""
+        return self.data / "events"
+
+    @property
+    def quarantine(self) -> Path:
+        """Refused rows with their reason, a folder per run."""
+        return self.data / "quarantine"
+
+    @property
+    def sessions(self) -> Path:
+        """Events with their session, by day."""
+        return self.data / "sessions"
+
+    @property
+    def labels(self) -> Path:
+        """One row per (user, item, session) with its label, by day."""
+        return self.data / "labels"
+
+    @property
+    def features(self) -> Path:
+        """One folder per feature table."""
+        return self.data / "features"
+
+    @property
+    def truth(self) -> Path:
+        """The simulator's true probabilities. Only evaluation may read them."""
+        return self.data / "truth"
+
+    @property
+    def predictions(self) -> Path:
+        """What the service answered."""
+        return self.data / "predictions"
+
+    @property
+    def reports(self) -> Path:
+        """Checks, metrics and drift, as files."""
+        return self.data / "reports"
+
+    @property
+    def redis(self) -> Path:
+        """The embedded Redis: socket, dump, log."""
+        return self.data / "redis"
+
+    @property
+    def registry(self) -> Path:
+        """Feast's registry file."""
+        return self.data / "registry.db"
+
+    @property
+    def feature_repo(self) -> Path:
+        """The Feast repository that declares the views."""
+        return PROJECT / "feature_repo"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address: the environment's, else SQLite below `data`."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.data / 'mlflow' / 'mlflow.db'}"
