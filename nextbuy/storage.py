@@ -22,8 +22,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.parquet as pq
-from ibis.backends.duckdb import Backend
 from pydantic import BaseModel, ConfigDict
 
 from nextbuy.errors import NextbuyError
@@ -113,17 +113,19 @@ class Version:
         path = self.file(day)
         os.link(self._table / f"day={day}" / "part-0.parquet", path)
 
-    def write_days(self, engine: Backend, table: str, day: str, order_by: Sequence[str]) -> None:
+    def write_days(
+        self, engine: duckdb.DuckDBPyConnection, table: str, day: str, order_by: Sequence[str]
+    ) -> None:
         """Write each day of the DuckDB table `table` to its file.
 
         `day` is the SQL expression that gives a row's day; it is not stored. `order_by` must be a
         total order: then the bytes do not depend on the number of threads.
         """
-        days = engine.raw_sql(
+        days = engine.execute(
             f"SELECT DISTINCT CAST({day} AS DATE) AS d FROM {table} ORDER BY d"
         ).fetchall()
         for (value,) in days:
-            engine.raw_sql(
+            engine.execute(
                 f"COPY (SELECT * FROM {table} WHERE CAST({day} AS DATE) = DATE '{value}' "
                 f"ORDER BY {', '.join(order_by)}) TO '{self.file(value)}' "
                 f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
@@ -131,9 +133,7 @@ class Version:
 
 
 @contextmanager
-def new_version(
-    table: Path, inputs: str, info: dict[str, Any] | None = None
-) -> Iterator[Version]:
+def new_version(table: Path, inputs: str, info: dict[str, Any] | None = None) -> Iterator[Version]:
     """Write the next version of `table`; publish it when the block ends without an error.
 
     Raises:
