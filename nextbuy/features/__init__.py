@@ -1,0 +1,16 @@
+"""Every feature there is: one file per feature table, each with rows and features."""
+
+from nextbuy.features import category, item, recent_items, session, user, user_item
+from nextbuy.features.table import Feature, FeatureTable
+
+__all__ = ["TABLES", "Feature", "FeatureTable"]
+
+TABLES: tuple[FeatureTable, ...] = (
+    user.TABLE,
+    session.TABLE,
+    item.TABLE,
+    category.TABLE,
+    user_item.TABLE,
+    recent_items.TABLE,
+)
+"""In the order in which they are built and declared."""

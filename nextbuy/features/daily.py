@@ -1,0 +1,102 @@
+"""Sums per item or category as of each midnight: what was over by then, never the day itself.
+
+A table is sparse: a row stands only where something changed (a day of activity, or a day that
+left a window), which is all that an as-of join needs.
+"""
+
+import ibis
+import ibis.expr.types as ir
+
+from nextbuy.events import EventType
+from nextbuy.features.history import counts
+from nextbuy.features.windows import WINDOWS, as_of
+from nextbuy.sessions import DAY, SECOND
+
+ALL = ("", "_1d", "_7d", "_30d")
+USER_WINDOWS = ("_7d", "_30d")
+MONEY = 2**41  # cents stay below this, so a moment and an amount fit one sortable integer
+
+
+def daily(events: ir.Table, key: str, newest_us: int) -> ir.Table:
+    """Window counts of `key` as of each midnight at which one of them changes.
+
+    Bots' events, and events without the key, are left out. Returns `key`, `event_us` (a
+    midnight), counts per window, distinct users per window, the last price and discount seen.
+    """
+    shopping = events.filter(events[key].notnull() & ~events.is_bot)
+    shopping = shopping.mutate(day=shopping.event_us // DAY)
+    second = shopping.event_us % DAY // SECOND
+    viewed = shopping.event_type == EventType.VIEW.value
+    per_day = shopping.group_by([key, "day"]).aggregate(
+        **counts(shopping),
+        viewed_price=viewed.ifelse(shopping.price.fill_null(0), 0).sum(),
+        n_priced_views=(viewed & shopping.price.notnull()).cast("int64").sum(),
+        price_code=(second * MONEY + shopping.price).max(),
+        discount_code=(second * MONEY + shopping.discount).max(),
+    )
+    midnight = (per_day.day + 1) * DAY
+    per_day = per_day.mutate(
+        known_us=midnight,
+        since_us=midnight,
+        is_asked=ibis.literal(True),
+        price_code=per_day.day * MONEY + per_day.price_code % MONEY,
+        discount_code=per_day.day * MONEY + per_day.discount_code % MONEY,
+    )
+    counted = as_of(
+        per_day,
+        [key],
+        sums={
+            **dict.fromkeys(("n_views", "n_carts", "n_removes", "n_purchases"), ALL),
+            **dict.fromkeys(("viewed_price", "n_priced_views"), ("_30d",)),
+        },
+        maxima=("price_code", "discount_code"),
+    ).drop("is_asked")
+    rows = counted.left_join(_distinct_users(shopping, key), [key, "event_us"]).select(
+        *(counted[name] for name in counted.columns),
+        *(f"gained{suffix}" for suffix in USER_WINDOWS),
+    )
+    so_far = ibis.cumulative_window(group_by=key, order_by="event_us")
+    rows = rows.mutate(
+        **{
+            f"n_users{suffix}": rows[f"gained{suffix}"].fill_null(0).sum().over(so_far)
+            for suffix in USER_WINDOWS
+        },
+        price=rows.price_code % MONEY,
+        discount=rows.discount_code % MONEY,
+    )
+    return rows.filter(rows.event_us <= newest_us)
+
+
+def _distinct_users(shopping: ir.Table, key: str) -> ir.Table:
+    """Change of the number of distinct users per window, per key and midnight.
+
+    A user active on day d counts at the midnights d+1 to d+w. The user enters where the active
+    day before does not reach, and leaves at d+w+1 unless a later day carries on; that later day
+    is over by then, so nothing ahead of the midnight is used.
+    """
+    days = shopping.select(key, "user_id", "day").distinct()
+    in_order = ibis.window(group_by=[key, "user_id"], order_by="day")
+    days = days.mutate(before=days.day.lag().over(in_order), after=days.day.lead().over(in_order))
+    changes = []
+    for suffix in USER_WINDOWS:
+        length = (WINDOWS[suffix] or 0) // DAY
+        entering = days.filter(days.before.isnull() | (days.before + length < days.day))
+        leaving = days.filter(days.after.isnull() | (days.after > days.day + length))
+        for rows, shift, step in ((entering, 1, 1), (leaving, length + 1, -1)):
+            changes.append(
+                rows.select(
+                    key,
+                    event_us=(rows.day + shift) * DAY,
+                    **{
+                        f"gained{other}": ibis.literal(step if other == suffix else 0, "int64")
+                        for other in USER_WINDOWS
+                    },
+                )
+            )
+    united = ibis.union(*changes)
+    return united.group_by([key, "event_us"]).aggregate(
+        **{
+            f"gained{suffix}": united[f"gained{suffix}"].sum().cast("int64")
+            for suffix in USER_WINDOWS
+        }
+    )

@@ -1,0 +1,108 @@
+"""The item, as of each midnight."""
+
+import ibis
+import ibis.expr.types as ir
+
+from nextbuy.features.daily import ALL, daily
+from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
+from nextbuy.sessions import DAY
+
+DIGITS = 6
+"""Width of a day number in a code that sorts as text; enough for the year 4707."""
+
+
+def _rows(events: ir.Table, newest_us: int) -> ir.Table:
+    rows = daily(events, "item_id", newest_us)
+    named = _attribute(events, "category").outer_join(
+        _attribute(events, "brand"), ["item_id", "event_us"]
+    )
+    named = named.select(
+        item_id=ibis.coalesce(named.item_id, named.item_id_right),
+        event_us=ibis.coalesce(named.event_us, named.event_us_right),
+        category_code=named.category_code,
+        brand_code=named.brand_code,
+    )
+    joined = rows.left_join(named, ["item_id", "event_us"]).select(
+        *(rows[name] for name in rows.columns), "category_code", "brand_code"
+    )
+    so_far = ibis.cumulative_window(group_by="item_id", order_by="event_us")
+    return joined.mutate(
+        category=joined.category_code.max().over(so_far).substr(DIGITS),
+        brand=joined.brand_code.max().over(so_far).substr(DIGITS),
+    )
+
+
+def _attribute(events: ir.Table, name: str) -> ir.Table:
+    """The attribute seen on each day, behind the day's number so that the latest sorts last."""
+    seen = events.filter(events.item_id.notnull() & events[name].notnull() & ~events.is_bot)
+    seen = seen.mutate(day=seen.event_us // DAY)
+    code = seen.day.cast("string").lpad(DIGITS, "0") + seen[name]
+    return seen.group_by(["item_id", "day"]).aggregate(code=code.max()).select(
+        "item_id", event_us=(ibis._.day + 1) * DAY, **{f"{name}_code": ibis._.code}
+    )
+
+
+PRIOR_VIEWS = 20
+"""Views that an item starts with: with one purchase among them, a conversion of 5 %."""
+
+
+TABLE = FeatureTable(
+    name="item",
+    keys=("item_id",),
+    description="Popularity and price of an item, as of midnight (UTC); the day itself is not in.",
+    features=(
+        Feature("category", "string", "Category last seen", unit="id", needs={"category"}),
+        Feature("brand", "string", "Brand last seen", unit="id", needs={"brand"}),
+        *windowed("n_views", "Views by all shoppers", ALL),
+        *windowed("n_carts", "Times put into a cart", ALL, needs={"add_to_cart"}),
+        *windowed("n_removes", "Times taken out of a cart", ALL, needs={"remove_from_cart"}),
+        *windowed("n_purchases", "Times bought", ALL, needs={"purchase"}),
+        *windowed("n_users", "Distinct shoppers", ("_7d", "_30d")),
+        Feature(
+            "rate_purchase_30d",
+            "float64",
+            f"Purchases per view in the last 30 days, with a prior of 1 in {PRIOR_VIEWS}",
+            lambda t: ratio(t.n_purchases_30d + 1, t.n_views_30d + PRIOR_VIEWS),
+            unit="share",
+            window="30d",
+            needs={"purchase"},
+        ),
+        Feature(
+            "rate_cart_30d",
+            "float64",
+            f"Times put into a cart per view in the last 30 days, prior 1 in {PRIOR_VIEWS}",
+            lambda t: ratio(t.n_carts_30d + 1, t.n_views_30d + PRIOR_VIEWS),
+            unit="share",
+            window="30d",
+            needs={"add_to_cart"},
+        ),
+        Feature(
+            "rate_views_trend",
+            "float64",
+            "Views a day in the last 7 days against the last 30 days",
+            lambda t: ratio(t.n_views_7d * 30, t.n_views_30d * 7),
+            unit="ratio",
+            window="30d",
+        ),
+        Feature("price", "int64", "Price last seen", unit="cents", needs={"price"}),
+        Feature("discount", "int64", "Discount last seen", unit="cents", needs={"discount"}),
+        Feature(
+            "rate_price",
+            "float64",
+            "Price last seen against its mean in the last 30 days",
+            lambda t: ratio(t.price * t.n_priced_views_30d, t.viewed_price_30d),
+            unit="ratio",
+            window="30d",
+            needs={"price"},
+        ),
+        Feature(
+            "rate_discount",
+            "float64",
+            "Share of the list price taken off when last seen",
+            lambda t: ratio(t.discount, t.price + t.discount),
+            unit="share",
+            needs={"price", "discount"},
+        ),
+    ),
+    rows=_rows,
+)

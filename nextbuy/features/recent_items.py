@@ -1,0 +1,33 @@
+"""Which items a shopper touched in the latest session: the candidates to score."""
+
+import ibis.expr.types as ir
+
+from nextbuy.features.history import user_item_sessions
+from nextbuy.features.table import Feature, FeatureTable
+
+
+def _rows(events: ir.Table, newest_us: int) -> ir.Table:
+    items = user_item_sessions(events)
+    return items.group_by(["user_id", "event_us"]).aggregate(
+        # Two items cannot share the number of their last touch: the order is total.
+        item_ids=items.item_id.collect(order_by=items.last_number.desc())
+    )
+
+
+TABLE = FeatureTable(
+    name="recent_items",
+    keys=("user_id",),
+    description="Items touched in the shopper's latest session: what to score when a request "
+    "names no items.",
+    features=(
+        Feature(
+            "item_ids",
+            "array<string>",
+            "Items touched in the session, the most recent first",
+            unit="id",
+            window="session",
+        ),
+    ),
+    rows=_rows,
+    in_model=False,
+)

@@ -1,0 +1,101 @@
+"""What a feature and a feature table are."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+import ibis.expr.types as ir
+
+Rows = Callable[[ir.Table, int], ir.Table]
+"""(session events, newest event in microseconds) -> keys, `event_us` and what features read."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature: what it means and how it is computed, nowhere else.
+
+    `expr` takes the table's rows; left out, it is the column of the same name. `needs` names the
+    optional event columns and event types without which the feature says nothing: a log that
+    lacks one has the feature left out of its views.
+    """
+
+    name: str
+    dtype: str
+    description: str
+    expr: Callable[[ir.Table], ir.Value] | None = None
+    unit: str = "count"
+    window: str = "lifetime"
+    needs: Collection[str] = frozenset()
+
+    def column(self, rows: ir.Table) -> ir.Value:
+        """The feature as an Ibis column of `rows`."""
+        return (self.expr(rows) if self.expr else rows[self.name]).name(self.name)
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """A feature view's rows: entity keys, the moment they became knowable, features.
+
+    >>> from nextbuy.features import TABLES
+    >>> [table.name for table in TABLES if table.keys == ("item_id",)]
+    ['item']
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    description: str
+    features: tuple[Feature, ...]
+    rows: Rows
+    in_model: bool = True
+    """Whether the model's feature service holds this view."""
+
+    def build(self, session_events: ir.Table, newest_us: int) -> ir.Table:
+        """Columns: the keys, `event_us`, then the features in order; one row per key and moment.
+
+        Args:
+            session_events: the shape of `nextbuy.sessions.SESSION_EVENTS`.
+            newest_us: time of the newest event; no row is stamped after it.
+        """
+        rows = self.rows(session_events, newest_us)
+        return rows.select(
+            *self.keys, "event_us", *(feature.column(rows) for feature in self.features)
+        )
+
+    def given(self, provides: Collection[str]) -> "FeatureTable":
+        """The table without the features that a log cannot support."""
+        kept = tuple(f for f in self.features if set(f.needs) <= set(provides))
+        return replace(self, features=kept)
+
+
+def windowed(
+    name: str,
+    description: str,
+    windows: Collection[str],
+    *,
+    unit: str = "count",
+    needs: Collection[str] = (),
+) -> list[Feature]:
+    """One integer feature per window of a summed measure; `""` is the lifetime."""
+    return [
+        Feature(
+            f"{name}{suffix}",
+            "int64",
+            f"{description}{WORDS[suffix]}",
+            unit=unit,
+            window=suffix.removeprefix("_") or "lifetime",
+            needs=frozenset(needs),
+        )
+        for suffix in windows
+    ]
+
+
+WORDS = {
+    "": " so far",
+    "_1d": " in the last day",
+    "_7d": " in the last 7 days",
+    "_30d": " in the last 30 days",
+}
+
+
+def ratio(part: ir.Value, whole: ir.Value) -> ir.Value:
+    """`part / whole` as a double; null where there is nothing to divide by."""
+    return part.cast("float64") / whole.cast("float64").nullif(0.0)

@@ -1,0 +1,98 @@
+"""Sessions: a shopper's events, cut where nothing happened for a while.
+
+Definitions are Ibis expressions over integers (microseconds since 1970, cents), because integer
+arithmetic gives equal values on DuckDB and on Spark.
+"""
+
+import ibis
+import ibis.expr.types as ir
+from pydantic import BaseModel, ConfigDict, Field
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+EVENTS = ibis.table(
+    {
+        "event_id": "string",
+        "user_id": "string",
+        "event_us": "int64",  # event_time as microseconds since 1970, UTC
+        "event_type": "string",
+        "item_id": "string",
+        "category": "string",
+        "brand": "string",
+        "price": "int64",
+        "discount": "int64",
+        "source_session_id": "string",
+    },
+    name="events",
+)
+"""The canonical events as definitions see them."""
+
+
+class SessionConfig(BaseModel):
+    """When a session ends, and who is taken for a bot."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gap_minutes: int = Field(default=30, ge=1)
+    """Inactivity after which the next event opens a new session."""
+    bot_session_events: int = Field(default=1000, ge=2)
+    """A session that reaches this many events is a bot's."""
+    bot_burst_events: int = Field(default=30, ge=2)
+    """So is one that reaches this many events ..."""
+    bot_events_per_second: float = Field(default=1.0, gt=0)
+    """... while it runs at this pace or faster."""
+
+    @property
+    def gap_us(self) -> int:
+        """The gap in microseconds."""
+        return self.gap_minutes * MINUTE
+
+
+def sessionize(events: ir.Table, config: SessionConfig) -> ir.Table:
+    """Give every event its session: `session_start_us`, `session_id`, `event_number`, `is_bot`.
+
+    One shopper's events are ordered by time, ties by event id. A session is known by its shopper
+    and its first moment, so its id does not change when events are added after it. `is_bot` is
+    what was known at the moment of the event: a shopper counts as a bot from the first event that
+    breaks a rule, never before it.
+
+    Args:
+        events: the shape of `EVENTS`, event ids unique.
+        config: gap and bot rules.
+    """
+    order = [events.event_us, events.event_id]
+    by_user = ibis.window(group_by=events.user_id, order_by=order)
+    marked = events.mutate(previous_us=events.event_us.lag().over(by_user))
+    is_start = (
+        marked.previous_us.isnull() | (marked.event_us - marked.previous_us > config.gap_us)
+    ).ifelse(marked.event_us, None)
+    so_far = ibis.cumulative_window(
+        group_by=marked.user_id, order_by=[marked.event_us, marked.event_id]
+    )
+    cut = marked.mutate(session_start_us=is_start.max().over(so_far)).drop("previous_us")
+
+    in_session = ibis.window(
+        group_by=[cut.user_id, cut.session_start_us], order_by=[cut.event_us, cut.event_id]
+    )
+    numbered = cut.mutate(event_number=ibis.row_number().over(in_session) + 1)
+    elapsed = numbered.event_us - numbered.session_start_us
+    burst = (numbered.event_number >= config.bot_burst_events) & (
+        numbered.event_number * SECOND >= elapsed * config.bot_events_per_second
+    )
+    breaks_rule = (burst | (numbered.event_number >= config.bot_session_events)).cast("int64")
+    so_far = ibis.cumulative_window(
+        group_by=numbered.user_id, order_by=[numbered.event_us, numbered.event_id]
+    )
+    return numbered.mutate(
+        is_bot=breaks_rule.max().over(so_far) == 1,
+        session_id=(numbered.user_id + "|" + numbered.session_start_us.cast("string")).hexdigest(
+            "md5"
+        ),
+    )
+
+
+SESSION_EVENTS = ibis.table(sessionize(EVENTS, SessionConfig()).schema(), name="session_events")
+"""Events with their session, the input of every feature table."""
