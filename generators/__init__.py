@@ -1,0 +1,1 @@
+"""The simulated shop: a clickstream log whose true purchase probabilities are known."""

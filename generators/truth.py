@@ -1,0 +1,80 @@
+"""The true probability behind every label, and the score of whoever knows it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+
+from generators.config import DAY, ShopConfig
+from generators.intent import InMind, World, purchase_probability
+from generators.visits import Returns
+
+
+@dataclass(frozen=True)
+class TruthRows:
+    """Arrays of one entry per (user, item, session)."""
+
+    person: NDArray[np.int64]
+    """Position in `Shoppers.names`."""
+    item: NDArray[np.int64]
+    time: NDArray[np.int64]
+    """The session's last event, in microseconds."""
+    probability: NDArray[np.float64]
+
+    @classmethod
+    def join(cls, parts: Sequence["TruthRows"]) -> "TruthRows":
+        """One after the other."""
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+
+def next_session_buys(
+    config: ShopConfig, world: World, mind: InMind, law: Returns, entry: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Chance that the next session begins within the horizon and buys the item.
+
+    `entry` is each item's row in `law`. The sum over the days of the return is the whole truth:
+    the session draws its day and its purchases from these very two laws.
+    """
+    away = np.arange(config.horizon_days + 1)
+    day = (law.end[entry] - config.begin)[:, None] // DAY + away
+    buys = purchase_probability(world, mind, np.broadcast_to(away, day.shape), day)
+    total: NDArray[np.float64] = (law.within(config.horizon_days)[entry] * buys).sum(axis=1)
+    return total
+
+
+class Score:
+    """Outcomes counted by their true probability, in constant memory."""
+
+    LEVELS = 1 << 16
+
+    def __init__(self) -> None:
+        self._count = np.zeros((2, self.LEVELS), np.int64)
+
+    def add(self, probability: NDArray[np.float64], label: NDArray[np.bool_]) -> None:
+        """Count rows whose outcome is known."""
+        level = np.round(probability * (self.LEVELS - 1)).astype(np.int64)
+        for outcome in (0, 1):
+            self._count[outcome] += np.bincount(level[label == outcome], minlength=self.LEVELS)
+
+    @property
+    def rows(self) -> int:
+        """Rows counted."""
+        return int(self._count.sum())
+
+    @property
+    def base_rate(self) -> float:
+        """Share of positives; 0 without rows."""
+        return float(self._count[1].sum() / max(self.rows, 1))
+
+    @property
+    def average_precision(self) -> float:
+        """PR-AUC of ranking by the true probability; 0 without positives."""
+        if not self._count[1].any():
+            return 0.0
+        label = np.repeat([0, 1], self.LEVELS)
+        level = np.tile(np.arange(self.LEVELS), 2)
+        weight = self._count.ravel()
+        seen = weight > 0
+        return float(average_precision_score(label[seen], level[seen], sample_weight=weight[seen]))
