@@ -1,0 +1,134 @@
+"""The point-in-time training set, retrieved through Feast and kept by content."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FeatureStore
+from numpy.typing import NDArray
+
+from nextbuy.contract import FEATURE_SERVICE
+from nextbuy.engine import duckdb_engine
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import Settings
+from nextbuy.storage import files, fingerprint, require
+from training.splits import SplitConfig, Splits, split_by_time
+
+ROW_COLUMNS = ("user_id", "item_id", "event_timestamp", "label", "split")
+"""What is not a feature."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled rows with the features as they were known at each row's event timestamp.
+
+    `table` has `ROW_COLUMNS` and one column per feature (`view__feature`).
+    """
+
+    table: pa.Table
+    splits: Splits
+    digest: str
+    """Equal for equal rows, features and splits."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Full feature names, in the order of the feature service."""
+        return tuple(name for name in self.table.column_names if name not in ROW_COLUMNS)
+
+    def part(self, split: str) -> pa.Table:
+        """The rows of one split."""
+        return self.table.filter(pc.equal(self.table["split"], split))
+
+    def labels(self, split: str) -> NDArray[np.int8]:
+        """Labels of one split, in the order of `part`."""
+        return np.asarray(self.part(split)["label"].to_numpy(), np.int8)
+
+
+def build_dataset(settings: Settings, config: SplitConfig) -> Dataset:
+    """Label the rows, split them by time, and join the features as of each row's moment.
+
+    Retrieval keeps out feature rows that were created after the moment asked for. The result is
+    kept below `data/datasets/` under the hash of everything it depends on.
+
+    Raises:
+        NextbuyError: a table is missing, the log is too short, or a split has only one class.
+    """
+    labels = require(settings.labels, "nextbuy sessionize")
+    store = FeatureStore(repo_path=str(settings.feature_repo))
+    service = store.get_feature_service(FEATURE_SERVICE)
+    tables = [
+        require(settings.features / projection.name, "nextbuy features").fingerprint
+        for projection in service.feature_view_projections
+    ]
+    asked = [
+        f"{projection.name}__{feature.name}"
+        for projection in service.feature_view_projections
+        for feature in projection.features
+    ]
+    digest = fingerprint(
+        labels.fingerprint, tables, asked, config.model_dump(), Path(__file__).parent / "dataset.py"
+    )
+    horizon = timedelta(days=labels.info["labels"]["horizon_days"])
+    rows, splits = _labelled_rows(settings, horizon, _moment(labels.info["newest_us"]), config)
+    kept = settings.data / "datasets" / f"{digest}.parquet"
+    if not kept.exists():
+        job = store.get_historical_features(
+            entity_df=rows.to_pandas(),
+            features=service,
+            full_feature_names=True,
+            filter_by_created_timestamp=True,
+        )
+        table = job.to_arrow().select([*ROW_COLUMNS, *asked])
+        table = table.sort_by([(name, "ascending") for name in ROW_COLUMNS[:3]])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_suffix(".tmp")
+        pq.write_table(table, fresh, compression="zstd")
+        fresh.rename(kept)
+    return Dataset(pq.read_table(kept), splits, digest)
+
+
+def _labelled_rows(
+    settings: Settings, horizon: timedelta, newest: datetime, config: SplitConfig
+) -> tuple[pa.Table, Splits]:
+    labelled = files(settings.labels)
+    with duckdb_engine(settings) as engine:
+        found = engine.execute(
+            f"SELECT min(event_timestamp) FROM read_parquet('{labelled}')"
+        ).fetchone()
+        if found is None or found[0] is None:
+            raise NextbuyError(
+                "There is no row to learn from: no shopper touched an item. "
+                "Look at what was ingested with: nextbuy monitor"
+            )
+        splits = split_by_time(found[0].astimezone(UTC), newest, horizon, config)
+        # A label that becomes known only inside the next split would look into it. The gap keeps
+        # out all but sessions longer than what the gap adds to the horizon; those rows go.
+        cuts = [splits.validation[0], splits.test[0], newest]
+        parts = [
+            f"SELECT user_id, item_id, event_timestamp, label, '{name}' AS split "
+            f"FROM read_parquet('{labelled}') WHERE label IS NOT NULL "
+            f"AND event_timestamp >= '{start}' AND event_timestamp < '{end}' "
+            f"AND known_at <= '{cut}'"
+            for (name, (start, end)), cut in zip(splits.periods().items(), cuts, strict=True)
+        ]
+        rows = engine.sql(
+            f"{' UNION ALL '.join(parts)} ORDER BY event_timestamp, user_id, item_id"
+        ).to_arrow_table()
+    for name, (start, end) in splits.periods().items():
+        found_labels = rows.filter(pc.equal(rows["split"], name))["label"]
+        n_positive = pc.sum(found_labels).as_py() or 0
+        if not 0 < n_positive < len(found_labels):
+            raise NextbuyError(
+                f"The {name} split ({start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC) has "
+                f"{n_positive} positive rows of {len(found_labels)}: a model needs both classes. "
+                "Ingest more data, or change horizon and split (nextbuy train --config FILE)."
+            )
+    return rows, splits
+
+
+def _moment(us: int) -> datetime:
+    return datetime.fromtimestamp(us // 1_000_000, UTC) + timedelta(microseconds=us % 1_000_000)

@@ -1,0 +1,68 @@
+"""The MLflow registry: a fitted booster goes in, the champion alias points to it."""
+
+from typing import Any
+
+import lightgbm as lgb
+import mlflow
+import xgboost as xgb
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from nextbuy.contract import CHAMPION, REGISTERED_MODEL, ModelContract
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import Settings
+
+EXPERIMENT = "next session purchase"
+
+
+def client(settings: Settings) -> MlflowClient:
+    """Point MLflow at the project's store, whose experiment is made where it is missing."""
+    uri = settings.tracking_uri
+    if uri.startswith("sqlite:///"):
+        (settings.data / "mlflow").mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    found = MlflowClient(uri)
+    try:
+        if found.get_experiment_by_name(EXPERIMENT) is None:
+            folder = settings.data / "mlflow" / "artifacts"
+            found.create_experiment(
+                EXPERIMENT, folder.as_uri() if uri.startswith("sqlite:///") else None
+            )
+    except MlflowException as error:
+        raise NextbuyError(
+            f"MLflow at {uri} does not answer: {error}. "
+            "Start it, or unset MLFLOW_TRACKING_URI to use SQLite below the data folder."
+        ) from error
+    mlflow.set_experiment(EXPERIMENT)
+    return found
+
+
+def log_booster(booster: xgb.Booster | lgb.Booster, contract: ModelContract) -> str:
+    """Log and register the booster in the active run; returns the version's number."""
+    flavor: Any = mlflow.lightgbm if isinstance(booster, lgb.Booster) else mlflow.xgboost
+    logged = flavor.log_model(
+        booster,
+        name="model",
+        registered_model_name=REGISTERED_MODEL,
+        metadata={"contract": contract.model_dump(mode="json")},
+        pip_requirements=[],  # the Bento carries the booster alone; nothing is installed from here
+    )
+    return str(logged.registered_model_version)
+
+
+def champion(found: MlflowClient) -> Any | None:
+    """The registry's version behind the champion alias, or None before the first training."""
+    try:
+        return found.get_model_version_by_alias(REGISTERED_MODEL, CHAMPION)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def load(uri: str) -> tuple[xgb.Booster | lgb.Booster, ModelContract]:
+    """The booster and its contract behind a model URI such as `models:/nextbuy@champion`."""
+    metadata = mlflow.models.get_model_info(uri).metadata or {}
+    contract = ModelContract.model_validate(metadata["contract"])
+    flavor: Any = mlflow.lightgbm if contract.family == "lightgbm" else mlflow.xgboost
+    return flavor.load_model(uri), contract

@@ -1,0 +1,73 @@
+"""Train, validation and test by time, with a gap so that no label looks into a later split."""
+
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nextbuy.errors import NextbuyError
+
+
+class SplitConfig(BaseModel):
+    """How the labelled period is divided."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    warm_up_days: float = Field(default=14, ge=0)
+    """Rows this early have next to no history behind them and are left out."""
+    gap_days: float | None = Field(default=None, gt=0)
+    """Between two splits; unset means one horizon."""
+    train: float = Field(default=0.6, gt=0, lt=1)
+    validation: float = Field(default=0.2, gt=0, lt=1)
+    """Shares of what is left after warm-up, gaps and the last horizon; the rest is the test."""
+
+    @model_validator(mode="after")
+    def _some_test(self) -> "SplitConfig":
+        if self.train + self.validation >= 1:
+            raise ValueError("train and validation leave nothing for the test")
+        return self
+
+
+class Splits(BaseModel):
+    """Half-open periods of event timestamps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: tuple[datetime, datetime]
+    validation: tuple[datetime, datetime]
+    test: tuple[datetime, datetime]
+
+    def periods(self) -> dict[str, tuple[datetime, datetime]]:
+        """Name -> period, in the order of time."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def split_by_time(
+    oldest: datetime, newest: datetime, horizon: timedelta, config: SplitConfig
+) -> Splits:
+    """Divide the time between the oldest and the newest event.
+
+    The test ends one horizon before the newest event: of later rows, an outcome is known already
+    only where the shopper came back, so they would be a biased sample.
+
+    Raises:
+        NextbuyError: the log is too short for this horizon.
+    """
+    gap = timedelta(days=config.gap_days) if config.gap_days else horizon
+    start = oldest + timedelta(days=config.warm_up_days)
+    end = newest - horizon
+    usable = end - start - 2 * gap
+    if usable <= timedelta(0):
+        needed = timedelta(days=config.warm_up_days) + horizon + 2 * gap
+        raise NextbuyError(
+            f"The log spans {(newest - oldest).total_seconds() / 86400:.1f} days, but warm-up, "
+            f"horizon and two gaps alone take {needed.total_seconds() / 86400:.1f}. "
+            "Ingest more days, or shorten the horizon or the gap (nextbuy train --config FILE)."
+        )
+    train_end = start + usable * config.train
+    validation_start = train_end + gap
+    validation_end = validation_start + usable * config.validation
+    return Splits(
+        train=(start, train_end),
+        validation=(validation_start, validation_end),
+        test=(validation_end + gap, end),
+    )
