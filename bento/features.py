@@ -1,0 +1,228 @@
+"""Online features of (shopper, item) pairs, as the model's matrix.
+
+The one place that reads Feast and Redis: what reads faster goes in here, behind the same class.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import redis
+from feast import FeatureStore
+from feast.errors import FeastObjectNotFoundException
+from feast.types import Bool, Float32, Float64, Int32, Int64, String
+from numpy.typing import NDArray
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from nextbuy.contract import ModelContract
+from nextbuy.errors import NextbuyError
+from nextbuy.redis_server import hold
+from nextbuy.settings import Settings
+
+CANDIDATES = "recent_items:item_ids"
+"""Items of a shopper's latest session, most recent first."""
+NEVER = np.datetime64("NaT", "us")
+NUMERIC = (Bool, Float32, Float64, Int32, Int64)
+PROBE_SECONDS = 0.5
+
+Times = NDArray[np.datetime64]
+
+
+class FeaturesAwayError(Exception):
+    """Redis did not answer within the time budget; the next request may fare better."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A feature view of the contract's service."""
+
+    name: str
+    keys: frozenset[str]
+    columns: NDArray[np.intp]
+    """Which columns of the matrix come from it."""
+    ttl: timedelta | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Features of n pairs."""
+
+    matrix: NDArray[np.float32]
+    """(n, features), in the contract's order; NaN is missing."""
+    event_times: dict[str, Times]
+    """View -> (n,) event timestamps of the values, NaT where there is none."""
+    expired: int = 0
+    """View rows dropped because they had outlived their view's TTL."""
+
+
+class OnlineFeatures:
+    """Reads a contract's features for requests, within a time budget.
+
+    While Redis is away every read fails at once, and a thread looks out for its return: no request
+    waits for a server that is known to be gone.
+    """
+
+    def __init__(
+        self, settings: Settings, contract: ModelContract, budget: timedelta | None = None
+    ) -> None:
+        """Open the feature store and check the contract against its registry.
+
+        Raises:
+            NextbuyError: the registry lacks the service or a feature, or a type differs.
+        """
+        self._settings = settings
+        self._contract = contract
+        self._store = FeatureStore(repo_path=str(settings.feature_repo))
+        self._service, self.views = _bind(self._store, contract)
+        self._candidates = _has_candidates(self._store)
+        self._budget = budget
+        self._client: redis.Redis | None = None
+        self._away = threading.Event()
+        try:
+            self._connect()
+        except (NextbuyError, redis.RedisError):
+            self._lose()
+
+    @property
+    def away(self) -> bool:
+        """Whether Redis is known to be out of reach."""
+        return self._away.is_set()
+
+    def read(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> Block:
+        """Features of the pairs (user_ids[i], item_ids[i]).
+
+        Raises:
+            FeaturesAwayError: Redis did not answer in time.
+        """
+        response = self._ask(self._service, {"user_id": user_ids, "item_id": item_ids})
+        values = response.to_dict()
+        matrix = self._contract.matrix({name: values[name] for name in self._contract.features})
+        times = dict(
+            zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
+        )
+        event_times = {}
+        expired = 0
+        now = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
+        for view in self.views:
+            first = times[self._contract.features[view.columns[0]]]
+            seen = np.array(
+                [t.seconds * 1_000_000 + t.nanos // 1000 for t in first.event_timestamps], np.int64
+            ).astype("datetime64[us]")
+            seen[seen == np.datetime64(0, "us")] = NEVER  # Feast's way to say that there is none
+            if view.ttl:
+                late = now - seen > np.timedelta64(view.ttl)
+                expired += int(late.sum())
+                matrix[np.ix_(late, view.columns)] = np.nan
+                seen[late] = NEVER
+            event_times[view.name] = seen
+        return Block(matrix, event_times, expired)
+
+    def candidates(self, user_ids: Sequence[str]) -> list[list[str]]:
+        """Items of each shopper's latest session, most recent first; empty for the unknown.
+
+        Raises:
+            FeaturesAwayError: Redis did not answer in time.
+        """
+        if not self._candidates or not user_ids:
+            return [[] for _ in user_ids]
+        found = self._ask([CANDIDATES], {"user_id": user_ids}).to_dict()
+        return [list(items or ()) for items in found[CANDIDATES.replace(":", "__")]]
+
+    def _ask(self, features: Any, keys: dict[str, Sequence[str]]) -> Any:
+        if self.away:
+            raise FeaturesAwayError
+        try:
+            return self._store.get_online_features(
+                features=features,
+                entity_rows={name: list(values) for name, values in keys.items()},
+                full_feature_names=True,
+            )
+        except (redis.RedisError, OSError):
+            self._lose()
+            raise FeaturesAwayError from None
+
+    def _connect(self) -> None:
+        client = redis.Redis.from_url(
+            hold(self._settings),
+            socket_timeout=self._budget and self._budget.total_seconds(),
+            socket_connect_timeout=self._budget and self._budget.total_seconds(),
+            retry=Retry(NoBackoff(), 0),  # redis-py would try for seconds
+        )
+        client.ping()
+        # Feast takes no timeouts, but uses the client that its store already has.
+        self._store._get_provider().online_store._client = client  # type: ignore[attr-defined]
+        self._client = client
+
+    def _lose(self) -> None:
+        if not self._away.is_set():
+            self._away.set()
+            threading.Thread(target=self._await_return, name="redis-probe", daemon=True).start()
+
+    def _await_return(self) -> None:
+        while True:
+            time.sleep(PROBE_SECONDS)
+            try:
+                self._connect()
+            except (NextbuyError, redis.RedisError, OSError):
+                continue
+            self._away.clear()
+            return
+
+
+def _bind(store: FeatureStore, contract: ModelContract) -> tuple[Any, tuple[View, ...]]:
+    """The service object and the views behind the contract's features."""
+    try:
+        service: Any = store.get_feature_service(contract.feature_service)
+    except FeastObjectNotFoundException:
+        raise NextbuyError(
+            f"The Feast registry has no feature service {contract.feature_service!r}, which the "
+            "model was trained on. Register it: nextbuy apply"
+        ) from None
+    place = {name: i for i, name in enumerate(contract.features)}
+    types: dict[str, Any] = {}
+    views: list[View] = []
+    for projection in service.feature_view_projections:
+        view: Any = store.registry.get_any_feature_view(projection.name, store.project)
+        title = projection.name_to_use()
+        names = {f"{title}__{field.name}": field.dtype for field in projection.features}
+        types |= names
+        columns = [place[name] for name in names if name in place]
+        if columns:
+            keys = frozenset(getattr(view, "join_keys", ()))
+            ttl = getattr(view, "ttl", None) or None
+            views.append(View(title, keys, np.array(columns), ttl))
+    differing = [
+        reason for name in contract.features if (reason := _difference(name, types, contract))
+    ]
+    if differing:
+        raise NextbuyError(
+            f"The model does not fit the Feast registry (service {contract.feature_service!r}): "
+            f"{'; '.join(differing)}. Bring the registry up to date (nextbuy apply), or train and "
+            "export a model on the present features (nextbuy train)."
+        )
+    return service, tuple(views)
+
+
+def _difference(name: str, types: dict[str, Any], contract: ModelContract) -> str | None:
+    if name not in types:
+        return f"{name} is not in the service"
+    if name in contract.categories:
+        if types[name] != String:
+            return f"{name} is {types[name]} in the registry, a category in the model"
+    elif types[name] not in NUMERIC:
+        return f"{name} is {types[name]} in the registry, a number in the model"
+    return None
+
+
+def _has_candidates(store: FeatureStore) -> bool:
+    view, feature = CANDIDATES.split(":")
+    try:
+        found = store.get_feature_view(view)
+    except FeastObjectNotFoundException:
+        return False
+    return any(field.name == feature for field in found.features)

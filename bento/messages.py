@@ -1,0 +1,110 @@
+"""What the service takes and gives: bounded on the way in, complete on the way out."""
+
+from datetime import datetime
+from typing import Annotated
+
+from bentoml import IODescriptor
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from bento.settings import MAX_BATCH, MAX_ITEMS, MAX_REASONS
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Category = Annotated[str, StringConstraints(max_length=256)]
+
+
+class PredictRequest(IODescriptor):  # type: ignore[misc]  # BentoML has no types for it
+    """Which of these items will the shopper buy in their next session?"""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"example": {"user_id": "u42", "item_ids": ["i7", "i8"], "reasons": 3}},
+    )
+
+    user_id: Id
+    item_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
+    """Left out: the items of the shopper's latest session. Twice the same counts once."""
+    context: (
+        Annotated[
+            dict[
+                Id,
+                Annotated[
+                    dict[Id, Number | Category | None], Field(min_length=1, max_length=MAX_ITEMS)
+                ],
+            ],
+            Field(max_length=MAX_ITEMS),
+        ]
+        | None
+    ) = None
+    """Item -> feature -> what it is right now, in place of the stored value (`null`: missing)."""
+    reasons: Annotated[int, Field(ge=0, le=MAX_REASONS)] = 0
+    """How many reasons to give for each of the first items."""
+
+    @model_validator(mode="after")
+    def _context_of_asked(self) -> "PredictRequest":
+        if self.context and not self.context.keys() <= set(self.item_ids or ()):
+            raise ValueError("context may only name items that item_ids names")
+        return self
+
+
+class BatchRequest(IODescriptor):  # type: ignore[misc]
+    """Several shoppers in one go."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"example": {"requests": [{"user_id": "u42"}, {"user_id": "u43"}]}},
+    )
+
+    requests: Annotated[list[PredictRequest], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class Reason(BaseModel):
+    """Why the probability is what it is, as far as one feature goes."""
+
+    feature: str
+    """`view__feature`."""
+    text: str
+    """The same in plain words."""
+    effect: float
+    """Change of the log-odds; above 0 speaks for a purchase."""
+
+
+class ScoredItem(BaseModel):
+    """One item and how likely its purchase is."""
+
+    item_id: str
+    probability: float
+    rank: int
+    """1 is the likeliest; ties go by item id."""
+    cold_start: bool
+    """Nothing is known of this item: its features are missing values to the model."""
+    features_at: dict[str, datetime | None]
+    """Feature view -> when its values became known; null where there are none."""
+    reasons: list[Reason] | None = None
+
+
+class Prediction(BaseModel):
+    """The answer to one request."""
+
+    request_id: str
+    user_id: str
+    model: str
+    predicted_at: datetime
+    cold_start: bool
+    """Nothing is known of this shopper."""
+    degraded: bool
+    """Redis did not answer in time: item features as last seen here, shopper features missing."""
+    features_at: dict[str, datetime | None]
+    """The shopper's own feature views, as in `items`."""
+    items: list[ScoredItem]
+    """By rank. Empty when no items were named and the shopper has none of late."""
+
+
+class BatchResponse(BaseModel):
+    """The answers, in the order of the requests."""
+
+    predictions: list[Prediction]

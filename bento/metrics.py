@@ -1,0 +1,47 @@
+"""What the service counts. No label takes a client's value, so the number of series is bounded."""
+
+from functools import cache
+from typing import Any
+
+from prometheus_client import Counter, Histogram
+
+SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5)
+
+# Registered nowhere: Bento's workers write to shared files that /metrics adds up.
+_ALONE: dict[str, Any] = {"namespace": "nextbuy", "registry": None}
+
+
+class Metrics:
+    """The service's Prometheus metrics; one object a process."""
+
+    def __init__(self) -> None:
+        self.requests = Counter(
+            "requests", "Requests by route and status.", ["route", "status"], **_ALONE
+        )
+        self.stage_seconds = Histogram(
+            "stage_seconds",
+            "Time of a request by stage: features, model, reasons, total.",
+            ["stage"],
+            buckets=SECONDS,
+            **_ALONE,
+        )
+        self.rows = Counter("rows", "Pairs of shopper and item scored.", **_ALONE)
+        self.cold_starts = Counter(
+            "cold_starts", "Answered shoppers and items nothing is known of.", ["kind"], **_ALONE
+        )
+        self.expired = Counter(
+            "expired_values", "Feature view rows dropped as older than their TTL.", **_ALONE
+        )
+        self.degraded = Counter(
+            "degraded_requests", "Requests answered without Redis, or refused for it.", **_ALONE
+        )
+        self.logged = Counter("logged_rows", "Rows written to the prediction log.", **_ALONE)
+        self.log_lost = Counter(
+            "log_lost_rows", "Rows the prediction log could not take or write.", **_ALONE
+        )
+
+
+@cache
+def process_metrics() -> Metrics:
+    """This process's metrics; made at first use, when the worker's environment is complete."""
+    return Metrics()

@@ -1,0 +1,66 @@
+"""What the service answers to GET: the model, the metrics, and the API page.
+
+BentoML's own page at `/` loads a tracking script from outside, and its API description lacks these
+routes; both are replaced here, which comes first in the routing.
+"""
+
+from typing import Any
+
+import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="UTF-8">
+<title>Nextbuy</title>
+<link rel="stylesheet" href="./static_content/swagger-ui.css">
+<link rel="stylesheet" href="./static_content/index.css">
+<link rel="icon" type="image/png" href="./static_content/favicon-light-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="./static_content/swagger-ui-bundle.js" charset="UTF-8"></script>
+<script src="./static_content/swagger-ui-standalone-preset.js" charset="UTF-8"></script>
+<script src="./static_content/swagger-initializer.js" charset="UTF-8"></script>
+</body>
+</html>
+"""
+
+
+def index(_: Request) -> Response:
+    """The API page, without anything from outside."""
+    return HTMLResponse(PAGE)
+
+
+def model(_: Request) -> Response:
+    """Which model answers, and what it was trained on."""
+    served = bentoml.get_current_service().scorer.model
+    return JSONResponse({"model": served.tag, **served.card.model_dump(mode="json")})
+
+
+def metrics(_: Request) -> Response:
+    """Prometheus metrics of all workers."""
+    client: Any = BentoMLContainer.metrics_client.get()
+    return Response(client.generate_latest(), media_type=client.CONTENT_TYPE_LATEST)
+
+
+def openapi(_: Request) -> Response:
+    """The OpenAPI description."""
+    service = bentoml.get_current_service().bento_service
+    described: dict[str, Any] = service.openapi_spec.asdict()
+    return JSONResponse(described)
+
+
+pages = Starlette(
+    routes=[
+        Route("/", index),
+        Route("/model", model),
+        Route("/metrics", metrics),
+        Route("/docs.json", openapi),
+    ]
+)

@@ -1,0 +1,221 @@
+"""From requests to ranked answers: read features, score once, rank each request."""
+
+import math
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bento.defaults import ItemDefaults
+from bento.features import Block, FeaturesAwayError, OnlineFeatures
+from bento.log import PredictionLog, Scored
+from bento.messages import Prediction, PredictRequest, ScoredItem
+from bento.metrics import Metrics
+from bento.model import Model
+
+
+class ContextError(ValueError):
+    """The request's context names what the model does not take; the message is for the client."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Shoppers and items of several requests, one behind the other."""
+
+    users: list[str]
+    items: list[str]
+    slices: list[slice]
+
+
+class Scorer:
+    """Answers requests with one model."""
+
+    def __init__(
+        self,
+        model: Model,
+        features: OnlineFeatures,
+        log: PredictionLog,
+        metrics: Metrics,
+        item_defaults: int,
+        without_redis: Literal["degrade", "refuse"],
+    ) -> None:
+        self.model = model
+        self.features = features
+        self._log = log
+        self._metrics = metrics
+        self._columns = {name: i for i, name in enumerate(model.contract.features)}
+        self._codes = {
+            name: {value: code for code, value in enumerate(values)}
+            for name, values in model.contract.categories.items()
+        }
+        self._defaults = ItemDefaults(features.views, len(self._columns), item_defaults)
+        self._refuses = without_redis == "refuse"
+
+    def answer(self, requests: Sequence[PredictRequest]) -> list[Prediction]:
+        """The answers, in the order of the requests.
+
+        Raises:
+            ContextError: a request's context does not fit the model.
+            FeaturesAwayError: Redis is away, and the service refuses rather than degrades.
+        """
+        with self._stage("total"):
+            overrides = [self._overrides(request) for request in requests]
+            with self._stage("features"):
+                pairs, block, degraded = self._read(requests)
+            matrix = block.matrix
+            for part, changes in zip(pairs.slices, overrides, strict=True):
+                _apply(changes, pairs.items[part], matrix[part])
+            with self._stage("model"):
+                probabilities = (
+                    self.model.booster.predict(matrix) if len(matrix) else np.empty(0, np.float64)
+                )
+            now = datetime.now(UTC)
+            answers = [
+                self._answer(request, part, pairs, block, probabilities[part], now, degraded)
+                for request, part in zip(requests, pairs.slices, strict=True)
+            ]
+        self._count(answers, block)
+        return answers
+
+    def _read(self, requests: Sequence[PredictRequest]) -> tuple[_Pairs, Block, bool]:
+        try:
+            pairs = _pairs(requests, self._candidates(requests))
+            block = (
+                self.features.read(pairs.users, pairs.items)
+                if pairs.items
+                else self._defaults.recall([])
+            )
+        except FeaturesAwayError:
+            self._metrics.degraded.inc(len(requests))
+            if self._refuses:
+                raise
+            pairs = _pairs(requests, {})
+            return pairs, self._defaults.recall(pairs.items), True
+        self._defaults.remember(pairs.items, block)
+        return pairs, block, False
+
+    def _candidates(self, requests: Sequence[PredictRequest]) -> dict[str, list[str]]:
+        users = list(dict.fromkeys(r.user_id for r in requests if r.item_ids is None))
+        return dict(zip(users, self.features.candidates(users), strict=True))
+
+    def _overrides(self, request: PredictRequest) -> dict[str, dict[int, float]]:
+        """Item -> column of the matrix -> value, from the request's context."""
+        return {
+            item: {self._column(name): self._value(name, value) for name, value in changes.items()}
+            for item, changes in (request.context or {}).items()
+        }
+
+    def _column(self, name: str) -> int:
+        if name not in self._columns:
+            raise ContextError(f"context: the model takes no feature {name!r}; see GET /model")
+        return self._columns[name]
+
+    def _value(self, name: str, value: float | str | None) -> float:
+        if value is None:
+            return math.nan
+        if (name in self._codes) != isinstance(value, str):
+            kind = "a string" if name in self._codes else "a number"
+            raise ContextError(f"context: {name} is {kind}")
+        if isinstance(value, str):
+            return self._codes[name].get(value, math.nan)
+        if abs(value) > np.finfo(np.float32).max:
+            raise ContextError(f"context: {name} is out of range")
+        return value
+
+    def _answer(
+        self,
+        request: PredictRequest,
+        part: slice,
+        pairs: _Pairs,
+        block: Block,
+        probabilities: NDArray[np.float64],
+        now: datetime,
+        degraded: bool,
+    ) -> Prediction:
+        items = pairs.items[part]
+        order = sorted(range(len(items)), key=lambda i: (-probabilities[i], items[i]))
+        times = {name: _utc(values[part]) for name, values in block.event_times.items()}
+        of_shopper = [view.name for view in self.features.views if view.keys == {"user_id"}]
+        of_item = [view.name for view in self.features.views if view.keys == {"item_id"}]
+        at = {name: times[name][0] if items else None for name in of_shopper}
+        scored = [
+            ScoredItem(
+                item_id=items[i],
+                probability=float(probabilities[i]),
+                rank=rank,
+                cold_start=bool(of_item) and all(times[name][i] is None for name in of_item),
+                features_at={name: times[name][i] for name in times if name not in at},
+            )
+            for rank, i in enumerate(order, 1)
+        ]
+        prediction = Prediction(
+            request_id=uuid.uuid4().hex,
+            user_id=request.user_id,
+            model=self.model.tag,
+            predicted_at=now,
+            cold_start=not items or (bool(at) and not any(at.values())),
+            degraded=degraded,
+            features_at=at,
+            items=scored,
+        )
+        if items:
+            ranks = np.empty(len(items), np.int32)
+            ranks[order] = np.arange(1, len(items) + 1)
+            self._log.put(
+                Scored(
+                    request_id=prediction.request_id,
+                    predicted_at=now,
+                    user_id=request.user_id,
+                    item_ids=items,
+                    probabilities=probabilities,
+                    ranks=ranks,
+                    model=self.model.tag,
+                    is_shadow=False,
+                    is_degraded=degraded,
+                    has_reasons=request.reasons > 0,
+                    matrix=block.matrix[part],
+                )
+            )
+        return prediction
+
+    def _count(self, answers: Sequence[Prediction], block: Block) -> None:
+        self._metrics.rows.inc(len(block.matrix))
+        self._metrics.expired.inc(block.expired)
+        self._metrics.cold_starts.labels("shopper").inc(sum(a.cold_start for a in answers))
+        cold_items = sum(item.cold_start for answer in answers for item in answer.items)
+        self._metrics.cold_starts.labels("item").inc(cold_items)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._metrics.stage_seconds.labels(name).observe(time.perf_counter() - started)
+
+
+def _pairs(requests: Sequence[PredictRequest], candidates: dict[str, list[str]]) -> _Pairs:
+    pairs = _Pairs([], [], [])
+    for request in requests:
+        named = request.item_ids
+        items = list(dict.fromkeys(candidates.get(request.user_id, []) if named is None else named))
+        pairs.slices.append(slice(len(pairs.items), len(pairs.items) + len(items)))
+        pairs.users.extend([request.user_id] * len(items))
+        pairs.items.extend(items)
+    return pairs
+
+
+def _apply(
+    changes: dict[str, dict[int, float]], items: Sequence[str], matrix: NDArray[np.float32]
+) -> None:
+    for row, item in enumerate(items):
+        for column, value in changes.get(item, {}).items():
+            matrix[row, column] = value
+
+
+def _utc(times: NDArray[np.datetime64]) -> list[datetime | None]:
+    return [None if t is None else t.replace(tzinfo=UTC) for t in times.tolist()]

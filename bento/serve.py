@@ -1,0 +1,155 @@
+"""Run the service: in the foreground, or beside the caller for as long as a block lasts."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import httpx
+
+from bento.export import export_champion
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import PROJECT, Settings
+
+START_SECONDS = 120
+STOP_SECONDS = 30
+SERVICE = "bento.service:Nextbuy"
+
+
+def serve(settings: Settings, host: str = "127.0.0.1", port: int = 3000, workers: int = 1) -> None:
+    """Export the champion and serve it in the foreground, until SIGINT or SIGTERM.
+
+    >>> serve(Settings(), port=3000, workers=2)
+
+    Raises:
+        NextbuyError: there is no champion, the port is taken, or the server ended by itself.
+    """
+    host = "127.0.0.1" if host == "localhost" else host  # BentoML takes addresses, not names
+    _check_free(host, port)
+    tag = export_champion(settings)
+    server = _start(settings, tag, host, port, workers, None)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        server.terminate()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # The server has a session of its own, so that Ctrl-C reaches it once and through us.
+        code = server.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _stop(server)
+    if code not in (0, -signal.SIGTERM):
+        raise NextbuyError(f"The server ended with exit code {code}; its log is above.")
+
+
+@contextmanager
+def running(settings: Settings, port: int | None = None, workers: int = 1) -> Iterator[str]:
+    """The base URL of a server on the loopback that is ready; it stops with the block.
+
+    >>> with running(Settings()) as url:
+    ...     httpx.get(f"{url}/readyz").status_code
+    200
+
+    Raises:
+        NextbuyError: there is no champion, or the server did not get ready; the end of its log
+            (`<data>/logs/service.log`) is in the message.
+    """
+    tag = export_champion(settings)
+    port = port or _free_port()
+    _check_free("127.0.0.1", port)
+    url = f"http://127.0.0.1:{port}"
+    log = settings.data / "logs" / "service.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        server = _start(settings, tag, "127.0.0.1", port, workers, output)
+        try:
+            _await_ready(server, url, log)
+            yield url
+        finally:
+            _stop(server)
+
+
+def environment(settings: Settings, tag: str, workers: int) -> dict[str, str]:
+    """The environment that a server process is started with."""
+    return {
+        **os.environ,
+        "NEXTBUY_DATA": str(settings.data),
+        **({"REDIS_URL": settings.redis_url} if settings.redis_url else {}),
+        "NEXTBUY_MODEL": tag,
+        "NEXTBUY_SERVICE_WORKERS": str(workers),
+        # Feast's run-time type checks alone take five of its eight seconds of import; they are
+        # compiled out together with assertions.
+        "PYTHONOPTIMIZE": "1",
+    }
+
+
+def _start(
+    settings: Settings, tag: str, host: str, port: int, workers: int, output: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "bentoml", "serve", SERVICE),
+            *("--host", host, "--port", str(port), "--working-dir", str(PROJECT)),
+        ],
+        cwd=PROJECT,
+        env=environment(settings, tag, workers),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output and subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _await_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise NextbuyError(f"The server ended before it was ready.\n{_tail(log)}")
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/readyz", timeout=1).status_code == httpx.codes.OK:
+                return
+        time.sleep(0.05)
+    raise NextbuyError(f"The server was not ready within {START_SECONDS} s.\n{_tail(log)}")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is None:
+        server.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_SECONDS)
+            return
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)  # its workers, if they outlived it
+    server.wait()
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return "\n".join([f"The end of {log}:", *lines[-20:]])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NextbuyError(
+                f"Cannot listen on {host}:{port} ({error.strerror}). Choose another port or host."
+            ) from None

@@ -1,0 +1,38 @@
+"""How the service behaves, read from the environment: a container is configured by nothing else."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MAX_ITEMS = 500
+"""Items one request may ask for."""
+MAX_BATCH = 100
+"""Requests one batch may hold."""
+MAX_REASONS = 10
+"""Reasons per item, and the number of top items that get them."""
+
+
+class ServiceSettings(BaseSettings):
+    """Limits, budgets and secrets of the service (`NEXTBUY_SERVICE_*`).
+
+    >>> ServiceSettings(time_budget_ms=20).time_budget_ms
+    20
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="NEXTBUY_SERVICE_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    time_budget_ms: Annotated[int, Field(gt=0)] = 100
+    """What one Redis command may take before the answer goes out without it."""
+    without_redis: Literal["degrade", "refuse"] = "degrade"
+    """Redis away or slow: answer from item defaults, marked `degraded`, or answer 503."""
+    item_defaults: Annotated[int, Field(ge=0)] = 50_000
+    """Items whose last seen features are kept in memory to answer from when Redis is away."""
+    max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
+    """Larger request bodies are refused with 413."""
+    log_rows: Annotated[int, Field(gt=0)] = 100_000
+    """Predictions waiting to be written; what comes on top is lost and counted."""
+    log_seconds: Annotated[float, Field(gt=0)] = 60
+    """A file of the prediction log covers at most this long."""

@@ -1,0 +1,41 @@
+import pytest
+from small_shop import objects, rows
+
+from nextbuy.redis_server import redis_lease
+from nextbuy.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """A project of its own, named by the environment that servers inherit."""
+    folder = tmp_path_factory.mktemp("shop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEXTBUY_DATA", str(folder))
+        patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
+        patch.delenv("REDIS_URL", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("NEXTBUY_SERVICE_LOG_SECONDS", "0.2")
+        _forget_bentoml_home()
+        yield Settings()
+    _forget_bentoml_home()
+
+
+@pytest.fixture(scope="module")
+def store(settings):
+    """The Feast store with everything applied and written to a Redis that runs."""
+    from feast import FeatureStore
+
+    with redis_lease(settings):
+        found = FeatureStore(repo_path=str(settings.feature_repo))
+        found.apply(objects())
+        for view, frame in rows().items():
+            found.write_to_online_store(view, frame)
+        yield found
+
+
+def _forget_bentoml_home():
+    # BentoML reads BENTOML_HOME once a process.
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    for name in ("bentoml_home", "model_store_dir", "model_store"):
+        getattr(BentoMLContainer, name).reset()

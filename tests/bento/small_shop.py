@@ -1,0 +1,117 @@
+"""A shop of four shoppers and a few items: real Feast registry, Redis, MLflow and boosters."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+
+import nextbuy.telemetry  # noqa: F401
+from nextbuy.contract import CHAMPION, FEATURE_SERVICE, REGISTERED_MODEL, ModelContract
+
+AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
+BRANDS = ("acme", "zen")
+FEATURES = (
+    "user__n_sessions",
+    "session__n_events",
+    "item__price",
+    "item__brand",
+    "user_item__n_views",
+)
+ITEMS = [f"i{number:03d}" for number in range(120)]
+
+
+def contract(family="xgboost", features=FEATURES, **changes):
+    fields = {
+        "feature_service": FEATURE_SERVICE,
+        "features": features,
+        "categories": {"item__brand": BRANDS},
+        "family": family,
+    }
+    return ModelContract(**(fields | changes))
+
+
+def fitted(family, seed=0):
+    """A booster that likes cheap items which were looked at often."""
+    random = np.random.default_rng(seed)
+    matrix = random.integers(0, 10, (2000, len(FEATURES))).astype(np.float32)
+    matrix[:, 3] = random.integers(0, 2, 2000)
+    matrix[random.random(matrix.shape) < 0.1] = np.nan
+    wish = np.nan_to_num(matrix[:, 4]) - np.nan_to_num(matrix[:, 2]) + 2 * (matrix[:, 3] == 1)
+    label = (wish + random.normal(0, 2, 2000) > 2).astype(int)
+    if family == "xgboost":
+        import xgboost
+
+        kinds = ["c" if i == 3 else "q" for i in range(len(FEATURES))]
+        data = xgboost.DMatrix(matrix, label, feature_types=kinds, enable_categorical=True)
+        return xgboost.train({"objective": "binary:logistic", "max_depth": 4}, data, 20)
+    import lightgbm
+
+    data = lightgbm.Dataset(matrix, label, categorical_feature=[3])
+    return lightgbm.train({"objective": "binary", "verbosity": -1}, data, 20)
+
+
+def register(settings, booster, card, alias=CHAMPION):
+    """Log and register a booster as training does; returns its version."""
+    import mlflow
+
+    settings.data.joinpath("mlflow").mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    if mlflow.get_experiment_by_name("tests") is None:
+        mlflow.create_experiment("tests", (settings.data / "mlflow" / "artifacts").as_uri())
+    mlflow.set_experiment("tests")
+    flavor = mlflow.xgboost if card.family == "xgboost" else mlflow.lightgbm
+    with mlflow.start_run():
+        logged = flavor.log_model(
+            booster,
+            name="model",
+            registered_model_name=REGISTERED_MODEL,
+            metadata={"contract": card.model_dump(mode="json")},
+            pip_requirements=[],
+        )
+    version = str(logged.registered_model_version)
+    mlflow.MlflowClient().set_registered_model_alias(REGISTERED_MODEL, alias, version)
+    return version
+
+
+def objects(brand_type=None, without=()):
+    """Entities, views and the service that the contract names."""
+    from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+    from feast.types import Array, Int64, String
+
+    user = Entity(name="user_id", join_keys=["user_id"], value_type=ValueType.STRING)
+    item = Entity(name="item_id", join_keys=["item_id"], value_type=ValueType.STRING)
+
+    def view(name, entities, schema):
+        keys = [Field(name=entity.name, dtype=String) for entity in entities]
+        source = FileSource(
+            name=f"{name}_table", path="/nowhere.parquet", timestamp_field="event_timestamp"
+        )
+        fields = [
+            Field(name=n, dtype=t) for n, t in schema.items() if f"{name}__{n}" not in without
+        ]
+        return FeatureView(name=name, entities=entities, schema=keys + fields, source=source)
+
+    views = [
+        view("user", [user], {"n_sessions": Int64, "n_carts": Int64}),
+        view("session", [user], {"n_events": Int64}),
+        view("item", [item], {"price": Int64, "brand": brand_type or String}),
+        view("user_item", [user, item], {"n_views": Int64}),
+    ]
+    recent = view("recent_items", [user], {"item_ids": Array(String)})
+    return [user, item, *views, recent, FeatureService(name=FEATURE_SERVICE, features=views)]
+
+
+def rows():
+    """View -> its online rows. u1 and u2 are known, i000 to i099 are."""
+    known, stamp = ITEMS[:100], {"event_timestamp": AT}
+    return {
+        "user": pd.DataFrame([{"user_id": u, "n_sessions": n, "n_carts": 1, **stamp}
+                              for u, n in (("u1", 3), ("u2", 8))]),
+        "session": pd.DataFrame([{"user_id": u, "n_events": n, **stamp}
+                                 for u, n in (("u1", 5), ("u2", 2))]),
+        "item": pd.DataFrame([{"item_id": i, "price": n % 10, "brand": BRANDS[n % 2], **stamp}
+                              for n, i in enumerate(known)]),
+        "user_item": pd.DataFrame([{"user_id": "u1", "item_id": i, "n_views": n, **stamp}
+                                   for n, i in enumerate(known[:10])]),
+        "recent_items": pd.DataFrame([{"user_id": "u1", "item_ids": known[:5], **stamp}]),
+    }  # fmt: skip

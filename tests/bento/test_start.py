@@ -1,0 +1,94 @@
+import subprocess
+import sys
+
+import httpx
+import pytest
+from small_shop import FEATURES, contract, fitted, objects, register
+
+from bento.features import OnlineFeatures
+from bento.serve import running
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import PROJECT
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feature_service": "other"}, "no feature service 'other'"),
+        ({"features": (*FEATURES, "item__weight")}, "item__weight is not in the service"),
+        ({"categories": {}}, "item__brand is String in the registry, a number in the model"),
+        (
+            {"categories": {"item__price": ("1",), "item__brand": ("acme",)}},
+            "item__price is Int64 in the registry, a category in the model",
+        ),
+    ],
+)
+def test_contract_that_differs_from_the_registry_names_the_feature(
+    settings, store, changes, message
+):
+    with pytest.raises(NextbuyError, match=message):
+        OnlineFeatures(settings, contract(**changes))
+
+
+def test_columns_are_read_by_name_whatever_the_order(settings, store):
+    turned = FEATURES[::-1]
+    ordered = OnlineFeatures(settings, contract()).read(["u1"], ["i003"])
+    reversed_ = OnlineFeatures(settings, contract(features=turned)).read(["u1"], ["i003"])
+    assert ordered.matrix.tolist() == [[3, 5, 3, 1, 3]]
+    assert reversed_.matrix.tolist() == [[3, 1, 3, 5, 3]]
+    assert ordered.event_times == reversed_.event_times
+
+
+def test_service_refuses_to_start_when_the_registry_lost_a_feature(settings, store):
+    register(settings, fitted("xgboost"), contract())
+    store.apply(objects(without=("item__price",)), partial=False)
+    try:
+        with (
+            pytest.raises(NextbuyError, match="item__price is not in the service"),
+            running(settings),
+        ):
+            pass
+    finally:
+        store.apply(objects())
+
+
+def test_taken_port_is_said_at_once(settings, store):
+    register(settings, fitted("lightgbm"), contract("lightgbm"))
+    with running(settings) as url:
+        port = int(url.rsplit(":", 1)[1])
+        with pytest.raises(NextbuyError, match="Choose another port"), running(settings, port):
+            pass
+        assert httpx.get(f"{url}/model").json()["contract"]["family"] == "lightgbm"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/model")
+
+
+def test_foreground_server_ends_with_the_signal_and_leaves_no_process(settings, store):
+    code = (
+        "from bento.serve import _free_port, serve\n"
+        "from nextbuy.settings import Settings\n"
+        "port = _free_port()\n"
+        "print(port, flush=True)\n"
+        "serve(Settings(), port=port)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        url = f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        with httpx.Client(transport=httpx.HTTPTransport(retries=5), timeout=60) as client:
+            ready = False
+            while not ready and process.poll() is None:
+                try:
+                    ready = client.get(f"{url}/readyz").is_success
+                except httpx.HTTPError:
+                    continue
+        assert ready
+        process.terminate()
+        process.stdout.read()
+        assert process.wait(60) == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/livez")
