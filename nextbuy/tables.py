@@ -55,7 +55,7 @@ def build_sessions(settings: Settings, config: SessionConfig, done: Done) -> Non
             "session_id, make_timestamptz(session_start_us) AS session_start, event_number, is_bot "
             f"FROM ({_sql(sessionize(EVENTS, config))})"
         )
-        (newest_us,) = _one(engine, "SELECT epoch_us(max(event_time)) FROM result")
+        newest_us = _one(engine, "SELECT epoch_us(max(event_time)) FROM result")
         info = {**events.info, "sessions": config.model_dump(), "newest_us": newest_us}
         order = ["user_id", "event_time", "event_id"]
         _publish(engine, settings.sessions, inputs, "event_time", order, info, done)
@@ -164,14 +164,13 @@ def _publish(
 ) -> None:
     with new_version(target, inputs, info) as version:
         version.write_days(engine, "result", day, order_by)
-    (rows,) = _one(engine, "SELECT count(*) FROM result")
+    rows = _one(engine, "SELECT count(*) FROM result")
     done(target.name, rows, True)
 
 
-def _one(engine: duckdb.DuckDBPyConnection, sql: str) -> tuple[int]:
-    row: tuple[int] | None = engine.execute(sql).fetchone()
-    assert row is not None  # an aggregate without GROUP BY always gives one row
-    return row
+def _one(engine: duckdb.DuckDBPyConnection, sql: str) -> int:
+    ((value,),) = engine.execute(sql).fetchall()  # DuckDB 2.0 wants a result read to its end
+    return int(value)
 
 
 def _sql(expression: ir.Table) -> str:

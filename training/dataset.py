@@ -96,15 +96,15 @@ def _labelled_rows(
 ) -> tuple[pa.Table, Splits]:
     labelled = files(settings.labels)
     with duckdb_engine(settings) as engine:
-        found = engine.execute(
+        ((oldest,),) = engine.execute(
             f"SELECT min(event_timestamp) FROM read_parquet('{labelled}')"
-        ).fetchone()
-        if found is None or found[0] is None:
+        ).fetchall()
+        if oldest is None:
             raise NextbuyError(
                 "There is no row to learn from: no shopper touched an item. "
                 "Look at what was ingested with: nextbuy monitor"
             )
-        splits = split_by_time(found[0].astimezone(UTC), newest, horizon, config)
+        splits = split_by_time(oldest.astimezone(UTC), newest, horizon, config)
         # A label that becomes known only inside the next split would look into it. The gap keeps
         # out all but sessions longer than what the gap adds to the horizon; those rows go.
         cuts = [splits.validation[0], splits.test[0], newest]

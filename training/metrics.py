@@ -76,7 +76,7 @@ def with_intervals(
     users: NDArray[np.object_],
     metrics: Mapping[str, Metric],
     *,
-    resamples: int = 200,
+    resamples: int = 100,
     seed: int = 7,
 ) -> dict[str, dict[str, float]]:
     """Each metric with its 95 % bootstrap interval, whole shoppers drawn with replacement.

@@ -1,0 +1,5 @@
+"""`python -m nextbuy` is `nextbuy`."""
+
+from nextbuy.cli import main
+
+main()

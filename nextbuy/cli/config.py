@@ -1,0 +1,64 @@
+"""The WHAT-settings of a whole run, read from one YAML file that holds only what differs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nextbuy.errors import NextbuyError
+from nextbuy.labels import LabelConfig
+from nextbuy.sessions import SessionConfig
+
+if TYPE_CHECKING:
+    from training.train import TrainConfig
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar="NEXTBUY_CONFIG",
+        help="YAML with what differs from the defaults: sessions, labels, train.",
+    ),
+]
+
+
+class RunConfig(BaseModel):
+    """Sections of the file, each the settings of one stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sessions: SessionConfig = SessionConfig()
+    labels: LabelConfig = LabelConfig()
+    train: dict[str, object] = {}
+    """Read by `train_config`: only training imports training's settings."""
+
+    def train_config(self) -> "TrainConfig":
+        """The training section, checked."""
+        from training.train import TrainConfig
+
+        return TrainConfig.model_validate(self.train)
+
+
+def read_config(file: Path | None) -> RunConfig:
+    """Read the file, or the defaults where there is none.
+
+    Raises:
+        NextbuyError: the file is missing, or a setting is unknown or out of bounds.
+    """
+    if file is None:
+        return RunConfig()
+    try:
+        config = RunConfig.model_validate(yaml.safe_load(file.read_text()) or {})
+        config.train_config()
+    except OSError as error:
+        raise NextbuyError(f"Cannot read the config file {file}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise NextbuyError(f"{file} is no valid YAML: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)
+        )
+        raise NextbuyError(f"{file}: {wrong}. Mend these settings and try again.") from error
+    return config

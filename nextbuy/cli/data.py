@@ -1,0 +1,139 @@
+"""Verbs from the log to the feature tables: simulate, ingest, sessionize, features."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
+from nextbuy.cli.config import ConfigFile, read_config
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import PROJECT, Settings
+
+SIMULATED = "simulated"
+SOURCES = PROJECT / "configs" / "sources"
+
+
+def table_done(name: str, rows: int, built: bool) -> None:
+    """Say what became of one table."""
+    say(f"{name:<14} {rows:>11,} rows" + ("" if built else "   (up to date)"))
+
+
+@app.command()
+def simulate(
+    shoppers: Annotated[int, typer.Option(help="How many shoppers.")] = 2200,
+    items: Annotated[int, typer.Option(help="How many items.")] = 1200,
+    days: Annotated[int, typer.Option(help="How many days.")] = 180,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
+) -> None:
+    """Simulate a shop: a log of events, and the true probability behind every label.
+
+    Example: `nextbuy simulate --shoppers 500 --days 120`
+    """
+    from generators.shop import ShopConfig, inputs
+    from generators.shop import simulate as run
+    from nextbuy.storage import manifest
+
+    settings = Settings()
+    config = ShopConfig(shoppers=shoppers, items=items, days=days, seed=seed)
+    log = settings.raw / SIMULATED
+    known = manifest(settings.truth)
+    if known and known.inputs == inputs(config) and log.is_dir():
+        say(f"{log} is up to date")
+    else:
+        with console.status("simulating") as status:
+            summary = run(
+                config,
+                log,
+                settings.truth,
+                lambda day, n_days: status.update(f"simulating day {day} of {n_days}"),
+            )
+        say(
+            f"{summary.events:,} events of {summary.shoppers:,} shoppers in {days} days; "
+            f"{summary.base_rate:.1%} of the ripe rows positive, "
+            f"best possible PR-AUC {summary.oracle_pr_auc:.3f}"
+        )
+    what_next(f"nextbuy ingest '{log}/*.parquet' --source simulated --replace")
+
+
+@app.command()
+def ingest(
+    logs: Annotated[list[str], typer.Argument(help="Files or globs (quote a glob).")],
+    source: Annotated[
+        str, typer.Option(help="Mapping: a YAML file, or the name of one in configs/sources.")
+    ],
+    items: Annotated[
+        Path | None, typer.Option(help="Table of item attributes, where the mapping wants one.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option(help="Replace the events there are instead of adding to them.")
+    ] = False,
+) -> None:
+    """Turn an event log into canonical events; refused rows go to quarantine with the reason.
+
+    Example: `nextbuy ingest log.csv.gz --source configs/sources/rees46.yaml`
+    """
+    quiet_libraries()
+    from monitoring.checks import check_events, gate
+
+    from nextbuy.ingest import ingest as run
+    from nextbuy.sources import load_source
+
+    settings = Settings()
+    with console.status("ingesting") as status:
+        report = run(
+            logs,
+            load_source(source_file(source)),
+            settings,
+            items=items,
+            replace=replace,
+            gate=lambda staged: gate(check_events(staged, settings)),
+            progress=status.update,
+        )
+    say(str(report))
+    what_next("nextbuy sessionize")
+
+
+def source_file(source: str) -> Path:
+    """The mapping's file, given by path or by name."""
+    named = SOURCES / f"{source}.yaml"
+    if named.exists():
+        return named
+    if Path(source).exists():
+        return Path(source)
+    shipped = ", ".join(sorted(file.stem for file in SOURCES.glob("*.yaml")))
+    raise NextbuyError(f"No source mapping {source}. Give a YAML file, or one of: {shipped}.")
+
+
+@app.command()
+def sessionize(config: ConfigFile = None) -> None:
+    """Cut the events into sessions and label what was touched in them.
+
+    Example: `nextbuy sessionize`
+    """
+    from nextbuy.tables import build_labels, build_sessions
+
+    settings, run = Settings(), read_config(config)
+    with console.status("sessions and labels"):
+        build_sessions(settings, run.sessions, table_done)
+        build_labels(settings, run.labels, table_done)
+    what_next("nextbuy features")
+
+
+@app.command()
+def features(
+    only: Annotated[list[str] | None, typer.Option(help="Build this table alone.")] = None,
+) -> None:
+    """Build the feature tables that Feast serves.
+
+    Example: `nextbuy features --only item`
+    """
+    from nextbuy.features import TABLES
+    from nextbuy.tables import build_features
+
+    known = [table.name for table in TABLES]
+    if unknown := set(only or ()) - set(known):
+        raise NextbuyError(f"No feature table {', '.join(unknown)}. There are: {', '.join(known)}.")
+    with console.status("feature tables"):
+        build_features(Settings(), table_done, only or ())
+    what_next("nextbuy apply")

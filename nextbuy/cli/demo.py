@@ -1,0 +1,96 @@
+"""`nextbuy demo`: every stage in order, each doing only what changed."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextbuy.cli import data, model, online
+from nextbuy.cli.app import app, console, quiet_libraries, stage
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import PROJECT, Settings
+
+
+@app.command()
+def demo(
+    source: Annotated[
+        str, typer.Option(help="Mapping of the log, by name or file.")
+    ] = data.SIMULATED,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Your event log; none: the simulated shop.")
+    ] = None,
+    shoppers: Annotated[int, typer.Option(help="Size of the simulated shop.")] = 2200,
+    days: Annotated[int, typer.Option(help="Days of the simulated shop.")] = 180,
+) -> None:
+    """Run the whole chain: from a log to a served prediction.
+
+    A log of your own gets a data folder of its own, `data/SOURCE`, unless NEXTBUY_DATA is set.
+
+    Example: `nextbuy demo --source taobao --log 'UserBehavior.csv.gz'`
+    """
+    quiet_libraries()
+    name = Path(source).stem
+    if log is None and name != data.SIMULATED:
+        raise NextbuyError(f"--source {source} needs --log FILE: only the simulated shop has none.")
+    if log and "NEXTBUY_DATA" not in os.environ:
+        os.environ["NEXTBUY_DATA"] = str(PROJECT / "data" / name)
+    settings = Settings()
+    config = PROJECT / "configs" / f"{name}.yaml"
+    config_file = config if config.exists() else None
+
+    if log is None:
+        with stage("simulate a shop"):
+            data.simulate(shoppers=shoppers, days=days)
+    with stage("ingest: map, check, quarantine, publish"):
+        logs = log or [f"{settings.raw / data.SIMULATED}/*.parquet"]
+        data.ingest(logs, source, replace=log is None)
+    with stage("sessions and labels"):
+        data.sessionize(config_file)
+    with stage("feature tables"):
+        data.features()
+    with stage("feast apply"):
+        online.apply()
+    with stage("train XGBoost and LightGBM"):
+        model.train(config_file)
+    with stage("feast materialize to Redis"):
+        online.materialize()
+    with stage("serve, and ask over HTTP"):
+        online.predict(_recent_shopper(settings))
+    with stage("evaluate"):
+        model.evaluate(config_file)
+    _farewell(settings)
+
+
+def _recent_shopper(settings: Settings) -> str:
+    """A shopper with several items in the latest session: something to rank."""
+    from nextbuy.engine import duckdb_engine
+    from nextbuy.storage import files
+
+    with duckdb_engine(settings) as engine:
+        rows = engine.execute(
+            "SELECT user_id FROM read_parquet(?) WHERE len(item_ids) BETWEEN 3 AND 20 "
+            "ORDER BY event_timestamp DESC, user_id LIMIT 1",
+            [files(settings.features / "recent_items")],
+        ).fetchall()
+    if not rows:
+        raise NextbuyError("No shopper has touched several items in one session.")
+    return str(rows[0][0])
+
+
+def _farewell(settings: Settings) -> None:
+    prefix = ""
+    if settings.data != PROJECT / "data":
+        prefix = f"NEXTBUY_DATA={_short(settings.data)} "
+    console.print(
+        "\n[bold]Done.[/] Now try:\n"
+        f"  {prefix}nextbuy serve        # the HTTP service on port 3000\n"
+        f"  {prefix}nextbuy dashboard    # quality, drift, model, features\n"
+        f"  mlflow ui --backend-store-uri {settings.tracking_uri}\n"
+        "  nextbuy demo --source rees46 --log 'YOUR_LOG.csv'   # your own data\n",
+        soft_wrap=True,
+    )
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path

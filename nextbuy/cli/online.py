@@ -1,0 +1,125 @@
+"""Verbs around the feature store and the service: apply, materialize, predict, serve."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
+from nextbuy.settings import Settings
+
+
+@app.command()
+def apply() -> None:
+    """Register entities, feature views and the feature service with Feast.
+
+    The same as `feast -c feature_repo apply`. Example: `nextbuy apply`
+    """
+    quiet_libraries()
+    from feast.repo_config import load_repo_config
+    from feast.repo_operations import apply_total
+
+    settings = Settings()
+    settings.data.mkdir(parents=True, exist_ok=True)
+    repo = settings.feature_repo
+    config = load_repo_config(repo, repo / "feature_store.yaml")
+    apply_total(config, repo, skip_source_validation=False)
+    what_next("nextbuy train")
+
+
+@app.command()
+def materialize() -> None:
+    """Load the latest feature values into Redis, up to the newest event.
+
+    The same as `feast -c feature_repo materialize START END`. Example: `nextbuy materialize`
+    """
+    quiet_libraries()
+    from feast import FeatureStore
+
+    from nextbuy.redis_server import connect, redis_lease
+    from nextbuy.storage import fingerprint, require
+
+    settings = Settings()
+    sessions = require(settings.sessions, "nextbuy sessionize")
+    store = FeatureStore(repo_path=str(settings.feature_repo))
+    views = [view for view in store.list_feature_views() if view.online]
+    tables = [require(settings.features / v.name, "nextbuy features").fingerprint for v in views]
+    newest = datetime.fromtimestamp(sessions.info["newest_us"] / 1e6, UTC) + timedelta(seconds=1)
+    # Kept in Redis itself: a Redis that was emptied is filled again.
+    marker, inputs = "nextbuy:materialized", fingerprint(tables, [v.name for v in views])
+    with redis_lease(settings):
+        redis = connect(settings)
+        if redis.get(marker) == inputs.encode():
+            say("Redis is up to date")
+        else:
+            began = datetime(1970, 1, 1, tzinfo=UTC)
+            store.materialize(began, newest, feature_views=[view.name for view in views])
+            redis.set(marker, inputs)
+            say(f"{len(views)} feature views are in Redis, as of {newest:%Y-%m-%d %H:%M:%S} UTC")
+    what_next("nextbuy serve")
+
+
+@app.command()
+def predict(
+    user: Annotated[str, typer.Argument(help="The shopper's id.")],
+    item: Annotated[
+        list[str] | None,
+        typer.Option(help="An item to score; none: what was touched in the latest session."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A running service; none: start one for this request.")
+    ] = None,
+) -> None:
+    """Ask the HTTP service how likely a shopper buys in the next session, item by item.
+
+    Example: `nextbuy predict u000042 --item i00007`
+    """
+    quiet_libraries()
+    from bento.client import predict as ask
+    from bento.serve import running
+
+    if url:
+        show_prediction(ask(url, user, item))
+    else:
+        with running(Settings()) as started:
+            show_prediction(ask(started, user, item))
+    what_next("nextbuy serve", "nextbuy dashboard")
+
+
+def show_prediction(answer: dict[str, object], most: int = 10) -> None:
+    """Print the service's answer as a ranked table."""
+    items = answer["items"]
+    assert isinstance(items, list)
+    table = Table(title=f"shopper {answer['user_id']}, next session", title_justify="left")
+    table.add_column("rank", justify="right")
+    table.add_column("item")
+    table.add_column("probability", justify="right")
+    for row in items[:most]:
+        table.add_row(str(row["rank"]), row["item_id"], f"{row['probability']:.2%}")
+    console.print(table)
+    if not items:
+        say("No item is known of this shopper. Name items with --item.")
+    elif len(items) > most:
+        say(f"and {len(items) - most} more")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+    workers: Annotated[int, typer.Option(help="Server processes.")] = 1,
+) -> None:
+    """Serve the champion over HTTP until Ctrl-C.
+
+    The same as `bentoml serve bento.service:Nextbuy` after the champion was exported.
+    Example: `nextbuy serve --port 3000`
+    """
+    quiet_libraries()
+    from bento.serve import serve as run
+
+    what_next(
+        f"""curl -s -X POST http://{host}:{port}/predict -H 'content-type: application/json' """
+        """-d '{"user_id": "u000042"}'"""
+    )
+    run(Settings(), host, port, workers)
