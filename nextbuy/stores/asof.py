@@ -2,16 +2,21 @@
 
 For each entity row at time T and each view: among the rows of its key with `timestamp <= T` (and,
 with the cutoff, `created <= T`) the one with the latest timestamp, ties decided by the latest
-created timestamp; dropped where `timestamp + ttl < T`. Times are compared as whole microseconds.
+created timestamp, then by the place in the files; nothing where `timestamp + ttl < T`. Times are
+compared as whole microseconds.
+
+Only keys, times and row numbers are sorted and joined. The features follow at the end, by row
+number, so that their width costs one pass over the files and no sort.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from nextbuy.stores.sources import Relation, literal, quoted, select
+from nextbuy.stores.sources import Relation, literal, quoted
 
 MICROSECOND = timedelta(microseconds=1)
+BEFORE_ALL = -(2**62)  # a missing created timestamp: earlier than any
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,11 @@ class View:
     features: tuple[tuple[str, str], ...]
     """(column of the source, name in the result)"""
     ttl: timedelta | None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The entity frame's columns that make the key."""
+        return tuple(entity for _, entity in self.keys)
 
 
 @dataclass(frozen=True)
@@ -45,104 +55,103 @@ def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
 
     With `by_created`, rows whose created timestamp is later than the entity's are not seen.
     """
-    parts, joins = [], []
-    columns = [f"frame.{quoted(name)}" for name in frame.columns]
-    at = f"{quoted(frame.timestamp)}::TIMESTAMPTZ"
-    parts.append(
-        f"frame AS (SELECT * REPLACE ({at} AS {quoted(frame.timestamp)}) FROM {frame.table})"
-    )
-    for number, view in enumerate(views):
-        parts.extend(_view_parts(number, view, frame, by_created))
-        joins.append(f"LEFT JOIN found_{number} ON found_{number}.__row = frame.__row")
-        columns += [f"found_{number}.{quoted(name)}" for _, name in view.features]
+    key_sets = list(dict.fromkeys(view.asked for view in views))
+    parts = [part for i, keys in enumerate(key_sets) for part in _key_parts(i, keys, frame)]
+    columns = [
+        f"frame.{quoted(name)}::TIMESTAMPTZ AS {quoted(name)}"
+        if name == frame.timestamp
+        else f"frame.{quoted(name)}"
+        for name in frame.columns
+    ]
+    joins = []
+    for i, view in enumerate(views):
+        parts += _view_parts(i, key_sets.index(view.asked), view, frame, by_created)
+        wanted = [f"{quoted(old)} AS {quoted(new)}" for old, new in view.features]
+        listed = ", ".join([f"{view.source.row_number} AS __n", *wanted])
+        joins.append(
+            f"LEFT JOIN found_{i} ON found_{i}.__row = frame.__row "
+            f"LEFT JOIN (SELECT {listed} FROM {view.source.sql}) AS view_{i} "
+            f"ON view_{i}.__n = found_{i}.n"
+        )
+        columns += [f"view_{i}.{quoted(new)}" for _, new in view.features]
     return (
-        "WITH "
-        + ",\n".join(parts)
-        + f"\nSELECT {', '.join(columns)} FROM frame\n"
-        + "\n".join(joins)
-        + "\nORDER BY frame.__row"
+        f"WITH {', '.join(parts)} " * bool(parts)
+        + f"SELECT {', '.join(columns)} FROM {frame.table} AS frame {' '.join(joins)} "
+        + "ORDER BY frame.__row"
     )
 
 
-def _view_parts(number: int, view: View, frame: Frame, by_created: bool) -> list[str]:
-    keys = [f"k{i}" for i in range(len(view.keys))]
-    asked = ", ".join(
-        f"{quoted(entity)} AS {key}" for key, (_, entity) in zip(keys, view.keys, strict=True)
-    )
-    at = f"epoch_us({quoted(frame.timestamp)})"
-    comma = ", ".join(keys) + ", " if keys else ""
-    history_keys = [(source, key) for key, (source, _) in zip(keys, view.keys, strict=True)]
+def _key_parts(number: int, keys: tuple[str, ...], frame: Frame) -> list[str]:
+    """Number the distinct keys asked for; a wide or textual key is an integer from here on."""
+    columns = ", ".join(map(quoted, keys)) or "0 AS nothing"
+    known = " AND ".join(f"{quoted(key)} IS NOT NULL" for key in keys) or "true"
+    using = ", ".join(map(quoted, keys)) or "nothing"
+    rows = frame.table if keys else f"(SELECT *, 0 AS nothing FROM {frame.table})"
+    return [
+        f"asked_{number} AS MATERIALIZED (SELECT *, row_number() OVER () AS id FROM "
+        f"(SELECT DISTINCT {columns} FROM {frame.table} WHERE {known}))",
+        f"rows_{number} AS (SELECT __row, id, epoch_us({quoted(frame.timestamp)}::TIMESTAMPTZ) "
+        f"AS moment FROM {rows} JOIN asked_{number} USING ({using}))",
+    ]
+
+
+def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool) -> list[str]:
+    cutoff = by_created and view.created is not None
+    fresh = f"moment - t <= {view.ttl // MICROSECOND}" if view.ttl else "true"
+    parts = [
+        f"past_{i} AS NOT MATERIALIZED ({_past(key_set, view, frame)})",
+        # The nearest time at which the key has a row ...
+        f"near_{i} AS MATERIALIZED (SELECT * FROM (SELECT __row, rows.id, moment, t "
+        f"FROM rows_{key_set} AS rows ASOF JOIN past_{i} AS past "
+        f"ON rows.id = past.id AND rows.moment >= past.t) WHERE {fresh})",
+        # ... and of the rows at that time the one created last.
+        f"best_{i} AS (SELECT __row, max_by(n, (c, n)) AS n FROM near_{i} JOIN past_{i} "
+        f"USING (id, t) WHERE {'c <= moment' if cutoff else 'true'} GROUP BY __row)",
+    ]
+    if not cutoff:
+        return [*parts, f"found_{i} AS (FROM best_{i})"]
+    return [
+        *parts,
+        # Where that time was not known yet, an earlier one may have been. A row is known from the
+        # later of its two stamps on, and counts until a row with a later timestamp is known: sort
+        # the rows of these keys by when they became known and keep those that set a record.
+        f"unheard_{i} AS MATERIALIZED (FROM near_{i} ANTI JOIN best_{i} USING (__row))",
+        f"known_{i} AS (SELECT *, greatest(t, c) AS known FROM past_{i} "
+        f"SEMI JOIN unheard_{i} USING (id))",
+        f"record_{i} AS (SELECT id, known, max(t) AS t, max_by(n, (t, c, n)) AS n FROM "
+        f"(SELECT *, max((t, c, n)) OVER (PARTITION BY id ORDER BY known, t, c, n "
+        f"ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS top FROM known_{i}) "
+        f"WHERE (t, c, n) = top GROUP BY id, known)",
+        f"older_{i} AS (SELECT __row, n FROM (SELECT __row, moment, record.t, n FROM unheard_{i} "
+        f"ASOF JOIN record_{i} AS record ON unheard_{i}.id = record.id "
+        f"AND unheard_{i}.moment >= record.known) WHERE {fresh})",
+        f"found_{i} AS (FROM best_{i} UNION ALL FROM older_{i})",
+    ]
+
+
+def _past(key_set: int, view: View, frame: Frame) -> str:
+    """Of the whole history: the keys asked for, in the time that any row can see."""
+    at = f"{quoted(view.timestamp)}::TIMESTAMPTZ"
     created = (
-        f"coalesce(epoch_us({quoted(view.created)}::TIMESTAMPTZ), {-(2**62)})"
+        f"coalesce(epoch_us({quoted(view.created)}::TIMESTAMPTZ), {BEFORE_ALL})"
         if view.created
         else "0"
     )
-    semi = f"SEMI JOIN asked_{number} USING ({', '.join(keys)})" if keys else ""
-    features = ", ".join(quoted(name) for _, name in view.features)
-    feature_list = f", {features}" if features else ""
-    parts = [
-        f"asked_{number} AS (SELECT DISTINCT {asked or '1'} FROM frame)",
-        f"history_{number} AS (SELECT * FROM (SELECT "
-        + ", ".join(
-            filter(
-                None,
-                [
-                    select(history_keys),
-                    f"epoch_us({quoted(view.timestamp)}::TIMESTAMPTZ) AS __ts",
-                    f"{created} AS __created",
-                    select(view.features),
-                ],
-            )
-        )
-        + f" FROM {view.source.sql} WHERE {_time_range(view, frame)}) {semi})",
+    on = [f"source.{quoted(source)} = asked.{quoted(entity)}" for source, entity in view.keys] or [
+        "true"
     ]
-    same = [f"history_{number}.{key} = rows.{key}" for key in keys]
-    if by_created and view.created:
-        # A row is found from the moment it was known, but only while none that was known before
-        # has a later timestamp: those that set a record, in the order in which they became known.
-        order = f"PARTITION BY {', '.join(keys)} " if keys else ""
-        parts.append(
-            f"records_{number} AS (SELECT *, greatest(__ts, __created) AS __known FROM "
-            f"history_{number} QUALIFY (__ts::HUGEINT * 9223372036854775808 + __created) >= "
-            f"max(__ts::HUGEINT * 9223372036854775808 + __created) OVER ({order}"
-            "ORDER BY greatest(__ts, __created), __ts, __created "
-            "ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW))"
-        )
-        parts.append(
-            f"single_{number} AS (SELECT * FROM records_{number} QUALIFY row_number() OVER ("
-            f"PARTITION BY {comma}__known ORDER BY __ts DESC, __created DESC) = 1)"
-        )
-        source, order_by = f"single_{number}", "__known"
-    elif view.created:
-        parts.append(
-            f"single_{number} AS (SELECT * FROM history_{number} QUALIFY row_number() OVER ("
-            f"PARTITION BY {comma}__ts ORDER BY __created DESC) = 1)"
-        )
-        source, order_by = f"single_{number}", "__ts"
-    else:
-        source, order_by = f"history_{number}", "__ts"
-    on = " AND ".join(
-        [s.replace(f"history_{number}.", "past.") for s in same] + [f"rows.__at >= past.{order_by}"]
+    return (
+        f"SELECT id, epoch_us({at}) AS t, {created} AS c, {view.source.row_number} AS n "
+        f"FROM {view.source.sql} AS source JOIN asked_{key_set} AS asked ON {' AND '.join(on)} "
+        f"WHERE {_time_range(at, view, frame)}"
     )
-    ttl = f" WHERE __at - __ts <= {view.ttl // MICROSECOND}" if view.ttl else ""
-    parts.append(
-        f"found_{number} AS (SELECT __row{feature_list} FROM "
-        f"(SELECT __row, {at} AS __at{', ' + asked if asked else ''} FROM frame) AS rows "
-        f"ASOF JOIN {source} AS past ON {on}{ttl})"
-    )
-    return parts
 
 
-def _time_range(view: View, frame: Frame) -> str:
-    """Only what any row can see, so that whole row groups are skipped by their statistics."""
+def _time_range(at: str, view: View, frame: Frame) -> str:
+    """Bounds that skip whole row groups by their statistics."""
     if frame.first is None or frame.last is None:
         return "false"
-    column = quoted(view.timestamp)
-    seen = [f"{column}::TIMESTAMPTZ <= {_moment(frame.last)}"]
+    seen = [f"{at} <= TIMESTAMPTZ {literal(frame.last.isoformat())}"]
     if view.ttl:
-        seen.append(f"{column}::TIMESTAMPTZ >= {_moment(frame.first - view.ttl)}")
+        seen.append(f"{at} >= TIMESTAMPTZ {literal((frame.first - view.ttl).isoformat())}")
     return " AND ".join(seen)
-
-
-def _moment(moment: datetime) -> str:
-    return f"TIMESTAMPTZ {literal(moment.isoformat())}"

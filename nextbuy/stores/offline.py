@@ -28,7 +28,7 @@ from feast.utils import compute_non_entity_date_range
 from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.stores.asof import Frame, View, point_in_time
+from nextbuy.stores.asof import BEFORE_ALL, Frame, View, point_in_time
 from nextbuy.stores.job import DuckdbRetrievalJob
 from nextbuy.stores.sources import column_for, quoted, relation, select
 
@@ -113,17 +113,33 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> DuckdbRetrievalJob:
-        """The latest row of each key between the dates (both included), for materialization."""
+        """The latest row of each key between the dates (both included), for materialization.
+
+        Rows with a null key are left out: nobody can ask for them.
+        """
         by = [timestamp_field, *filter(None, [created_timestamp_column])]
         wanted = [*join_key_columns, *feature_name_columns, *by]
 
         def plan(con: duckdb.DuckDBPyConnection) -> str:
-            order = ", ".join(f"{quoted(name)}::TIMESTAMPTZ DESC NULLS LAST" for name in by)
-            keys = ", ".join(map(quoted, join_key_columns))
-            partition = f"PARTITION BY {keys} " if keys else ""
+            bound = relation(con, data_source, config.repo_path)
+            bound.require(wanted)
+            # Only keys, times and row numbers are grouped; the rows themselves follow by number.
+            number = bound.row_number
+            at = f"{quoted(timestamp_field)}::TIMESTAMPTZ"
+            created = (
+                f"coalesce(epoch_us({quoted(created_timestamp_column)}::TIMESTAMPTZ), {BEFORE_ALL})"
+                if created_timestamp_column
+                else "0"
+            )
+            keys = "".join(f"{quoted(key)}, " for key in join_key_columns)
+            where = _between(timestamp_field, start_date, end_date)
             return (
-                _between(con, config, data_source, wanted, timestamp_field, start_date, end_date)
-                + f" QUALIFY row_number() OVER ({partition}ORDER BY {order}) = 1"
+                f"WITH newest AS MATERIALIZED (SELECT {keys}max({at}) AS __at "
+                f"FROM {bound.sql} WHERE {where} GROUP BY ALL), "
+                f"latest AS MATERIALIZED (SELECT max_by(n, (c, n)) AS __n FROM "
+                f"(SELECT {keys}{at} AS __at, {created} AS c, {number} AS n FROM {bound.sql} "
+                f"WHERE {where}) JOIN newest USING ({keys}__at) GROUP BY {keys}__at) "
+                f"SELECT {_listed(wanted)} FROM {bound.sql} JOIN latest ON __n = {number}"
             )
 
         return _job(config, plan)
@@ -144,7 +160,10 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         wanted = [*join_key_columns, *feature_name_columns, *by]
 
         def plan(con: duckdb.DuckDBPyConnection) -> str:
-            return _between(con, config, data_source, wanted, timestamp_field, start_date, end_date)
+            bound = relation(con, data_source, config.repo_path)
+            bound.require(wanted)
+            where = _between(timestamp_field, start_date, end_date)
+            return f"SELECT {_listed(wanted)} FROM {bound.sql} WHERE {where}"
 
         return _job(config, plan)
 
@@ -220,24 +239,17 @@ def _job(
     return DuckdbRetrievalJob(plan, repo_path=config.repo_path, staging_location=staging)
 
 
-def _between(
-    con: duckdb.DuckDBPyConnection,
-    config: RepoConfig,
-    source: DataSource,
-    columns: list[str],
-    timestamp: str,
-    start: datetime | None,
-    end: datetime | None,
-) -> str:
-    bound = relation(con, source, config.repo_path)
-    bound.require(columns)
-    where = [
+def _between(timestamp: str, start: datetime | None, end: datetime | None) -> str:
+    bounds = [
         f"{quoted(timestamp)}::TIMESTAMPTZ {sign} TIMESTAMPTZ '{_utc(moment).isoformat()}'"
         for sign, moment in ((">=", start), ("<=", end))
         if moment is not None
     ]
-    listed = select([(name, name) for name in dict.fromkeys(columns)])
-    return f"SELECT {listed} FROM {bound.sql} WHERE {' AND '.join(where) or 'true'}"
+    return " AND ".join(bounds) or "true"
+
+
+def _listed(columns: list[str]) -> str:
+    return ", ".join(map(quoted, dict.fromkeys(columns)))
 
 
 def _utc(moment: datetime) -> datetime:

@@ -13,6 +13,8 @@ from feast.infra.offline_stores.file_source import FileSource
 
 from nextbuy.errors import NextbuyError
 
+ROWS_PER_FILE = 2**40  # more than any Parquet file has: rows are numbered through all files
+
 
 def quoted(name: str) -> str:
     """A column or table name as SQL takes it.
@@ -34,6 +36,8 @@ class Relation:
 
     sql: str
     """What stands after FROM."""
+    row_number: str
+    """What identifies a row: an integer expression, the same in every scan of one query."""
     types: dict[str, str]
     """Column -> DuckDB type, in the source's order."""
     title: str
@@ -71,17 +75,19 @@ def relation(
     ):
         table = _read_data_source(source, str(repo_path)).to_pyarrow()
         name = f"source_{id(source)}"
-        con.register(name, table)
-        sql, title = quoted(name), f"source {source.name!r}"
+        con.register(f"{name}_arrow", table)
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_arrow")
+        sql, row_number, title = name, "rowid", f"source {source.name!r}"
     else:
         found = parquet_files(source, repo_path)
         listed = ", ".join(map(literal, found))
         # The files' folders are no columns, whatever they are called.
         sql = f"read_parquet([{listed}], hive_partitioning = false)"
+        row_number = f"(file_index::BIGINT * {ROWS_PER_FILE} + file_row_number)"
         title = source.path
         _check_equal_schemas(con, listed, title)
     described = con.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
-    return Relation(sql, {name: kind for name, kind, *_ in described}, title)
+    return Relation(sql, row_number, {name: kind for name, kind, *_ in described}, title)
 
 
 def parquet_files(source: FileSource, repo_path: str | Path | None) -> list[str]:
@@ -139,7 +145,7 @@ def _check_equal_schemas(con: duckdb.DuckDBPyConnection, listed: str, title: str
 def column_for(name: str, field_mapping: dict[str, str], relation: Relation) -> str:
     """The source's column behind a feature view's name, through its field mapping.
 
-    >>> column_for("price", {"p": "price"}, Relation("t", {"p": "BIGINT"}, "t"))
+    >>> column_for("price", {"p": "price"}, Relation("t", "rowid", {"p": "BIGINT"}, "t"))
     'p'
     """
     back = {new: old for old, new in field_mapping.items() if old in relation.types}

@@ -1,0 +1,83 @@
+"""Bytes to Redis and replies from it, without a Python call per value on the way.
+
+redis-py makes the connection (address, password, TLS, database) and keeps it in its pool; in
+between the bytes are ours, and hiredis parses the replies.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import hiredis
+import redis
+
+CHUNK = 1 << 20
+
+
+class Wire:
+    """One connection: what is sent first is answered first."""
+
+    def __init__(self, connection: Any) -> None:
+        self._socket = connection._sock  # the one thing redis-py keeps to itself
+        self._reader = hiredis.Reader(replyError=redis.ResponseError)
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send whole commands, as `command` or `encode.framed` make them."""
+        for part in parts:
+            self._socket.sendall(part)
+
+    def read(self, replies: int) -> list[Any]:
+        """The next replies, errors among them as objects.
+
+        Raises:
+            redis.ConnectionError: the server closed the connection.
+        """
+        found: list[Any] = []
+        while True:
+            while len(found) < replies and (reply := self._reader.gets()) is not False:
+                found.append(reply)
+            if len(found) == replies:
+                return found
+            data = self._socket.recv(CHUNK)
+            if not data:
+                raise redis.ConnectionError("the server closed the connection")
+            self._reader.feed(data)
+
+
+@contextmanager
+def wire(client: redis.Redis) -> Iterator[Wire]:
+    """A connection from the client's pool; it goes back unless an error left replies in it."""
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        connection.connect()
+        yield Wire(connection)
+    except BaseException:
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
+
+
+def bulk(text: bytes) -> bytes:
+    """One argument."""
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+def header(arguments: int) -> bytes:
+    """What opens a command of so many arguments, its name among them."""
+    return b"*%d\r\n" % arguments
+
+
+def command(*arguments: bytes) -> bytes:
+    """A whole command.
+
+    >>> command(b"GET", b"a")
+    b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\na\\r\\n'
+    """
+    return header(len(arguments)) + b"".join(map(bulk, arguments))
+
+
+def first_error(replies: Iterable[Any]) -> redis.ResponseError | None:
+    """The first reply that is an error."""
+    return next((reply for reply in replies if isinstance(reply, redis.ResponseError)), None)
