@@ -27,6 +27,7 @@ from nextbuy.settings import Settings
 CANDIDATES = "recent_items:item_ids"
 """Items of a shopper's latest session, most recent first."""
 NEVER = np.datetime64("NaT", "us")
+SUBJECTS = {frozenset({"user_id"}): "shopper", frozenset({"item_id"}): "item"}
 NUMERIC = (Bool, Float32, Float64, Int32, Int64)
 PROBE_SECONDS = 0.5
 
@@ -46,6 +47,16 @@ class View:
     columns: NDArray[np.intp]
     """Which columns of the matrix come from it."""
     ttl: timedelta | None
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the registry says of a feature, for people."""
+
+    text: str
+    """Its description, or its name where it has none."""
+    subject: str
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class OnlineFeatures:
         self._settings = settings
         self._contract = contract
         self._store = FeatureStore(repo_path=str(settings.feature_repo))
-        self._service, self.views = _bind(self._store, contract)
+        self._service, self.views, self.described = _bind(self._store, contract)
         self._candidates = _has_candidates(self._store)
         self._budget = budget
         self._client: redis.Redis | None = None
@@ -174,8 +185,10 @@ class OnlineFeatures:
             return
 
 
-def _bind(store: FeatureStore, contract: ModelContract) -> tuple[Any, tuple[View, ...]]:
-    """The service object and the views behind the contract's features."""
+def _bind(
+    store: FeatureStore, contract: ModelContract
+) -> tuple[Any, tuple[View, ...], dict[str, Described]]:
+    """The service object, the views behind the contract's features, and what these mean."""
     try:
         service: Any = store.get_feature_service(contract.feature_service)
     except FeastObjectNotFoundException:
@@ -186,14 +199,22 @@ def _bind(store: FeatureStore, contract: ModelContract) -> tuple[Any, tuple[View
     place = {name: i for i, name in enumerate(contract.features)}
     types: dict[str, Any] = {}
     views: list[View] = []
+    described: dict[str, Described] = {}
     for projection in service.feature_view_projections:
         view: Any = store.registry.get_any_feature_view(projection.name, store.project)
         title = projection.name_to_use()
-        names = {f"{title}__{field.name}": field.dtype for field in projection.features}
-        types |= names
-        columns = [place[name] for name in names if name in place]
+        fields = {f"{title}__{field.name}": field for field in projection.features}
+        types |= {name: field.dtype for name, field in fields.items()}
+        columns = [place[name] for name in fields if name in place]
         if columns:
             keys = frozenset(getattr(view, "join_keys", ()))
+            subject = SUBJECTS.get(keys, "shopper and item")
+            described |= {
+                name: Described(
+                    field.description or field.name, subject, field.tags.get("unit", "")
+                )
+                for name, field in fields.items()
+            }
             ttl = getattr(view, "ttl", None) or None
             views.append(View(title, keys, np.array(columns), ttl))
     differing = [
@@ -205,7 +226,7 @@ def _bind(store: FeatureStore, contract: ModelContract) -> tuple[Any, tuple[View
             f"{'; '.join(differing)}. Bring the registry up to date (nextbuy apply), or train and "
             "export a model on the present features (nextbuy train)."
         )
-    return service, tuple(views)
+    return service, tuple(views), described
 
 
 def _difference(name: str, types: dict[str, Any], contract: ModelContract) -> str | None:

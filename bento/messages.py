@@ -6,7 +6,7 @@ from typing import Annotated
 from bentoml import IODescriptor
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from bento.settings import MAX_BATCH, MAX_ITEMS, MAX_REASONS
+from bento.settings import EXPLAINED, MAX_BATCH, MAX_ITEMS, MAX_REASONS
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -40,7 +40,7 @@ class PredictRequest(IODescriptor):  # type: ignore[misc]  # BentoML has no type
     ) = None
     """Item -> feature -> what it is right now, in place of the stored value (`null`: missing)."""
     reasons: Annotated[int, Field(ge=0, le=MAX_REASONS)] = 0
-    """How many reasons to give for each of the first items."""
+    """How many reasons to give for each of the ten likeliest items."""
 
     @model_validator(mode="after")
     def _context_of_asked(self) -> "PredictRequest":
@@ -60,6 +60,12 @@ class BatchRequest(IODescriptor):  # type: ignore[misc]
     )
 
     requests: Annotated[list[PredictRequest], Field(min_length=1, max_length=MAX_BATCH)]
+
+    @model_validator(mode="after")
+    def _few_reasons(self) -> "BatchRequest":
+        if sum(request.reasons > 0 for request in self.requests) > EXPLAINED:
+            raise ValueError(f"at most {EXPLAINED} requests of a batch may ask for reasons")
+        return self
 
 
 class Reason(BaseModel):
@@ -85,6 +91,7 @@ class ScoredItem(BaseModel):
     features_at: dict[str, datetime | None]
     """Feature view -> when its values became known; null where there are none."""
     reasons: list[Reason] | None = None
+    """The strongest first; null where none were asked for, or beyond the ten likeliest."""
 
 
 class Prediction(BaseModel):

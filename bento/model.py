@@ -63,7 +63,7 @@ class _XGBoost:
         return np.asarray(self._booster.inplace_predict(matrix), np.float64)
 
     def contributions(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        # Exact SHAP takes 30 times as long; the approximation ranks the same leading features.
+        # Exact SHAP takes thirty times as long.
         block = self._library.DMatrix(
             matrix, feature_names=self._booster.feature_names, feature_types=self._types
         )

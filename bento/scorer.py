@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from bento.defaults import ItemDefaults
 from bento.features import Block, FeaturesAwayError, OnlineFeatures
 from bento.log import PredictionLog, Scored
-from bento.messages import Prediction, PredictRequest, ScoredItem
+from bento.messages import Prediction, PredictRequest, Reason, ScoredItem
 from bento.metrics import Metrics
 from bento.model import Model
+from bento.reasons import Explainer
+from bento.settings import EXPLAINED
 
 
 class ContextError(ValueError):
@@ -56,6 +58,7 @@ class Scorer:
         }
         self._defaults = ItemDefaults(features.views, len(self._columns), item_defaults)
         self._refuses = without_redis == "refuse"
+        self._explainer = Explainer(model, features.described)
 
     def answer(self, requests: Sequence[PredictRequest]) -> list[Prediction]:
         """The answers, in the order of the requests.
@@ -75,10 +78,12 @@ class Scorer:
                 probabilities = (
                     self.model.booster.predict(matrix) if len(matrix) else np.empty(0, np.float64)
                 )
+            orders = [_order(pairs.items, probabilities, part) for part in pairs.slices]
+            reasons = self._reasons(requests, orders, matrix)
             now = datetime.now(UTC)
             answers = [
-                self._answer(request, part, pairs, block, probabilities[part], now, degraded)
-                for request, part in zip(requests, pairs.slices, strict=True)
+                self._answer(request, order, pairs, block, probabilities, reasons, now, degraded)
+                for request, order in zip(requests, orders, strict=True)
             ]
         self._count(answers, block)
         return answers
@@ -128,58 +133,77 @@ class Scorer:
             raise ContextError(f"context: {name} is out of range")
         return value
 
+    def _reasons(
+        self,
+        requests: Sequence[PredictRequest],
+        orders: Sequence[list[int]],
+        matrix: NDArray[np.float32],
+    ) -> dict[int, list[Reason]]:
+        """Row of the matrix -> reasons, for the likeliest items of requests that ask."""
+        counts = {
+            row: request.reasons
+            for request, order in zip(requests, orders, strict=True)
+            if request.reasons
+            for row in order[:EXPLAINED]
+        }
+        if not counts:
+            return {}
+        with self._stage("reasons"):
+            rows = list(counts)
+            found = self._explainer.explain(matrix[rows], max(counts.values()))
+        return {row: why[: counts[row]] for row, why in zip(rows, found, strict=True)}
+
     def _answer(
         self,
         request: PredictRequest,
-        part: slice,
+        order: list[int],
         pairs: _Pairs,
         block: Block,
         probabilities: NDArray[np.float64],
+        reasons: dict[int, list[Reason]],
         now: datetime,
         degraded: bool,
     ) -> Prediction:
-        items = pairs.items[part]
-        order = sorted(range(len(items)), key=lambda i: (-probabilities[i], items[i]))
-        times = {name: _utc(values[part]) for name, values in block.event_times.items()}
+        """`order` holds the request's rows, the likeliest first."""
+        times = {name: _utc(values[order]) for name, values in block.event_times.items()}
         of_shopper = [view.name for view in self.features.views if view.keys == {"user_id"}]
         of_item = [view.name for view in self.features.views if view.keys == {"item_id"}]
-        at = {name: times[name][0] if items else None for name in of_shopper}
+        at = {name: times[name][0] if order else None for name in of_shopper}
         scored = [
             ScoredItem(
-                item_id=items[i],
-                probability=float(probabilities[i]),
-                rank=rank,
-                cold_start=bool(of_item) and all(times[name][i] is None for name in of_item),
-                features_at={name: times[name][i] for name in times if name not in at},
+                item_id=pairs.items[row],
+                probability=float(probabilities[row]),
+                rank=place + 1,
+                cold_start=bool(of_item) and all(times[name][place] is None for name in of_item),
+                features_at={name: times[name][place] for name in times if name not in at},
+                reasons=reasons.get(row),
             )
-            for rank, i in enumerate(order, 1)
+            for place, row in enumerate(order)
         ]
         prediction = Prediction(
             request_id=uuid.uuid4().hex,
             user_id=request.user_id,
             model=self.model.tag,
             predicted_at=now,
-            cold_start=not items or (bool(at) and not any(at.values())),
+            cold_start=not order or (bool(at) and not any(at.values())),
             degraded=degraded,
             features_at=at,
             items=scored,
         )
-        if items:
-            ranks = np.empty(len(items), np.int32)
-            ranks[order] = np.arange(1, len(items) + 1)
+        if order:
             self._log.put(
                 Scored(
                     request_id=prediction.request_id,
                     predicted_at=now,
                     user_id=request.user_id,
-                    item_ids=items,
-                    probabilities=probabilities,
-                    ranks=ranks,
+                    item_ids=[item.item_id for item in scored],
+                    probabilities=probabilities[order],
+                    ranks=np.arange(1, len(order) + 1, dtype=np.int32),
                     model=self.model.tag,
                     is_shadow=False,
                     is_degraded=degraded,
                     has_reasons=request.reasons > 0,
-                    matrix=block.matrix[part],
+                    matrix=block.matrix[order],
                 )
             )
         return prediction
@@ -207,6 +231,11 @@ def _pairs(requests: Sequence[PredictRequest], candidates: dict[str, list[str]])
         pairs.users.extend([request.user_id] * len(items))
         pairs.items.extend(items)
     return pairs
+
+
+def _order(items: Sequence[str], probabilities: NDArray[np.float64], part: slice) -> list[int]:
+    rows = range(part.start, part.stop)
+    return sorted(rows, key=lambda row: (-probabilities[row], items[row]))
 
 
 def _apply(

@@ -10,7 +10,9 @@ MAX_ITEMS = 500
 MAX_BATCH = 100
 """Requests one batch may hold."""
 MAX_REASONS = 10
-"""Reasons per item, and the number of top items that get them."""
+"""Reasons per item."""
+EXPLAINED = 10
+"""Items of a request that get reasons, the likeliest; requests of a batch that may ask."""
 
 
 class ServiceSettings(BaseSettings):

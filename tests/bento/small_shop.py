@@ -17,6 +17,8 @@ FEATURES = (
     "item__brand",
     "user_item__n_views",
 )
+SAID = {"price": "Price last seen", "brand": "Brand last seen", "n_views": "Views of the item"}
+UNIT = {"price": {"unit": "cents"}}
 ITEMS = [f"i{number:03d}" for number in range(120)]
 
 
@@ -87,7 +89,9 @@ def objects(brand_type=None, without=()):
             name=f"{name}_table", path="/nowhere.parquet", timestamp_field="event_timestamp"
         )
         fields = [
-            Field(name=n, dtype=t) for n, t in schema.items() if f"{name}__{n}" not in without
+            Field(name=n, dtype=t, description=SAID.get(n, ""), tags=UNIT.get(n, {}))
+            for n, t in schema.items()
+            if f"{name}__{n}" not in without
         ]
         return FeatureView(name=name, entities=entities, schema=keys + fields, source=source)
 

@@ -37,6 +37,10 @@ def test_exported_booster_gives_training_its_own_probabilities(settings, family)
     else:
         expected = booster.predict(BLOCK)
     np.testing.assert_array_equal(model.booster.predict(BLOCK), np.float64(expected))
+    # The log-odds are the contributions and a constant.
+    odds = np.log(expected / (1 - expected))
+    summed = model.booster.contributions(BLOCK).sum(axis=1)
+    assert summed[1] - summed[0] == pytest.approx(odds[1] - odds[0], rel=1e-5)
     assert model.card.mlflow_version == version
     assert model.contract == contract(family)
 

@@ -117,6 +117,51 @@ def test_batch_answers_each_request_as_alone(post):
     assert together == alone
 
 
+def test_reasons_are_the_boosters_contributions_in_words(post, booster):
+    import xgboost
+
+    answer = post({"user_id": "u1", "item_ids": ["i003", "new"], "reasons": 2}).json()
+    vectors = {"i003": [3, 5, 3, 1, 3], "new": [3, 5, np.nan, np.nan, np.nan]}
+    words = {
+        "user__n_sessions": "n_sessions (shopper): 3",
+        "session__n_events": "n_events (shopper): 5",
+        "item__price": "Price last seen (item): {}",
+        "item__brand": "Brand last seen (item): {}",
+        "user_item__n_views": "Views of the item (shopper and item): {}",
+    }
+    values = {"i003": {"item__price": "0.03", "item__brand": "zen", "user_item__n_views": "3"}}
+    for item in answer["items"]:
+        data = xgboost.DMatrix(
+            np.array([vectors[item["item_id"]]], np.float32),
+            feature_types=booster.feature_types,
+            enable_categorical=True,
+        )
+        effects = booster.predict(data, pred_contribs=True, approx_contribs=True)[0, :-1]
+        strongest = np.argsort(-np.abs(effects))[:2]
+        assert [r["feature"] for r in item["reasons"]] == [FEATURES[i] for i in strongest]
+        for reason, effect in zip(item["reasons"], effects[strongest], strict=True):
+            assert reason["effect"] == float(effect)
+            value = values.get(item["item_id"], {}).get(reason["feature"], "not known")
+            side = "for" if effect > 0 else "against"
+            said = words[reason["feature"]].format(value)
+            assert reason["text"] == f"{said}, speaks {side} a purchase"
+
+
+def test_reasons_are_given_for_the_ten_likeliest(post):
+    items = post({"user_id": "u1", "item_ids": ITEMS, "reasons": 1}).json()["items"]
+    assert [bool(item["reasons"]) for item in items] == [True] * 10 + [False] * 110
+    assert post({"user_id": "u1"}).json()["items"][0]["reasons"] is None
+
+
+def test_a_batch_may_ask_for_a_few_reasons(post):
+    asking = {"user_id": "u1", "item_ids": ["i001"], "reasons": 1}
+    answers = post({"requests": [asking, asking | {"reasons": 0}]}, "/predict_batch").json()
+    assert [len(a["items"][0]["reasons"] or ()) for a in answers["predictions"]] == [1, 0]
+    refused = post({"requests": [asking] * 11}, "/predict_batch")
+    assert refused.status_code == 400
+    assert "at most 10 requests" in refused.json()["detail"][0]["msg"]
+
+
 def test_model_says_what_it_is(url):
     answer = httpx.get(f"{url}/model").json()
     assert answer["contract"]["features"] == list(FEATURES)
