@@ -6,6 +6,7 @@ it, for `nextbuy.stores.reader.OnlineReader`.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -124,6 +125,21 @@ class NextbuyOnlineStore(RedisOnlineStore):
     ) -> None:
         """As `online_write_batch`, in a thread."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
+        """Remove a view's values, in both layouts."""
+        super().delete_table(config, table)
+        if (packing := layout(config, table).packing) is not None:
+            client = self.client(config)
+            pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", packing.prefix) + b"*"
+            for key in client.scan_iter(pattern, count=1000):
+                client.delete(key)
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Any) -> None:
+        """Remove the values of all views."""
+        for table in tables:
+            self.delete_table(config, table)
+        super().teardown(config, tables, entities)
 
     def online_read(
         self,
