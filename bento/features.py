@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,6 @@ class View:
     keys: frozenset[str]
     columns: NDArray[np.intp]
     """Which columns of the matrix come from it."""
-    ttl: timedelta | None
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,6 @@ class Block:
     """(n, features), in the contract's order; NaN is missing."""
     event_times: dict[str, Times]
     """View -> (n,) event timestamps of the values, NaT where there is none."""
-    expired: int = 0
-    """View rows dropped because they had outlived their view's TTL."""
 
 
 class OnlineFeatures:
@@ -92,7 +89,7 @@ class OnlineFeatures:
         self._service, self.views, self.described = _bind(self._store, contract)
         self._candidates = _has_candidates(self._store)
         self._budget = budget
-        self._client: redis.Redis | None = None
+        self._filled = False
         self._away = threading.Event()
         try:
             self._connect()
@@ -105,7 +102,7 @@ class OnlineFeatures:
         return self._away.is_set()
 
     def read(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> Block:
-        """Features of the pairs (user_ids[i], item_ids[i]).
+        """Features of the pairs (user_ids[i], item_ids[i]); the store drops what outlived its TTL.
 
         Raises:
             FeaturesAwayError: Redis did not answer in time.
@@ -117,21 +114,14 @@ class OnlineFeatures:
             zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
         )
         event_times = {}
-        expired = 0
-        now = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
         for view in self.views:
             first = times[self._contract.features[view.columns[0]]]
             seen = np.array(
                 [t.seconds * 1_000_000 + t.nanos // 1000 for t in first.event_timestamps], np.int64
             ).astype("datetime64[us]")
             seen[seen == np.datetime64(0, "us")] = NEVER  # Feast's way to say that there is none
-            if view.ttl:
-                late = now - seen > np.timedelta64(view.ttl)
-                expired += int(late.sum())
-                matrix[np.ix_(late, view.columns)] = np.nan
-                seen[late] = NEVER
             event_times[view.name] = seen
-        return Block(matrix, event_times, expired)
+        return Block(matrix, event_times)
 
     def candidates(self, user_ids: Sequence[str]) -> list[list[str]]:
         """Items of each shopper's latest session, most recent first; empty for the unknown.
@@ -153,21 +143,30 @@ class OnlineFeatures:
                 entity_rows={name: list(values) for name, values in keys.items()},
                 full_feature_names=True,
             )
-        except (redis.RedisError, OSError):
+        except (NextbuyError, redis.RedisError, OSError):
             self._lose()
             raise FeaturesAwayError from None
 
     def _connect(self) -> None:
+        seconds = self._budget.total_seconds() if self._budget else None
         client = redis.Redis.from_url(
             hold(self._settings),
-            socket_timeout=self._budget and self._budget.total_seconds(),
-            socket_connect_timeout=self._budget and self._budget.total_seconds(),
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
             retry=Retry(NoBackoff(), 0),  # redis-py would try for seconds
+            redis_connect_func=self._greet,
         )
-        client.ping()
+        size: Any = client.dbsize()
+        self._filled = size > 0
         # Feast takes no timeouts, but uses the client that its store already has.
         self._store._get_provider().online_store._client = client  # type: ignore[attr-defined]
-        self._client = client
+
+    def _greet(self, connection: Any) -> None:
+        """On each new connection: a Redis that lost its data would make everybody unknown."""
+        connection.on_connect()
+        connection.send_command("DBSIZE")
+        if not connection.read_response() and self._filled:
+            raise redis.ConnectionError("Redis is empty, and was not before")
 
     def _lose(self) -> None:
         if not self._away.is_set():
@@ -215,8 +214,7 @@ def _bind(
                 )
                 for name, field in fields.items()
             }
-            ttl = getattr(view, "ttl", None) or None
-            views.append(View(title, keys, np.array(columns), ttl))
+            views.append(View(title, keys, np.array(columns)))
     differing = [
         reason for name in contract.features if (reason := _difference(name, types, contract))
     ]

@@ -29,8 +29,11 @@ class Metrics:
         self.cold_starts = Counter(
             "cold_starts", "Answered shoppers and items nothing is known of.", ["kind"], **_ALONE
         )
-        self.expired = Counter(
-            "expired_values", "Feature view rows dropped as older than their TTL.", **_ALONE
+        self.stale = Counter(
+            "stale_rows",
+            "Feature rows read that became known longer ago than NEXTBUY_SERVICE_STALE_HOURS.",
+            ["view"],
+            **_ALONE,
         )
         self.degraded = Counter(
             "degraded_requests", "Requests answered without Redis, or refused for it.", **_ALONE

@@ -6,8 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Literal
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from bento.messages import Prediction, PredictRequest, Reason, ScoredItem
 from bento.metrics import Metrics
 from bento.model import Model
 from bento.reasons import Explainer
-from bento.settings import EXPLAINED
+from bento.settings import EXPLAINED, ServiceSettings
 
 
 class ContextError(ValueError):
@@ -44,8 +43,7 @@ class Scorer:
         features: OnlineFeatures,
         log: PredictionLog,
         metrics: Metrics,
-        item_defaults: int,
-        without_redis: Literal["degrade", "refuse"],
+        settings: ServiceSettings,
     ) -> None:
         self.model = model
         self.features = features
@@ -56,8 +54,9 @@ class Scorer:
             name: {value: code for code, value in enumerate(values)}
             for name, values in model.contract.categories.items()
         }
-        self._defaults = ItemDefaults(features.views, len(self._columns), item_defaults)
-        self._refuses = without_redis == "refuse"
+        self._defaults = ItemDefaults(features.views, len(self._columns), settings.item_defaults)
+        self._refuses = settings.without_redis == "refuse"
+        self._stale = np.timedelta64(timedelta(hours=settings.stale_hours))
         self._explainer = Explainer(model, features.described)
 
     def answer(self, requests: Sequence[PredictRequest]) -> list[Prediction]:
@@ -210,7 +209,9 @@ class Scorer:
 
     def _count(self, answers: Sequence[Prediction], block: Block) -> None:
         self._metrics.rows.inc(len(block.matrix))
-        self._metrics.expired.inc(block.expired)
+        oldest = np.datetime64(answers[0].predicted_at.replace(tzinfo=None), "us") - self._stale
+        for view, times in block.event_times.items():
+            self._metrics.stale.labels(view).inc(int((times < oldest).sum()))  # NaT is not less
         self._metrics.cold_starts.labels("shopper").inc(sum(a.cold_start for a in answers))
         cold_items = sum(item.cold_start for answer in answers for item in answer.items)
         self._metrics.cold_starts.labels("item").inc(cold_items)

@@ -62,9 +62,7 @@ class Nextbuy:
             on_written=metrics.logged.inc,
             on_lost=metrics.log_lost.inc,
         )
-        self.scorer = Scorer(
-            model, features, self._log, metrics, service.item_defaults, service.without_redis
-        )
+        self.scorer = Scorer(model, features, self._log, metrics, service)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     def _freeze(self) -> None:

@@ -34,6 +34,8 @@ class ServiceSettings(BaseSettings):
     """Items whose last seen features are kept in memory to answer from when Redis is away."""
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
     """Larger request bodies are refused with 413."""
+    stale_hours: Annotated[float, Field(gt=0)] = 24
+    """Features older than this are counted as stale; they are used all the same."""
     log_rows: Annotated[int, Field(gt=0)] = 100_000
     """Predictions waiting to be written; what comes on top is lost and counted."""
     log_seconds: Annotated[float, Field(gt=0)] = 60

@@ -272,6 +272,7 @@ def test_metrics_count_stages_and_bounded_routes(url, post):
     assert metric(url, 'nextbuy_stage_seconds_count{stage="model"}') == scored + 1
     assert metric(url, 'nextbuy_cold_starts_total{kind="shopper"}') == cold + 1
     assert metric(url, 'nextbuy_requests_total{route="other",status="404"}') == other + 2
+    assert metric(url, 'nextbuy_stale_rows_total{view="session"}') > 0
     assert "/a/b" not in httpx.get(f"{url}/metrics").text
 
 
