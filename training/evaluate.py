@@ -21,6 +21,8 @@ from training.metrics import PROBABILITY, RANKING, with_intervals
 from training.models import predict
 from training.train import TrainConfig
 
+RULE_METRICS = {name: RANKING[name] for name in ("pr_auc", "precision_at_5")}
+"""A rule ranks, and coarsely: the order at the top is all it claims."""
 ORACLE = "oracle (the true probability)"
 
 
@@ -65,7 +67,7 @@ def evaluate(settings: Settings, config: TrainConfig) -> dict[str, Any]:
     scored = {
         champion: (predict(booster, contract.matrix(test)), both),
         "logistic regression": (logistic, both),
-        **{name: (score, RANKING) for name, score in rule_scores(test).items()},
+        **{name: (score, RULE_METRICS) for name, score in rule_scores(test).items()},
     }
     oracle = _oracle(settings, test) if truth else None
     if oracle is not None:

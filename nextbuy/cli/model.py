@@ -13,9 +13,9 @@ from nextbuy.settings import Settings
 SHOWN = {
     "pr_auc": "PR-AUC",
     "roc_auc": "ROC-AUC",
-    "precision_at_5": "precision at 5 %",
+    "precision_at_5": "P at 5 %",
     "log_loss": "log-loss",
-    "calibration_error": "calibration error",
+    "calibration_error": "calibr. error",
 }
 
 
@@ -70,17 +70,12 @@ def show_report(report: dict[str, Any]) -> None:
     )
     table.add_column("")
     for title in SHOWN.values():
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for name, metrics in report["models"].items():
-        cells = [_cell(metrics.get(metric)) for metric in SHOWN]
+        cells = [f"{metrics[m]['value']:.3f}" if m in metrics else "-" for m in SHOWN]
+        cells[0] += f" ({metrics['pr_auc']['low']:.3f}–{metrics['pr_auc']['high']:.3f})"
         table.add_row(name, *cells, style="bold" if name == report["champion"] else None)
     console.print(table)
     if report["achievable"]:
         shares = ", ".join(f"{SHOWN[m]} {v:.0%}" for m, v in report["achievable"].items())
         say(f"share of the achievable, (model - base) / (oracle - base): {shares}")
-
-
-def _cell(metric: dict[str, float] | None) -> str:
-    if metric is None:
-        return "-"
-    return f"{metric['value']:.3f} ({metric['low']:.3f}–{metric['high']:.3f})"

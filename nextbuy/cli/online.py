@@ -1,5 +1,6 @@
 """Verbs around the feature store and the service: apply, materialize, predict, serve."""
 
+from contextlib import chdir
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -17,14 +18,12 @@ def apply() -> None:
     The same as `feast -c feature_repo apply`. Example: `nextbuy apply`
     """
     quiet_libraries()
-    from feast.repo_config import load_repo_config
-    from feast.repo_operations import apply_total
+    from feast.cli.cli import cli as feast
 
     settings = Settings()
     settings.data.mkdir(parents=True, exist_ok=True)
-    repo = settings.feature_repo
-    config = load_repo_config(repo, repo / "feature_store.yaml")
-    apply_total(config, repo, skip_source_validation=False)
+    with chdir(settings.feature_repo):  # Feast changes into the repo and imports from there
+        feast(["-c", str(settings.feature_repo), "apply"], standalone_mode=False)
     what_next("nextbuy train")
 
 

@@ -119,9 +119,7 @@ def links(events: ir.Table) -> ir.Table:
         linked_us=pairs.login_us.min().over(ibis.window(group_by=pairs.visitor_id))
     )
     earliest = earliest.filter(earliest.login_us == earliest.linked_us)
-    return earliest.group_by(["visitor_id", "linked_us"]).aggregate(
-        user_id=earliest.user_id.min()
-    )
+    return earliest.group_by(["visitor_id", "linked_us"]).aggregate(user_id=earliest.user_id.min())
 
 
 def with_linked_past(rows: ir.Table, events: ir.Table) -> ir.Table:
@@ -130,9 +128,7 @@ def with_linked_past(rows: ir.Table, events: ir.Table) -> ir.Table:
     Adds `since_us` (when it happened), `known_us` (when it became known of this shopper) and
     `is_asked` (false for the linked past, which has no row of its own under this shopper).
     """
-    own = rows.mutate(
-        since_us=rows.event_us, known_us=rows.event_us, is_asked=ibis.literal(True)
-    )
+    own = rows.mutate(since_us=rows.event_us, known_us=rows.event_us, is_asked=ibis.literal(True))
     linked = rows.rename(visitor_id="user_id").join(links(events), "visitor_id")
     linked = linked.mutate(
         since_us=linked.event_us,

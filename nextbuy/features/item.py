@@ -37,8 +37,10 @@ def _attribute(events: ir.Table, name: str) -> ir.Table:
     seen = events.filter(events.item_id.notnull() & events[name].notnull() & ~events.is_bot)
     seen = seen.mutate(day=seen.event_us // DAY)
     code = seen.day.cast("string").lpad(DIGITS, "0") + seen[name]
-    return seen.group_by(["item_id", "day"]).aggregate(code=code.max()).select(
-        "item_id", event_us=(ibis._.day + 1) * DAY, **{f"{name}_code": ibis._.code}
+    return (
+        seen.group_by(["item_id", "day"])
+        .aggregate(code=code.max())
+        .select("item_id", event_us=(ibis._.day + 1) * DAY, **{f"{name}_code": ibis._.code})
     )
 
 

@@ -9,7 +9,7 @@ Rows = Callable[[ir.Table, int], ir.Table]
 """(session events, newest event in microseconds) -> keys, `event_us` and what features read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Feature:
     """One feature: what it means and how it is computed, nowhere else.
 
@@ -31,7 +31,7 @@ class Feature:
         return (self.expr(rows) if self.expr else rows[self.name]).name(self.name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureTable:
     """A feature view's rows: entity keys, the moment they became knowable, features.
 

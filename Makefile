@@ -1,0 +1,40 @@
+# Everything runs from .venv: `make demo` and `make test` set it up by themselves.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test lint bench lock clean
+
+demo: $(READY)
+	$(BIN)/nextbuy demo
+
+test: $(READY)
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# make bench NAME=pit
+bench: $(READY)
+	$(BIN)/python -m benchmarks.$(NAME)
+
+# The installer is locked with hashes too; it takes the rest from requirements.lock.
+# The .pth line keeps telemetry off for every command of this environment (nextbuy/telemetry.py).
+$(READY): requirements.lock requirements/installer.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Nextbuy needs Python 3.11 to 3.13, this is %d.%d. Name one: make demo PYTHON=python3.11" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/installer.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	echo 'import nextbuy.telemetry' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nextbuy_telemetry.pth"
+	touch $(READY)
+
+# After a change of dependencies: writes both locks again.
+lock:
+	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/installer.in -o requirements/installer.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv build

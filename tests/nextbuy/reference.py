@@ -1,0 +1,299 @@
+"""Every feature once more, slowly: plain Python over lists, no windows, no change points.
+
+Written from the features' descriptions. Only tests use it.
+"""
+
+from collections import Counter
+from itertools import pairwise
+
+from nextbuy.sessions import DAY, HOUR, SECOND
+
+NAMES = {
+    "view": "n_views",
+    "scroll": "n_scrolls",
+    "add_to_cart": "n_carts",
+    "remove_from_cart": "n_removes",
+    "purchase": "n_purchases",
+}
+WINDOWS = {"": 10**9 * DAY, "_1d": DAY, "_7d": 7 * DAY, "_30d": 30 * DAY}
+
+
+def ratio(part, whole):
+    return part / whole if whole else None
+
+
+def since(now, then):
+    return None if then is None else (now - then) // SECOND
+
+
+class Session:
+    def __init__(self, events):
+        self.events = events
+        self.user, self.start, self.end = (
+            events[0]["user_id"],
+            events[0]["event_us"],
+            events[-1]["event_us"],
+        )
+
+    def count(self, name, item=None):
+        return sum(
+            NAMES.get(e["event_type"]) == name and item in (None, e["item_id"]) for e in self.events
+        )
+
+    def items(self):
+        return {e["item_id"] for e in self.events if e["item_id"]}
+
+    def of(self, item):
+        return [e for e in self.events if e["item_id"] == item]
+
+    def last(self, item, name):
+        seen = [e[name] for e in self.of(item) if e[name] is not None]
+        return seen[-1] if seen else None
+
+
+class Reference:
+    def __init__(self, events, config):
+        self.events = sorted(events, key=lambda e: (e["event_us"], e["event_id"]))
+        self.config = config
+        self.sessions = {}
+        self.bots = set()
+        for user in sorted({e["user_id"] for e in events}):
+            self.sessions[user] = self._cut([e for e in self.events if e["user_id"] == user])
+        self.links = self._links()
+
+    def _cut(self, events):
+        sessions, current, is_bot = [], [], False
+        for e in events:
+            if current and e["event_us"] - current[-1]["event_us"] > self.config.gap_us:
+                sessions.append(Session(current))
+                current = []
+            current.append(e)
+            n, elapsed = len(current), e["event_us"] - current[0]["event_us"]
+            pace = n * SECOND >= elapsed * self.config.bot_events_per_second
+            is_bot |= n >= self.config.bot_session_events
+            is_bot |= n >= self.config.bot_burst_events and pace
+            if is_bot:
+                self.bots.add(e["event_id"])
+        return [*sessions, Session(current)]
+
+    def _links(self):
+        """Visitor -> (shopper, since when)."""
+        logins = [e for e in self.events if e["event_type"] == "login" and e["source_session_id"]]
+        found = {}
+        for login in sorted(logins, key=lambda e: (e["event_us"], e["user_id"])):
+            for e in self.events:
+                visitor = e["user_id"]
+                if (
+                    e["source_session_id"] == login["source_session_id"]
+                    and e["event_us"] <= login["event_us"]
+                    and visitor != login["user_id"]
+                    and not any(
+                        other["user_id"] == visitor and other["event_us"] <= login["event_us"]
+                        for other in logins
+                    )
+                ):
+                    found.setdefault(visitor, (login["user_id"], login["event_us"]))
+        return found
+
+    def known(self, user, now):
+        """Sessions of the shopper known at `now`, the linked past included."""
+        own = [s for s in self.sessions[user] if s.end <= now]
+        linked = [
+            s
+            for visitor, (shopper, linked_us) in self.links.items()
+            if shopper == user and linked_us <= now
+            for s in self.sessions[visitor]
+            if s.end <= now
+        ]
+        return own + linked
+
+    def user(self, user, now):
+        past = self.known(user, now)
+        row = {}
+        for suffix, width in WINDOWS.items():
+            inside = [s for s in past if s.end > now - width]
+            row[f"n_sessions{suffix}"] = len(inside)
+            for name in ("n_views", "n_carts", "n_removes", "n_purchases"):
+                row[f"{name}{suffix}"] = sum(s.count(name) for s in inside)
+            row[f"spend{suffix}"] = sum(
+                e["price"] or 0 for s in inside for e in s.events if e["event_type"] == "purchase"
+            )
+        events = [e for s in past for e in s.events]
+        views = [e for e in events if e["event_type"] == "view"]
+        bought = [e for e in events if e["event_type"] == "purchase"]
+        carted = [s for s in past if s.count("n_carts")]
+        priced = [e["price"] for e in views if e["price"] is not None]
+        first = min(s.end for s in past)
+        own = [s.end for s in self.sessions[user] if s.end < now]
+        purchases = [s.end for s in past if s.count("n_purchases")]
+        hours = [s.start % DAY // HOUR for s in past]
+        days = [(s.start // DAY + 3) % 7 for s in past]
+        return row | {
+            "rate_purchase": ratio(row["n_purchases"], row["n_views"]),
+            "rate_purchase_30d": ratio(row["n_purchases_30d"], row["n_views_30d"]),
+            "rate_cart": ratio(row["n_carts"], row["n_views"]),
+            "rate_abandoned": ratio(sum(not s.count("n_purchases") for s in carted), len(carted)),
+            "seconds_since_first_session": since(now, first),
+            "seconds_since_previous_session": since(now, max(own, default=None)),
+            "seconds_since_purchase": since(now, max(purchases, default=None)),
+            "mean_session_gap_seconds": ratio(since(now, first), len(past) - 1),
+            "mean_viewed_price": ratio(sum(priced), len(priced)),
+            "mean_bought_price": ratio(row["spend"], row["n_purchases"]),
+            "rate_discounted_views": ratio(
+                sum((e["discount"] or 0) > 0 for e in views), len(views)
+            ),
+            "rate_discounted_purchases": ratio(
+                sum((e["discount"] or 0) > 0 for e in bought), len(bought)
+            ),
+            "rate_weekend_sessions": ratio(sum(d >= 5 for d in days), len(days)),
+            "rate_night_sessions": ratio(sum(h < 6 for h in hours), len(hours)),
+            "rate_evening_sessions": ratio(sum(h >= 18 for h in hours), len(hours)),
+        }
+
+    def _session(self, user, now):
+        (session,) = (s for s in self.sessions[user] if s.end == now)
+        return session
+
+    def session(self, user, now):
+        s = self._session(user, now)
+        return {name: s.count(name) for name in NAMES.values()} | {
+            "n_events": len(s.events),
+            "n_items": len(s.items()),
+            "n_categories": len({e["category"] for e in s.events} - {None}),
+            "duration_seconds": (s.end - s.start) // SECOND,
+            "mean_pause_seconds": ratio((s.end - s.start) // SECOND, len(s.events) - 1),
+            "entry_hour": s.start % DAY // HOUR,
+            "entry_weekday": (s.start // DAY + 3) % 7,
+        }
+
+    def recent_items(self, user, now):
+        s = self._session(user, now)
+        return {
+            "item_ids": list(
+                dict.fromkeys(e["item_id"] for e in reversed(s.events) if e["item_id"])
+            )
+        }
+
+    def user_item(self, user, item, now):
+        s = self._session(user, now)
+        past = [p for p in self.known(user, now) if item in p.items()]
+        touched = s.of(item)
+        numbers = [i + 1 for i, e in enumerate(s.events) if e["item_id"] == item]
+        row = {f"{name}_session": s.count(name, item) for name in NAMES.values()}
+        row |= {
+            "dwell_seconds_session": self._dwell(s, item) // SECOND,
+            "rate_events_session": len(touched) / len(s.events),
+            "first_position_session": numbers[0],
+            "n_events_after_session": len(s.events) - numbers[-1],
+            "seconds_since_touch": since(now, touched[-1]["event_us"]),
+        }
+        for suffix in ("", "_7d", "_30d"):
+            inside = [p for p in past if p.end > now - WINDOWS[suffix]]
+            row[f"n_sessions{suffix}"] = len(inside)
+            row[f"n_views{suffix}"] = sum(p.count("n_views", item) for p in inside)
+        for name in ("n_scrolls", "n_carts", "n_removes", "n_purchases"):
+            row[name] = sum(p.count(name, item) for p in past)
+        moves = [
+            (e["event_us"], e["event_type"] == "add_to_cart")
+            for p in past
+            for e in p.of(item)
+            if e["event_type"] in ("add_to_cart", "remove_from_cart", "purchase")
+        ]
+        moved, in_cart = max(moves, default=(None, False))
+        bought = [p.end for p in past if p.count("n_purchases", item)]
+        firsts = [
+            (p.of(item)[0]["event_us"] // HOUR, -p.last(item, "price"))
+            for p in past
+            if p.last(item, "price") is not None
+        ]
+        category, brand = s.last(item, "category"), s.last(item, "brand")
+        price, discount = s.last(item, "price"), s.last(item, "discount")
+        first_price = -min(firsts)[1] if firsts else None
+        everything = [(p, i) for p in self.known(user, now) for i in p.items()]
+        n_all = sum(len(p.of(i)) for p, i in everything)
+        priced = [(p.last(i, "price"), p.count("n_views", i)) for p, i in everything]
+        paid = sum(cents * n for cents, n in priced if cents is not None)
+        n_priced = sum(n for cents, n in priced if cents is not None)
+        return row | {
+            "dwell_seconds": sum(self._dwell(p, item) for p in past) // SECOND,
+            "is_in_cart": in_cart,
+            "is_removed": row["n_removes"] > 0 and not in_cart,
+            "seconds_since_cart": since(now, moved),
+            "seconds_since_first_touch": since(now, min(p.of(item)[0]["event_us"] for p in past)),
+            "seconds_since_purchase": since(now, max(bought, default=None)),
+            "price": price,
+            "rate_discount": None
+            if price is None or discount is None
+            else ratio(discount, price + discount),
+            "rate_price_first": None if price is None else ratio(price, first_price),
+            "rate_price_usual": None if price is None else ratio(price * n_priced, paid),
+            "rate_category": self._affinity(
+                everything, s.last(item, "category"), "category", n_all
+            ),
+            "rate_brand": self._affinity(everything, brand, "brand", n_all),
+        }
+
+    def _affinity(self, everything, value, name, n_all):
+        if value is None:
+            return None
+        alike = sum(len(p.of(i)) for p, i in everything if p.last(i, name) == value)
+        return ratio(alike, n_all)
+
+    def _dwell(self, s, item):
+        return sum(
+            min(after["event_us"] - e["event_us"], DAY // 48)
+            for e, after in pairwise(s.events)
+            if e["item_id"] == item
+        )
+
+    def _daily(self, key, value, now, windows):
+        today = now // DAY
+        seen = [
+            (e["event_us"] // DAY, e)
+            for e in self.events
+            if e[key] == value and e["event_us"] < today * DAY and e["event_id"] not in self.bots
+        ]
+        row = {}
+        for suffix in windows:
+            width = WINDOWS[suffix] // DAY
+            n = Counter(NAMES.get(e["event_type"]) for day, e in seen if day >= today - width)
+            for name in ("n_views", "n_carts", "n_removes", "n_purchases"):
+                row[f"{name}{suffix}"] = n[name]
+        for suffix in ("_7d", "_30d"):
+            width = WINDOWS[suffix] // DAY
+            row[f"n_users{suffix}"] = len({e["user_id"] for day, e in seen if day >= today - width})
+        row["rate_purchase_30d"] = ratio(row["n_purchases_30d"] + 1, row["n_views_30d"] + 20)
+        return row, seen, today
+
+    def category(self, category, now):
+        row, _, _ = self._daily("category", category, now, WINDOWS)
+        return {name: value for name, value in row.items() if not name.startswith("n_removes")}
+
+    def item(self, item, now):
+        row, seen, today = self._daily("item_id", item, now, WINDOWS)
+
+        def latest(name):
+            found = [(e["event_us"] // SECOND, e[name]) for _, e in seen if e[name] is not None]
+            return max(found)[1] if found else None
+
+        def named(name):
+            found = [(day, e[name]) for day, e in seen if e[name] is not None]
+            return max(found)[1] if found else None
+
+        priced = [
+            e["price"]
+            for day, e in seen
+            if day >= today - 30 and e["event_type"] == "view" and e["price"] is not None
+        ]
+        price, discount = latest("price"), latest("discount")
+        both = price is not None and discount is not None
+        return row | {
+            "category": named("category"),
+            "brand": named("brand"),
+            "rate_cart_30d": ratio(row["n_carts_30d"] + 1, row["n_views_30d"] + 20),
+            "rate_views_trend": ratio(row["n_views_7d"] * 30, row["n_views_30d"] * 7),
+            "price": price,
+            "discount": discount,
+            "rate_price": None if price is None else ratio(price * len(priced), sum(priced)),
+            "rate_discount": ratio(discount, price + discount) if both else None,
+        }

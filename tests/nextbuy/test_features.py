@@ -1,0 +1,156 @@
+from dataclasses import replace
+
+import ibis
+import pytest
+from histories import CONFIG, START, computed, event, histories
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reference import Reference
+
+from nextbuy.features import TABLES, Feature
+from nextbuy.sessions import DAY, SECOND
+
+SLOW = settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+BY_NAME = {table.name: table for table in TABLES}
+MIDNIGHTLY = ("item", "category")
+
+
+@SLOW
+@given(histories())
+def test_every_feature_agrees_with_the_slow_reference(events):
+    reference = Reference(events, CONFIG)
+    for name, rows in computed(events).items():
+        for key, values in rows.items():
+            wanted = getattr(reference, name)(*key)
+            assert values.keys() == wanted.keys()
+            for feature, value in values.items():
+                expected = wanted[feature]
+                if isinstance(expected, float):
+                    expected = pytest.approx(expected, rel=1e-12)
+                assert value == expected, f"{name}.{feature} at {key}"
+
+
+@SLOW
+@given(histories())
+def test_a_session_end_has_exactly_one_row_per_key(events):
+    reference = Reference(events, CONFIG)
+    found = computed(events)
+    ends = {(user, s.end) for user, own in reference.sessions.items() for s in own}
+    touched = {
+        (user, item, s.end)
+        for user, own in reference.sessions.items()
+        for s in own
+        for item in s.items()
+    }
+    assert set(found["user"]) == ends
+    assert set(found["session"]) == ends
+    assert set(found["user_item"]) == touched
+    assert set(found["recent_items"]) == {(user, end) for user, _, end in touched}
+
+
+@SLOW
+@given(histories())
+def test_sparse_midnights_answer_for_every_midnight(events):
+    reference = Reference(events, CONFIG)
+    found = computed(events)
+    last = max(e["event_us"] for e in events) // DAY + 35
+    for name in MIDNIGHTLY:
+        for key in {key[0] for key in found[name]}:
+            values = None
+            for day in range(START // DAY, last):
+                values = found[name].get((key, day * DAY), values)
+                if values is not None:
+                    wanted = getattr(reference, name)(key, day * DAY)
+                    for feature in ("n_views_1d", "n_views_7d", "n_views_30d", "n_users_7d"):
+                        assert values[feature] == wanted[feature], (name, feature, day)
+
+
+def assert_no_leak(events, cut_us, tables):
+    """Every value stamped up to the cut is the same with and without what came after the cut."""
+    whole = computed(events, tables)
+    known = computed([e for e in events if e["event_us"] <= cut_us], tables)
+    for name, rows in whole.items():
+        for key, values in rows.items():
+            if key[-1] <= cut_us:
+                assert known[name].get(key) == values, f"{name} at {key} knows what came later"
+
+
+@SLOW
+@given(histories(), st.data())
+def test_no_feature_knows_the_future(events, data):
+    moments = sorted({e["event_us"] for e in events})
+    near = st.sampled_from(moments).flatmap(lambda us: st.sampled_from([us, us - 1, us + 1]))
+    midnights = st.sampled_from([us // DAY * DAY for us in moments])
+    assert_no_leak(events, data.draw(st.one_of(near, midnights)), TABLES)
+
+
+def test_a_feature_that_peeks_one_second_ahead_is_caught():
+    honest = BY_NAME["session"]
+
+    def peeking(events, newest_us):
+        rows = honest.rows(events, newest_us)
+        later = events.select("user_id", soon_us=events.event_us)
+        joined = rows.left_join(
+            later,
+            [
+                rows.user_id == later.user_id,
+                later.soon_us > rows.event_us,
+                later.soon_us <= rows.event_us + 1801 * SECOND,
+            ],
+        )
+        return joined.group_by(["user_id", "event_us"]).aggregate(n_soon=joined.soon_us.count())
+
+    canary = replace(
+        honest, name="canary", rows=peeking, features=(Feature("n_soon", "int64", "Planted"),)
+    )
+    history = [event("u1", 0, "view"), event("u1", 1801 * SECOND, "view")]
+    with pytest.raises(AssertionError, match="canary"):
+        assert_no_leak(history, START, [canary])
+
+
+def test_a_log_in_tells_of_the_anonymous_past_from_that_moment_on():
+    past = [event("a1", i * SECOND, "view", source_session_id="s1") for i in range(3)]
+    login = event("u1", 60 * SECOND, "login", source_session_id="s1")
+    earlier = event("u1", -DAY, "view")
+    rows = computed([earlier, *past, login])["user"]
+    assert rows[("u1", START - DAY)]["n_views"] == 1
+    assert rows[("u1", START + 60 * SECOND)]["n_views"] == 4
+    assert rows[("a1", START + 2 * SECOND)]["n_views"] == 3
+
+
+def test_a_visitor_who_had_logged_in_before_is_nobodys_anonymous_past():
+    events = [
+        event("u2", 0, "login", source_session_id="s1"),
+        event("u2", SECOND, "view", source_session_id="s1"),
+        event("u1", 2 * SECOND, "login", source_session_id="s1"),
+    ]
+    assert computed(events)["user"][("u1", START + 2 * SECOND)]["n_views"] == 0
+
+
+def test_features_without_support_in_the_log_are_left_out():
+    table = BY_NAME["user_item"].given({"view", "purchase", "category"})
+    names = {feature.name for feature in table.features}
+    assert "rate_category" in names
+    assert "n_purchases" in names
+    assert not names & {"price", "rate_price_first", "is_in_cart", "n_scrolls", "rate_brand"}
+
+
+def test_names_are_unique_and_described():
+    for table in TABLES:
+        names = [feature.name for feature in table.features]
+        assert len(names) == len(set(names)), table.name
+        assert all(feature.description for feature in table.features)
+
+
+def test_declared_types_are_what_the_definitions_give():
+    from nextbuy.sessions import SESSION_EVENTS
+
+    for table in TABLES:
+        schema = table.build(SESSION_EVENTS, 0).schema()
+        for feature in table.features:
+            kind = schema[feature.name]
+            wanted = ibis.dtype(feature.dtype)
+            same_family = kind.is_integer() and wanted.is_integer()
+            assert same_family or kind.copy(nullable=True) == wanted, f"{table.name}.{feature.name}"

@@ -1,0 +1,82 @@
+import duckdb
+import ibis
+from histories import CONFIG, START, _load, event, histories
+from hypothesis import given, settings
+from reference import Reference
+
+from nextbuy.labels import LabelConfig, label_rows
+from nextbuy.sessions import DAY, MINUTE, SESSION_EVENTS
+
+LABELS = LabelConfig(horizon_days=30)
+
+
+def labelled(events, newest_us=None):
+    newest_us = newest_us or max(e["event_us"] for e in events)
+    sql = ibis.to_sql(label_rows(SESSION_EVENTS, newest_us, CONFIG, LABELS), dialect="duckdb")
+    with duckdb.connect() as engine:
+        _load(engine, events)
+        rows = engine.sql(sql).to_arrow_table().to_pylist()
+    return {(r["user_id"], r["item_id"], r["event_us"] - START): r["label"] for r in rows}
+
+
+def test_bought_in_the_next_session():
+    events = [event("u1", 0, "view"), event("u1", DAY, "purchase"), event("u2", 5 * DAY, "view")]
+    assert labelled(events)[("u1", "i1", 0)] == 1
+
+
+def test_bought_only_in_the_session_after_the_next():
+    events = [event("u1", d * DAY, k) for d, k in ((0, "view"), (1, "view"), (2, "purchase"))]
+    found = labelled([*events, event("u2", 9 * DAY, "view")])
+    assert found[("u1", "i1", 0)] == 0
+    assert found[("u1", "i1", DAY)] == 1
+
+
+def test_next_session_after_the_horizon_is_a_no():
+    events = [event("u1", 0, "view"), event("u1", 30 * DAY + 1, "purchase")]
+    assert labelled(events)[("u1", "i1", 0)] == 0
+
+
+def test_next_session_at_the_very_horizon_counts():
+    events = [event("u1", 0, "view"), event("u1", 30 * DAY, "purchase")]
+    assert labelled(events, START + 40 * DAY)[("u1", "i1", 0)] == 1
+
+
+def test_never_coming_back_is_a_no_once_the_horizon_is_over():
+    events = [event("u1", 0, "view"), event("u2", 31 * DAY, "view")]
+    assert labelled(events)[("u1", "i1", 0)] == 0
+
+
+def test_open_while_the_horizon_reaches_past_the_data():
+    events = [event("u1", 0, "view"), event("u2", 29 * DAY, "view")]
+    assert labelled(events)[("u1", "i1", 0)] is None
+
+
+def test_open_while_the_next_session_may_still_go_on():
+    events = [event("u1", 0, "view"), event("u1", DAY, "view")]
+    assert labelled(events, START + DAY + 29 * MINUTE)[("u1", "i1", 0)] is None
+    assert labelled(events, START + DAY + 30 * MINUTE)[("u1", "i1", 0)] == 0
+
+
+def test_bots_are_left_out():
+    burst = [event("u1", i, "view", f"i{i}") for i in range(CONFIG.bot_burst_events)]
+    assert labelled(burst, START + 99 * DAY) == {}
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(histories())
+def test_labels_agree_with_the_slow_reference(events):
+    newest = max(e["event_us"] for e in events)
+    wanted = {}
+    for user, own in Reference(events, CONFIG).sessions.items():
+        bots = Reference(events, CONFIG).bots
+        for i, s in enumerate(own):
+            if any(e["event_id"] in bots for e in s.events):
+                continue
+            follow = own[i + 1] if i + 1 < len(own) else None
+            back = follow is not None and follow.start - s.end <= LABELS.horizon_us
+            known = follow.end + CONFIG.gap_us if back else s.end + LABELS.horizon_us
+            for item in s.items():
+                bought = back and follow.count("n_purchases", item) > 0
+                label = int(bought) if known <= newest else None
+                wanted[(user, item, s.end - START)] = label
+    assert labelled(events) == wanted

@@ -1,0 +1,59 @@
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+import nextbuy.cli
+from nextbuy.cli import data, demo, model, online, watch  # noqa: F401
+from nextbuy.cli.app import app
+from nextbuy.cli.config import read_config
+from nextbuy.errors import NextbuyError
+
+VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+WANTED = {
+    "simulate", "ingest", "sessionize", "features", "apply", "materialize", "train", "evaluate",
+    "predict", "serve", "monitor", "dashboard", "demo",
+}  # fmt: skip
+
+
+def test_there_is_a_verb_for_each_stage():
+    assert set(VERBS) >= WANTED
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb):
+    shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert shown.exit_code == 0
+    assert re.search(rf"nextbuy {verb}", shown.output.replace("\n", " "))
+    assert "Example" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("verb", "remedy"),
+    [("sessionize", "nextbuy ingest"), ("features", "nextbuy sessionize")],
+)
+def test_a_verb_out_of_order_names_the_one_before(verb, remedy, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("NEXTBUY_DATA", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["nextbuy", verb])
+    with pytest.raises(SystemExit) as ended:
+        nextbuy.cli.main()
+    assert ended.value.code == 1
+    assert remedy in capfd.readouterr().err
+
+
+def test_an_unknown_source_lists_those_there_are():
+    with pytest.raises(NextbuyError, match="taobao"):
+        data.source_file("tabao")
+
+
+def test_an_unknown_setting_is_refused_by_name(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("labels:\n  horizon: 3\n")
+    with pytest.raises(NextbuyError, match=r"labels\.horizon"):
+        read_config(file)
+
+
+def test_shipped_settings_are_valid():
+    from nextbuy.settings import PROJECT
+
+    assert read_config(PROJECT / "configs" / "taobao.yaml").labels.horizon_days == 2

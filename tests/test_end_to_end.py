@@ -1,0 +1,101 @@
+"""The whole chain, small, on the real parts: Redis, MLflow, Feast, BentoML over HTTP."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+pytestmark = pytest.mark.xdist_group("end-to-end")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Environment of a shop on which the demo has run, and what the demo printed."""
+    folder = tmp_path_factory.mktemp("shop")
+    env = {
+        **os.environ,
+        "NEXTBUY_DATA": str(folder / "data"),
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "COLUMNS": "120",
+    }
+    for name in ("REDIS_URL", "MLFLOW_TRACKING_URI", "NEXTBUY_CONFIG"):
+        env.pop(name, None)
+    first = run(env, "nextbuy", "demo", "--shoppers", "400", "--days", "130")
+    return env, first
+
+
+def run(env, program, *arguments, cwd=ROOT):
+    done = subprocess.run(
+        [BIN / program, *arguments],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, f"{program} {arguments}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_demo_ends_in_a_ranked_prediction_and_the_metrics(shop):
+    _, printed = shop
+    ranked = re.findall(r"│\s+(\d+) │ (\S+)\s+│\s+([\d.]+)% │", printed)
+    assert len(ranked) >= 3
+    assert [int(rank) for rank, _, _ in ranked] == list(range(1, len(ranked) + 1))
+    chances = [float(chance) for _, _, chance in ranked]
+    assert chances == sorted(chances, reverse=True)
+    assert "PR-AUC" in printed
+    assert "nextbuy serve" in printed
+
+
+def test_the_champion_beats_every_rule_and_not_the_oracle(shop):
+    env, _ = shop
+    report = json.loads((Path(env["NEXTBUY_DATA"]) / "reports" / "evaluation.json").read_text())
+    value = {name: metrics["pr_auc"]["value"] for name, metrics in report["models"].items()}
+    oracle = next(name for name in value if name.startswith("oracle"))
+    champion = report["champion"]
+    assert value[champion] > max(
+        v for n, v in value.items() if n not in (champion, oracle, "logistic regression")
+    )
+    assert value[champion] <= report["models"][oracle]["pr_auc"]["high"]
+
+
+def test_a_second_run_does_only_what_changed(shop):
+    env, first = shop
+    second = run(env, "nextbuy", "demo", "--shoppers", "400", "--days", "130")
+    assert second.count("(up to date)") >= 9  # sessions, labels, six feature tables, the model
+    assert "fitting" in first
+    assert "fitting" not in second
+    assert "Redis is up to date" in second
+
+
+def test_feast_materialize_incremental_works_by_itself(shop):
+    env, _ = shop
+    run(env, "feast", "-c", "feature_repo", "materialize-incremental", "2024-05-10T00:00:00")
+    listed = run(env, "feast", "-c", "feature_repo", "feature-services", "list")
+    assert "next_session_purchase" in listed
+
+
+def test_mlflow_holds_both_families_and_the_champion(shop):
+    from mlflow.tracking import MlflowClient
+
+    env, _ = shop
+    client = MlflowClient(f"sqlite:///{env['NEXTBUY_DATA']}/mlflow/mlflow.db")
+    versions = client.search_model_versions("name='nextbuy'")
+    assert {version.tags["family"] for version in versions} == {"xgboost", "lightgbm"}
+    champion = client.get_model_version_by_alias("nextbuy", "champion")
+    run_of_it = client.get_run(champion.run_id)
+    assert run_of_it.data.metrics["test_pr_auc"] > 0
+    assert run_of_it.data.tags["feature_service"] == "next_session_purchase"
+
+
+def test_monitoring_has_a_word_on_the_demo_s_data(shop):
+    env, _ = shop
+    assert run(env, "nextbuy", "monitor").strip()

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from training.metrics import (
+    PROBABILITY,
+    RANKING,
+    expected_calibration_error,
+    precision_at_top,
+    recall_at_top,
+    with_intervals,
+)
+
+RNG = np.random.default_rng(1)
+
+
+def test_precision_and_recall_of_a_perfect_ranking():
+    labels = np.zeros(100, np.int8)
+    labels[:10] = 1
+    scores, ones = np.linspace(1, 0, 100), np.ones(100)
+    assert precision_at_top(labels, scores, ones) == 1.0
+    assert recall_at_top(labels, scores, ones) == 0.5
+
+
+def test_a_constant_score_is_worth_the_base_rate_whatever_the_order_of_rows():
+    labels = np.zeros(200, np.int8)
+    labels[:20] = 1
+    assert precision_at_top(labels, np.zeros(200), np.ones(200)) == pytest.approx(0.1)
+    assert recall_at_top(labels, np.zeros(200), np.ones(200)) == pytest.approx(0.05)
+
+
+def test_a_row_of_weight_two_is_two_rows():
+    labels = RNG.integers(0, 2, 50).astype(np.int8)
+    scores, weights = RNG.random(50), RNG.integers(1, 4, 50)
+    twice = np.repeat(np.arange(50), weights)
+    for name, metric in {**RANKING, **PROBABILITY}.items():
+        if name == "calibration_error":
+            continue  # its bins may cut between two copies of a row
+        wanted = metric(labels[twice], scores[twice], np.ones(len(twice)))
+        assert metric(labels, scores, weights.astype(float)) == pytest.approx(wanted), name
+
+
+def test_calibration_error_of_true_probabilities_is_small_and_of_wrong_ones_is_the_shift():
+    p = RNG.random(200_000) * 0.5
+    labels = (RNG.random(p.size) < p).astype(np.int8)
+    ones = np.ones(p.size)
+    assert expected_calibration_error(labels, p, ones) < 0.01
+    assert expected_calibration_error(labels, p + 0.2, ones) == pytest.approx(0.2, abs=0.01)
+
+
+def test_intervals_hold_the_value_and_are_the_same_for_the_same_seed():
+    labels = (RNG.random(500) < 0.2).astype(np.int8)
+    scores = RNG.random(500) + labels * 0.3
+    users = np.array([f"u{i % 60}" for i in range(500)], object)
+    first = with_intervals(labels, scores, users, RANKING)
+    assert first == with_intervals(labels, scores, users, RANKING)
+    for metric in first.values():
+        assert metric["low"] <= metric["value"] <= metric["high"]
