@@ -221,7 +221,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
 
 def _row(values: Sequence[bytes | None], names: list[str], oldest: datetime | None) -> Read:
     """One reply: the features in the order asked for, the timestamp last."""
-    if not values[-1]:
+    if values[-1] is None:
         return None, {name: Value() for name in names}
     stamp = Timestamp.FromString(values[-1]).ToDatetime(UTC)
     if oldest is not None and stamp < oldest:

@@ -1,0 +1,315 @@
+"""Online features of one request as columns, in one round trip.
+
+    reader = OnlineReader(FeatureStore("feature_repo"), "next_session_purchase")
+    block = reader.read({"user_id": ["u1"], "item_id": ["i1", "i2", "i3"]})
+    block.matrix(["item__price", "user__n_views_7d"])
+
+Everything that does not depend on the request is worked out once, when the reader is made. Feast's
+own `get_online_features` reads the same hashes, through a protobuf message per value.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import redis
+from feast import FeatureService, FeatureStore
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs
+from numpy.typing import NDArray
+
+from nextbuy.errors import NextbuyError
+from nextbuy.stores.decode import NEVER, HashView, PackedView, ViewReader
+from nextbuy.stores.online import NextbuyOnlineStore
+from nextbuy.stores.wire import command, first_error, wire
+from nextbuy.stores.writer import clock_key, layout
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One feature of all rows."""
+
+    values: NDArray[Any]
+    """Shape (rows,): integers, floats or booleans; text and lists as objects."""
+    present: NDArray[np.bool_]
+    """Shape (rows,): where the value is known; elsewhere `values` holds anything."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to_arrow(self) -> pa.Array:
+        """The column with nulls."""
+        return pa.array(self.values, mask=~self.present, from_pandas=False)
+
+
+@dataclass(frozen=True)
+class Block(Mapping[str, pa.Array]):
+    """The answer to one request: features by full name (`view__feature`), as Arrow when asked.
+
+    A mapping of columns, as `ModelContract.matrix` takes it.
+    """
+
+    columns: dict[str, Column]
+    stamps: dict[str, NDArray[np.int64]]
+    """Per view, each row's event timestamp in microseconds since 1970; the least integer where
+    there is no row, or only one older than its TTL."""
+    rows: int
+    now: datetime
+    """The time against which rows expired."""
+    derived: dict[str, pa.Array] = field(default_factory=dict)
+    """Features of on-demand views."""
+
+    def __getitem__(self, name: str) -> pa.Array:
+        found = self.columns.get(name)
+        return self.derived[name] if found is None else found.to_arrow()
+
+    def __iter__(self) -> Any:
+        return iter([*self.columns, *self.derived])
+
+    def __len__(self) -> int:
+        return len(self.columns) + len(self.derived)
+
+    def matrix(self, names: Sequence[str] | None = None) -> NDArray[np.float32]:
+        """Numeric features as float32 of shape (rows, names), NaN where a value is missing.
+
+        Raises:
+            KeyError: a name is not among the features.
+            ValueError: a feature is text.
+        """
+        names = list(self) if names is None else names
+        block = np.empty((self.rows, len(names)), np.float32)
+        for i, name in enumerate(names):
+            column = self.columns.get(name)
+            if column is None:
+                block[:, i] = self.derived[name].cast(pa.float32()).to_numpy(zero_copy_only=False)
+            else:
+                block[:, i] = np.where(column.present, column.values, np.nan)
+        return block
+
+    def table(self) -> pa.Table:
+        """All features as an Arrow table."""
+        return pa.table({name: self[name] for name in self})
+
+    def age(self, view: str) -> NDArray[np.float64]:
+        """Seconds since each row's event timestamp in a view; NaN where there is no row."""
+        stamps = self.stamps[view]
+        seconds = ((self.now - EPOCH) // MICROSECOND - stamps) / 1e6
+        return np.where(stamps == NEVER, np.nan, seconds)
+
+
+class OnlineReader:
+    """Reads the features of one feature service.
+
+    Args:
+        store: a Feast store whose online store is `NextbuyOnlineStore`.
+        feature_service: the service or its name; looked up once.
+
+    Raises:
+        NextbuyError: the store's online store is another one.
+    """
+
+    def __init__(self, store: FeatureStore, feature_service: FeatureService | str) -> None:
+        online = store._get_provider().online_store
+        if not isinstance(online, NextbuyOnlineStore):
+            raise NextbuyError(
+                "OnlineReader needs the online store nextbuy.stores.online.NextbuyOnlineStore in "
+                f"feature_store.yaml, not {store.config.online_store.type}."
+            )
+        if isinstance(feature_service, str):
+            feature_service = store.get_feature_service(feature_service)
+        self._config, self._online = store.config, online
+        refs = _get_features(store.registry, store.project, feature_service)
+        views, on_demand = _get_feature_views_to_use(
+            store.registry, store.project, feature_service, hide_dummy_entity=False
+        )
+        plain, derived = _group_feature_refs(refs, views, on_demand)
+        self._derived: list[tuple[OnDemandFeatureView, set[str]]] = [
+            (view, set(names)) for view, names in derived
+        ]
+        self._views = [self._view_reader(view, names) for view, names in plain]
+        read = [name for view in self._views for name in view.names]
+        asked = [ref.replace(":", "__", 1) for ref in refs]
+        self._order = [name for name in asked if name in set(read)]
+        self._inputs = [name for name in read if name not in set(asked)]
+        self._clock = clock_key(store.project)
+        self._by_data = self._config.online_store.clock == "data"
+
+    @property
+    def features(self) -> list[str]:
+        """Full names of the features, in the service's order; those of on-demand views last."""
+        derived = [
+            f"{view.projection.name_to_use()}__{name}"
+            for view, names in self._derived
+            for name in sorted(names)
+        ]
+        return [*self._order, *derived]
+
+    @property
+    def join_keys(self) -> list[str]:
+        """The columns that `read` needs (beside the request data of on-demand views)."""
+        return sorted({key for view in self._views for key in view.asked})
+
+    def _view_reader(self, view: Any, names: list[str]) -> ViewReader:
+        into = layout(self._config, view)
+        kinds = {feature.name: feature.dtype.to_value_type() for feature in view.features}
+        mapping = view.projection.join_key_map
+        asked = [mapping.get(key, key) for key, _ in into.join_keys if key != DUMMY_ENTITY_ID]
+        title = view.projection.name_to_use()
+        reader = PackedView if into.packing else HashView
+        return reader(into, title, asked, {name: kinds[name] for name in names}, self._config)
+
+    def read(
+        self, entity_columns: Mapping[str, Sequence[Any]], now: datetime | None = None
+    ) -> Block:
+        """The features of each row of the entity columns.
+
+        A column of one value stands for all rows. Entities that are unknown or null, and rows
+        older than their view's TTL at `now` (by default the store's clock), have no values.
+
+        Raises:
+            NextbuyError: a join key is missing, has the wrong type or another length, or Redis is
+                away.
+        """
+        request = _Request(self._views, entity_columns)
+        try:
+            with wire(self._online.client(self._config)) as line:
+                line.send(request.bytes + command(b"GET", self._clock) * self._by_data)
+                replies = line.read(request.replies + self._by_data)
+        except (redis.RedisError, OSError) as error:
+            raise NextbuyError(f"Redis could not be read: {error}. Try again.") from error
+        if error := first_error(replies):
+            raise NextbuyError(f"Redis could not be read: {error}.")
+        return self._block(request, replies, entity_columns, now)
+
+    async def read_async(
+        self, entity_columns: Mapping[str, Sequence[Any]], now: datetime | None = None
+    ) -> Block:
+        """As `read`, without holding up the event loop."""
+        request = _Request(self._views, entity_columns)
+        client = await self._online._get_client_async(self._config.online_store)
+        commands = request.commands + [(b"GET", self._clock)] * self._by_data
+        try:
+            if len(commands) == 1:
+                replies = [await client.execute_command(*commands[0])]
+            else:
+                async with client.pipeline(transaction=False) as pipe:
+                    for each in commands:
+                        pipe.execute_command(*each)
+                    replies = await pipe.execute()
+        except (redis.RedisError, OSError) as error:
+            raise NextbuyError(f"Redis could not be read: {error}. Try again.") from error
+        return self._block(request, _as_list(replies), entity_columns, now)
+
+    def _block(
+        self,
+        request: "_Request",
+        replies: list[Any],
+        entity_columns: Mapping[str, Sequence[Any]],
+        now: datetime | None,
+    ) -> Block:
+        if now is None:
+            now = datetime.now(UTC)
+            if self._by_data:
+                now = EPOCH + int(replies[-1] or 0) * MICROSECOND
+        moment = (now - EPOCH) // MICROSECOND
+        columns: dict[str, Column] = {}
+        stamps: dict[str, NDArray[np.int64]] = {}
+        for view, part in zip(self._views, request.split(replies), strict=True):
+            times, found = view.decode(part.replies)
+            alive = times != NEVER
+            if view.ttl:
+                alive &= times >= moment - view.ttl
+            if not alive.all():
+                times = np.where(alive, times, NEVER)
+            places = part.places
+            stamps[view.title] = times[places]
+            for name, (values, present) in zip(view.names, found, strict=True):
+                columns[name] = Column(values[places], (present & alive)[places])
+        block = Block({n: columns[n] for n in self._order}, stamps, request.rows, now)
+        if not self._derived:
+            return block
+        inputs = pa.table({name: columns[name].to_arrow() for name in self._order + self._inputs})
+        return self._with_derived(block, inputs, entity_columns)
+
+    def _with_derived(
+        self, block: Block, inputs: pa.Table, entity_columns: Mapping[str, Sequence[Any]]
+    ) -> Block:
+        for name, values in entity_columns.items():
+            values = list(values) * (block.rows if len(values) == 1 else 1)
+            inputs = inputs.append_column(name, pa.array(values))
+        derived = {}
+        for view, names in self._derived:
+            result = view.transform_arrow(inputs, full_feature_names=True)
+            prefix = view.projection.name_to_use()
+            for name in sorted(names):
+                derived[f"{prefix}__{name}"] = result[f"{prefix}__{name}"].combine_chunks()
+        return Block(block.columns, block.stamps, block.rows, block.now, derived)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One view's share in a request."""
+
+    replies: list[Any]
+    places: NDArray[np.intp]
+    """For each row of the request, which of the view's entities it is."""
+
+
+class _Request:
+    """The keys that a request needs, each once."""
+
+    def __init__(self, views: list[ViewReader], columns: Mapping[str, Sequence[Any]]) -> None:
+        self._views = views
+        lengths = {len(values) for values in columns.values()}
+        self.rows = max(lengths, default=1)
+        if not lengths <= {1, self.rows}:
+            raise NextbuyError(
+                "The entity columns have different lengths: "
+                + ", ".join(f"{name} {len(values)}" for name, values in columns.items())
+                + ". Give one value per row, or one for all rows."
+            )
+        self._places: list[NDArray[np.intp]] = []
+        self._keys: list[list[bytes]] = []
+        for view in views:
+            missing = [key for key in view.asked if key not in columns]
+            if missing:
+                raise NextbuyError(
+                    f"The request lacks the join key {', '.join(map(repr, missing))} of feature "
+                    f"view {view.title!r}."
+                )
+            mine = [columns[key] for key in view.asked]
+            keys, places = view.keys(mine, self.rows)
+            self._keys.append(keys)
+            self._places.append(places)
+        # All packed rows come with one MGET, hashes with one HMGET each.
+        pairs = list(zip(views, self._keys, strict=True))
+        packed = [key for view, keys in pairs if view.packed for key in keys]
+        self.commands: list[tuple[bytes, ...]] = [(b"MGET", *packed)] if packed else []
+        for view, keys in pairs:
+            if not view.packed:
+                self.commands += [(b"HMGET", key, *view.fields) for key in keys]
+        self.replies = len(self.commands)
+
+    @property
+    def bytes(self) -> bytes:
+        return b"".join(command(*each) for each in self.commands)
+
+    def split(self, replies: list[Any]) -> list[_Part]:
+        packed = iter(replies[0] if self.commands and self.commands[0][0] == b"MGET" else ())
+        hashes = iter(replies[1:] if self.commands and self.commands[0][0] == b"MGET" else replies)
+        parts = []
+        for view, keys, places in zip(self._views, self._keys, self._places, strict=True):
+            source = packed if view.packed else hashes
+            parts.append(_Part([next(source) for _ in keys], places))
+        return parts
+
+
+def _as_list(replies: Any) -> list[Any]:
+    return list(replies)
