@@ -44,8 +44,10 @@ EVENT_ORDER = ("event_time", "event_id")
 """The total order of one shopper's events: ties in time are broken by id."""
 
 
-Text = Annotated[str, Field(min_length=1, max_length=256)]
-Cents = Annotated[int, Field(ge=0, le=10**12)]
+MAX_TEXT = 256  # characters in any text column
+MAX_CENTS = 10**12
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+Cents = Annotated[int, Field(ge=0, le=MAX_CENTS)]
 
 
 class Event(BaseModel):
