@@ -59,6 +59,16 @@ class Described:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A contract's features in Feast's registry."""
+
+    service: Any
+    """The feature service object: looked up once, because the look-up is slow."""
+    views: tuple[View, ...]
+    described: dict[str, Described]
+
+
+@dataclass(frozen=True)
 class Block:
     """Features of n pairs."""
 
@@ -86,7 +96,8 @@ class OnlineFeatures:
         self._settings = settings
         self._contract = contract
         self._store = FeatureStore(repo_path=str(settings.feature_repo))
-        self._service, self.views, self.described = _bind(self._store, contract)
+        bound = bind(self._store, contract)
+        self._service, self.views, self.described = bound.service, bound.views, bound.described
         self._candidates = _has_candidates(self._store)
         self._budget = budget
         self._filled = False
@@ -184,10 +195,12 @@ class OnlineFeatures:
             return
 
 
-def _bind(
-    store: FeatureStore, contract: ModelContract
-) -> tuple[Any, tuple[View, ...], dict[str, Described]]:
-    """The service object, the views behind the contract's features, and what these mean."""
+def bind(store: FeatureStore, contract: ModelContract) -> Bound:
+    """Check a contract against the registry and give what it stands for there.
+
+    Raises:
+        NextbuyError: the registry lacks the service or a feature, or a type differs.
+    """
     try:
         service: Any = store.get_feature_service(contract.feature_service)
     except FeastObjectNotFoundException:
@@ -224,7 +237,7 @@ def _bind(
             f"{'; '.join(differing)}. Bring the registry up to date (nextbuy apply), or train and "
             "export a model on the present features (nextbuy train)."
         )
-    return service, tuple(views), described
+    return Bound(service, tuple(views), described)
 
 
 def _difference(name: str, types: dict[str, Any], contract: ModelContract) -> str | None:

@@ -12,8 +12,9 @@ def settings(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEXTBUY_DATA", str(folder))
         patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
-        patch.delenv("REDIS_URL", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name in ("REDIS_URL", "MLFLOW_TRACKING_URI"):
+            patch.setenv(name, "")  # noted as absent, so that what MLflow sets there is undone
+            patch.delenv(name)
         patch.setenv("NEXTBUY_SERVICE_LOG_SECONDS", "0.2")
         _forget_bentoml_home()
         yield Settings()

@@ -4,9 +4,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 import nextbuy.telemetry  # noqa: F401
 from nextbuy.contract import CHAMPION, FEATURE_SERVICE, REGISTERED_MODEL, ModelContract
+from nextbuy.storage import new_version
 
 AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 BRANDS = ("acme", "zen")
@@ -75,8 +78,8 @@ def register(settings, booster, card, alias=CHAMPION):
     return version
 
 
-def objects(brand_type=None, without=()):
-    """Entities, views and the service that the contract names."""
+def objects(folder="/nowhere", without=()):
+    """Entities, views (on tables below `folder`) and the service that the contract names."""
     from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
     from feast.types import Array, Int64, String
 
@@ -86,7 +89,10 @@ def objects(brand_type=None, without=()):
     def view(name, entities, schema):
         keys = [Field(name=entity.name, dtype=String) for entity in entities]
         source = FileSource(
-            name=f"{name}_table", path="/nowhere.parquet", timestamp_field="event_timestamp"
+            name=f"{name}_table",
+            path=f"{folder}/{name}",
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created_timestamp",
         )
         fields = [
             Field(name=n, dtype=t, description=SAID.get(n, ""), tags=UNIT.get(n, {}))
@@ -98,7 +104,7 @@ def objects(brand_type=None, without=()):
     views = [
         view("user", [user], {"n_sessions": Int64, "n_carts": Int64}),
         view("session", [user], {"n_events": Int64}),
-        view("item", [item], {"price": Int64, "brand": brand_type or String}),
+        view("item", [item], {"price": Int64, "brand": String}),
         view("user_item", [user, item], {"n_views": Int64}),
     ]
     recent = view("recent_items", [user], {"item_ids": Array(String)})
@@ -119,3 +125,11 @@ def rows():
                                    for n, i in enumerate(known[:10])]),
         "recent_items": pd.DataFrame([{"user_id": "u1", "item_ids": known[:5], **stamp}]),
     }  # fmt: skip
+
+
+def publish(table, frame, info=None):
+    """Publish rows as nextbuy does, in one day's file."""
+    with new_version(table, inputs="made here", info=info) as version:
+        stamped = frame.assign(created_timestamp=AT)
+        rows = pa.Table.from_pandas(stamped, preserve_index=False)
+        pq.write_table(rows, version.file(AT.date()), coerce_timestamps="us")
