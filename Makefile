@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint types bench lock clean
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
@@ -14,6 +14,8 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/mypy
 
 # make bench NAME=pit

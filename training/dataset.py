@@ -21,6 +21,10 @@ from training.splits import SplitConfig, Splits, split_by_time
 ROW_COLUMNS = ("user_id", "item_id", "event_timestamp", "label", "split")
 """What is not a feature."""
 
+STRAY = 0.001
+"""Share of the earliest rows that do not decide where the labelled period begins: real logs hold
+a few events from long before (Taobao's has some, ten weeks early)."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -97,7 +101,7 @@ def _labelled_rows(
     labelled = files(settings.labels)
     with duckdb_engine(settings) as engine:
         ((oldest,),) = engine.execute(
-            f"SELECT min(event_timestamp) FROM read_parquet('{labelled}')"
+            f"SELECT quantile_disc(event_timestamp, {STRAY}) FROM read_parquet('{labelled}')"
         ).fetchall()
         if oldest is None:
             raise NextbuyError(

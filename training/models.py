@@ -25,9 +25,9 @@ class ModelConfig(BaseModel):
     seed: int = 7
     rounds: int = Field(default=600, ge=1)
     """Trees at most; the validation split decides how many."""
-    patience: int = Field(default=50, ge=1)
+    patience: int = Field(default=30, ge=1)
     """Rounds without a better validation log-loss after which fitting stops."""
-    learning_rate: float = Field(default=0.05, gt=0)
+    learning_rate: float = Field(default=0.08, gt=0)
     depth: int = Field(default=6, ge=1)
     min_child_rows: int = Field(default=40, ge=1)
     row_share: float = Field(default=0.8, gt=0, le=1)

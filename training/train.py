@@ -71,7 +71,8 @@ def train(settings: Settings, config: TrainConfig, say: Callable[[str], None]) -
             **summary,
         )
 
-    scores, versions = {}, {}
+    scores: dict[str, float] = {}
+    versions: dict[str, str] = {}
     for family in FAMILIES:
         contract = contract_for(table, dataset.features, FEATURE_SERVICE, family, config.model)
         say(f"fitting {family} on {table.num_rows:,} rows × {len(dataset.features)} features")

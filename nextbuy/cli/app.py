@@ -1,6 +1,7 @@
 """The Typer application and how it talks: one console, one way to say what comes next."""
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 
 console = Console(highlight=False)
+_stages: list[str] = []
 _errors = Console(stderr=True, highlight=False)
 
 
@@ -34,7 +36,9 @@ def say(message: str) -> None:
 
 
 def what_next(*commands: str) -> None:
-    """Print the commands that make sense now."""
+    """Print the commands that make sense now; not inside a stage of the demo, which goes on."""
+    if _stages:
+        return
     console.print(f"next: [bold]{'[/] or [bold]'.join(commands)}[/]", soft_wrap=True)
 
 
@@ -43,12 +47,19 @@ def stage(title: str) -> Iterator[None]:
     """Name a stage while it runs, and say how long it took."""
     began = time.perf_counter()
     console.print(f"[bold cyan]{title}[/]")
-    yield
+    _stages.append(title)
+    try:
+        yield
+    finally:
+        _stages.pop()
     console.print(f"  [dim]{time.perf_counter() - began:.1f} s[/]")
 
 
 def quiet_libraries() -> None:
     """Keep the libraries' own chatter off the screen; warnings about our code stay in the tests."""
     warnings.filterwarnings("ignore")
-    for name in ("mlflow", "alembic", "feast", "bentoml", "great_expectations", "evidently"):
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that a command starts
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    chatty = ("mlflow", "alembic", "feast", "bentoml", "great_expectations", "evidently", "httpx")
+    for name in chatty:
         logging.getLogger(name).setLevel(logging.ERROR)

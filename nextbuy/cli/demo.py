@@ -86,7 +86,7 @@ def _farewell(settings: Settings) -> None:
         "\n[bold]Done.[/] Now try:\n"
         f"  {prefix}nextbuy serve        # the HTTP service on port 3000\n"
         f"  {prefix}nextbuy dashboard    # quality, drift, model, features\n"
-        f"  mlflow ui --backend-store-uri {settings.tracking_uri}\n"
+        f"  {model.mlflow_ui(settings)}\n"
         "  nextbuy demo --source rees46 --log 'YOUR_LOG.csv'   # your own data\n",
         soft_wrap=True,
     )

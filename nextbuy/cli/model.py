@@ -57,7 +57,13 @@ def evaluate(
         from json import dumps
 
         json.write_text(dumps(report, indent=1))
-    what_next("nextbuy materialize", "mlflow ui --backend-store-uri " + Settings().tracking_uri)
+    what_next("nextbuy materialize", mlflow_ui(Settings()))
+
+
+def mlflow_ui(settings: Settings) -> str:
+    """The command that opens MLflow on our runs, as short as the working directory allows."""
+    uri = settings.tracking_uri
+    return f"mlflow ui --backend-store-uri {uri.replace(f'sqlite:///{Path.cwd()}/', 'sqlite:///')}"
 
 
 def show_report(report: dict[str, Any]) -> None:

@@ -31,10 +31,10 @@ def _rows(events: ir.Table, newest_us: int) -> ir.Table:
         purchased_us=(sessions.n_purchases > 0).ifelse(sessions.event_us, ibis.null("int64")),
         negative_us=-sessions.event_us,  # its maximum is the earliest session
     )
-    windows = dict.fromkeys(
+    windows: dict[str, tuple[str, ...]] = dict.fromkeys(
         ("n_sessions", "n_views", "n_carts", "n_removes", "n_purchases", "spend"), ALL
     )
-    lifetime = dict.fromkeys(
+    lifetime: dict[str, tuple[str, ...]] = dict.fromkeys(
         (
             "viewed_price",
             "n_priced_views",

@@ -227,9 +227,7 @@ class Reference:
             else ratio(discount, price + discount),
             "rate_price_first": None if price is None else ratio(price, first_price),
             "rate_price_usual": None if price is None else ratio(price * n_priced, paid),
-            "rate_category": self._affinity(
-                everything, s.last(item, "category"), "category", n_all
-            ),
+            "rate_category": self._affinity(everything, category, "category", n_all),
             "rate_brand": self._affinity(everything, brand, "brand", n_all),
         }
 
