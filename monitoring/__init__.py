@@ -1,0 +1,1 @@
+"""Data quality, drift, delayed-label performance, alerts and the dashboard."""

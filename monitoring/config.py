@@ -1,0 +1,42 @@
+"""What monitoring is told: bounds, severities, thresholds. YAML holds only what differs."""
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from monitoring.rules import RuleOverride
+from monitoring.suites.events import EventBounds
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import PROJECT
+
+FILE = PROJECT / "configs" / "monitoring.yaml"
+
+
+class MonitoringConfig(BaseModel):
+    """The sections of `configs/monitoring.yaml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checks: dict[str, dict[str, RuleOverride]] = {}
+    """Table -> rule -> severity and tolerance, where they differ from the suite's."""
+    events: EventBounds = EventBounds()
+
+
+def load_config(file: Path = FILE) -> MonitoringConfig:
+    """Read the file; where there is none, everything is as the code says.
+
+    Raises:
+        NextbuyError: the file is no YAML, or a setting is unknown or out of bounds.
+    """
+    try:
+        return MonitoringConfig.model_validate(yaml.safe_load(file.read_text()) or {})
+    except FileNotFoundError:
+        return MonitoringConfig()
+    except (OSError, yaml.YAMLError) as error:
+        raise NextbuyError(f"{file} cannot be read: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)
+        )
+        raise NextbuyError(f"{file}: {wrong}. Mend these settings and try again.") from error

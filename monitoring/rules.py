@@ -1,0 +1,185 @@
+"""What a rule is: an expectation, how bad its breach is, and what to do about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import pyarrow as pa
+from great_expectations.expectations.core.expect_column_proportion_of_unique_values_to_be_between import (  # noqa: E501
+    ExpectColumnProportionOfUniqueValuesToBeBetween,
+)
+from great_expectations.expectations.core.expect_table_columns_to_match_set import (
+    ExpectTableColumnsToMatchSet,
+)
+from great_expectations.expectations.core.expect_table_row_count_to_be_between import (
+    ExpectTableRowCountToBeBetween,
+)
+from great_expectations.expectations.core.unexpected_rows_expectation import (
+    UnexpectedRowsExpectation,
+)
+from great_expectations.expectations.expectation import Expectation
+from pydantic import BaseModel, ConfigDict, Field
+
+from nextbuy.errors import NextbuyError
+
+Severity = Literal["block", "warn"]
+
+DUCKDB_TYPES: dict[pa.DataType, str] = {
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.int8(): "TINYINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
+    pa.list_(pa.float32()): "FLOAT[]",
+    pa.list_(pa.string()): "VARCHAR[]",
+}
+"""How DuckDB calls the Arrow types that our tables use."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One thing that must hold of a table.
+
+    `failing` is the SQL condition of a row that breaks the rule, where single rows can; such rows
+    can go to quarantine. `tolerance` is the share of rows that may break it.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    """Columns it reads; where one is missing the rule cannot hold."""
+    expectation: Expectation
+    remedy: str
+    failing: str | None = None
+    severity: Severity = "block"
+    tolerance: float = 0.0
+
+
+class RuleOverride(BaseModel):
+    """What the configuration may say of a rule."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    severity: Severity | None = None
+    tolerance: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+def row_rule(
+    name: str,
+    columns: str | tuple[str, ...],
+    failing: str,
+    remedy: str,
+    severity: Severity = "block",
+    tolerance: float = 0.0,
+) -> Rule:
+    """A rule that single rows break: those for which the SQL condition `failing` is true."""
+    query = f"SELECT * FROM {{batch}} WHERE {failing}"
+    rule = query_rule(name, columns, query, remedy, severity)
+    return replace(rule, failing=failing, tolerance=tolerance)
+
+
+def query_rule(
+    name: str,
+    columns: str | tuple[str, ...],
+    query: str,
+    remedy: str,
+    severity: Severity = "block",
+) -> Rule:
+    """A rule that holds when a query gives no row; `{batch}` in it stands for the table."""
+    return Rule(
+        name,
+        (columns,) if isinstance(columns, str) else columns,
+        UnexpectedRowsExpectation(unexpected_rows_query=query, description=remedy),
+        remedy,
+        severity=severity,
+    )
+
+
+def shape_rules(types: Mapping[str, str]) -> list[Rule]:
+    """The rules every table has: its columns, their DuckDB types, and at least one row."""
+    listed = ", ".join(f"('{name}', '{kind}')" for name, kind in types.items())
+    return [
+        Rule(
+            "columns_as_declared",
+            (),
+            ExpectTableColumnsToMatchSet(column_set=list(types), exact_match=True),
+            "Build the table again with the current code; a column was renamed, added or lost.",
+        ),
+        query_rule(
+            "types_as_declared",
+            (),
+            "SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {batch}) "
+            f"WHERE column_name IN ({_names(types)}) "
+            f"AND (column_name, column_type) NOT IN (VALUES {listed})",
+            "Build the table again with the current code; a column has another type.",
+        ),
+        Rule(
+            "has_rows",
+            (),
+            ExpectTableRowCountToBeBetween(min_value=1),
+            "The table is empty: look at what went into it.",
+        ),
+    ]
+
+
+def schema_types(schema: pa.Schema) -> dict[str, str]:
+    """Column -> DuckDB type of an Arrow schema."""
+    return {field.name: DUCKDB_TYPES[field.type] for field in schema}
+
+
+def present(column: str, remedy: str, is_text: bool = True) -> Rule:
+    """No value of the column is null or, in a text column, empty."""
+    failing = f"{column} IS NULL OR {column} = ''" if is_text else f"{column} IS NULL"
+    return row_rule(f"{column}_present", column, failing, remedy)
+
+
+def unique(column: str, remedy: str) -> Rule:
+    """No two rows agree in the column; nulls do not count."""
+    return Rule(
+        f"{column}_unique",
+        (column,),
+        # One pass; the expectation that lists the repeated rows takes three times as long.
+        ExpectColumnProportionOfUniqueValuesToBeBetween(column=column, min_value=1),
+        remedy,
+    )
+
+
+def one_row_per(columns: Sequence[str], remedy: str) -> Rule:
+    """No two rows agree in all of the columns."""
+    return query_rule(
+        "one_row_per_key",
+        tuple(columns),
+        f"SELECT * FROM (SELECT count(*) - count(DISTINCT ({', '.join(columns)})) AS repeated "
+        "FROM {batch}) WHERE repeated > 0",
+        remedy,
+    )
+
+
+def configured(
+    table: str, rules: Sequence[Rule], overrides: Mapping[str, RuleOverride]
+) -> list[Rule]:
+    """The rules with what the configuration says otherwise.
+
+    Raises:
+        NextbuyError: the configuration names a rule that the table does not have, or gives a
+            tolerance to a rule that does not count rows.
+    """
+    known = {rule.name: rule for rule in rules}
+    for name, override in overrides.items():
+        if name not in known:
+            raise NextbuyError(
+                f"configs/monitoring.yaml: checks.{table}.{name} is no rule of {table}. "
+                f"There are: {', '.join(known)}."
+            )
+        if override.tolerance is not None and known[name].failing is None:
+            raise NextbuyError(
+                f"configs/monitoring.yaml: checks.{table}.{name} takes no tolerance: "
+                "it looks at the table as a whole, not at single rows. Set its severity instead."
+            )
+        known[name] = replace(known[name], **override.model_dump(exclude_none=True))
+    return list(known.values())
+
+
+def _names(types: Mapping[str, str]) -> str:
+    return ", ".join(f"'{name}'" for name in types)

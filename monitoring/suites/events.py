@@ -1,0 +1,179 @@
+"""What must hold of canonical events, staged or published."""
+
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from monitoring.rules import (
+    Rule,
+    present,
+    query_rule,
+    row_rule,
+    schema_types,
+    shape_rules,
+    unique,
+)
+from nextbuy.events import EVENT_SCHEMA, MAX_CENTS, MAX_TEXT, REQUIRED, EventType
+from nextbuy.sessions import DAY
+
+TEXTS = ("user_id", "item_id", "category", "brand", "source_session_id")
+
+
+class EventBounds(BaseModel):
+    """From where on a batch of events looks wrong, although each row alone is possible."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    oldest_year: int = 1995
+    """No shop had a click log before."""
+    hours_ahead: float = Field(default=24, ge=0)
+    """Clocks may run this far ahead of ours."""
+    shares: dict[EventType, tuple[float, float]] = {
+        EventType.VIEW: (0.2, 1.0),
+        EventType.ADD_TO_CART: (0.0, 0.5),
+        EventType.REMOVE_FROM_CART: (0.0, 0.4),
+        EventType.PURCHASE: (0.0, 0.3),
+        EventType.LOGIN: (0.0, 0.2),
+    }
+    """Event type -> smallest and largest share of the events, over any shop we have seen."""
+    volume_factor: float = Field(default=5, gt=1)
+    """A full day has at most this many times, and at least one over this of, the median day."""
+    min_rows: int = Field(default=1000, ge=1)
+    """Fewer events than this (per day, for what is told per day) are not judged by shares."""
+    repeated_share: float = Field(default=0.15, gt=0, le=1)
+    """Share of a day's events that may say the same as another, but for the id. It is estimated
+    with an error of some 2 %."""
+    one_user_share: float = Field(default=0.1, gt=0, le=1)
+    """Share of a day's events that one user may have."""
+
+
+def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:
+    """The suite of the events; `now` is the moment against which the future is told."""
+    latest = now + timedelta(hours=bounds.hours_ahead)
+    known = ", ".join(f"'{kind}'" for kind in EventType)
+    return [
+        *shape_rules(schema_types(EVENT_SCHEMA)),
+        *(
+            present(
+                name,
+                f"Map {name} in the source file, or mend it at its source.",
+                is_text=name != "event_time",
+            )
+            for name in ("event_id", *REQUIRED)
+        ),
+        unique("event_id", "Leave fields.event_id out of the source file to have ids derived."),
+        row_rule(
+            "event_type_known",
+            "event_type",
+            f"event_type NOT IN ({known})",
+            "Map the name under event_types in the source file, or list it under ignored.",
+        ),
+        row_rule(
+            "event_time_plausible",
+            "event_time",
+            f"event_time < TIMESTAMPTZ '{bounds.oldest_year}-01-01' "
+            f"OR event_time > TIMESTAMPTZ '{latest.isoformat()}'",
+            "Correct time.format or time.zone in the source file.",
+        ),
+        row_rule(
+            "item_present",
+            ("event_type", "item_id"),
+            f"(item_id IS NULL OR item_id = '') AND event_type <> '{EventType.LOGIN}'",
+            "Only a login goes without an item: map item_id, or ignore that event name.",
+        ),
+        *(
+            row_rule(
+                f"{money}_plausible",
+                money,
+                f"{money} < 0 OR {money} > {MAX_CENTS}",
+                f"{money.title()} is whole cents and not below 0; correct its mapping.",
+            )
+            for money in ("price", "discount")
+        ),
+        row_rule(
+            "text_bounded",
+            TEXTS,
+            " OR ".join(f"length({name}) > {MAX_TEXT}" for name in TEXTS),
+            f"At most {MAX_TEXT} characters; shorten it by an sql expression in the source file.",
+        ),
+        row_rule(
+            "purchase_priced",
+            ("event_type", "price"),
+            f"event_type = '{EventType.PURCHASE}' AND price = 0",
+            "Purchases for nothing: check how price is mapped.",
+            severity="warn",
+            tolerance=0.01,
+        ),
+        *_batch_rules(bounds),
+    ]
+
+
+def _batch_rules(bounds: EventBounds) -> list[Rule]:
+    """What no single row can break; a warning, because a shop may be like that."""
+    limits = ", ".join(f"('{k.value}', {low}, {high})" for k, (low, high) in bounds.shares.items())
+    number = f"epoch_us(event_time) // {DAY}"  # four times as fast as a cast to DATE
+    day = f"make_timestamp(number * {DAY})::DATE AS day"
+    days = (
+        f"WITH days AS (SELECT {day}, n FROM "
+        f"(SELECT {number} AS number, count(*) AS n FROM {{batch}} GROUP BY 1)), "
+        "typical AS (SELECT median(n) AS median, min(day) AS first, max(day) AS last, "
+        "count(*) AS n_days FROM days)"
+    )
+    return [
+        query_rule(
+            "event_mix",
+            "event_type",
+            "SELECT kind AS event_type, coalesce(n, 0) / total AS share, low, high "
+            f"FROM (VALUES {limits}) AS bounds(kind, low, high) "
+            "LEFT JOIN (SELECT event_type, count(*) AS n FROM {batch} GROUP BY event_type) "
+            "ON kind = event_type CROSS JOIN (SELECT count(*) AS total FROM {batch}) "
+            f"WHERE total >= {bounds.min_rows} AND share NOT BETWEEN low AND high",
+            "Compare event_types in the source file with the names in the log.",
+            "warn",
+        ),
+        query_rule(
+            "day_volume",
+            "event_time",
+            f"{days} SELECT day, n, median FROM days CROSS JOIN typical "
+            # The first and the last day are seldom whole.
+            "WHERE day > first AND day < last "
+            f"AND n_days >= 7 AND median >= {bounds.min_rows} "
+            f"AND (n * {bounds.volume_factor} < median OR n > median * {bounds.volume_factor})",
+            "Look for a day that was delivered in part, or twice.",
+            "warn",
+        ),
+        query_rule(
+            "days_complete",
+            "event_time",
+            f"{days} SELECT day + 1 AS missing_from, following - day - 1 AS n_missing FROM "
+            "(SELECT day, lead(day) OVER (ORDER BY day) AS following FROM days) "
+            f"CROSS JOIN typical WHERE following > day + 1 AND median >= {bounds.min_rows}",
+            "Days without any event: ingest what is missing.",
+            "warn",
+        ),
+        query_rule(
+            "events_not_repeated",
+            ("event_time", "user_id", "event_type", "item_id"),
+            f"SELECT {day}, n, different FROM (SELECT {number} AS number, count(*) AS n, "
+            "approx_count_distinct(hash(user_id, event_time, event_type, item_id)) AS different "
+            "FROM {batch} GROUP BY 1) "
+            f"WHERE n >= {bounds.min_rows} AND different < n * {1 - bounds.repeated_share}",
+            "The same events came under other ids: was a day delivered twice?",
+            "warn",
+        ),
+        query_rule(
+            "no_dominant_user",
+            ("event_time", "user_id"),
+            # Counting all users of all days costs fifteen times as much as looking at each day's
+            # most frequent one.
+            f"WITH top AS (SELECT {number} AS number, count(*) AS total, "
+            "unnest(approx_top_k(user_id, 1)) AS user_id FROM {batch} GROUP BY 1), "
+            "counted AS (SELECT number, user_id, any_value(total) AS total, count(*) AS n "
+            f"FROM top JOIN (SELECT user_id, {number} AS number FROM {{batch}}) "
+            "USING (user_id, number) GROUP BY number, user_id) "
+            f"SELECT {day}, user_id, n, total FROM counted "
+            f"WHERE total >= {bounds.min_rows} AND n > total * {bounds.one_user_share}",
+            "One user has a large part of a day: a crawler, or an id that stands for nobody.",
+            "warn",
+        ),
+    ]

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nextbuy.engine import duckdb_engine
+from nextbuy.settings import Settings
+from nextbuy.storage import new_version
+
+ROOT = Path(__file__).parents[2]
+PAGES = {
+    "today": "Nothing is ingested yet",
+    "quality": "Nothing was checked yet",
+    "drift": "Nothing was compared yet",
+    "model": "No model was evaluated yet",
+    "features": "No feature table was built yet",
+    "try_it": "nextbuy serve",
+}
+
+
+def opened(page):
+    script = f"from monitoring.dashboard import {page}\n{page}.show()\n"
+    app = AppTest.from_string(script, default_timeout=60).run()
+    assert not app.exception, app.exception
+    return app
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEXTBUY_DATA", str(tmp_path))
+    return Settings()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_fresh_folder_is_told_what_to_run(page, data):
+    assert any(PAGES[page] in info.value for info in opened(page).info)
+
+
+def test_the_app_opens_on_its_first_page(data):
+    app = AppTest.from_file(str(ROOT / "monitoring/dashboard/app.py"), default_timeout=60).run()
+    assert not app.exception
+    assert app.title[0].value == "Today"
+
+
+def test_today_counts_what_was_published(data):
+    with duckdb_engine(data) as engine, new_version(data.events, "x") as version:
+        engine.execute("CREATE TABLE e AS SELECT i, DATE '2024-01-05' AS d FROM range(1234) r(i)")
+        version.write_days(engine, "e", "d", ["i"])
+    shown = {metric.label: metric.value for metric in opened("today").metric}
+    assert shown["Events"] == "1,234"
+    assert shown["Newest day"] == "2024-01-05"
