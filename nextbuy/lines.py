@@ -46,7 +46,7 @@ class Lines:
         for file in self._files:
             row = 1
             try:
-                for text, share in whole_lines(file):
+                for text, share in _whole_lines(file):
                     batch = _batch(file, row, text)
                     row += batch.num_rows
                     yield (
@@ -77,7 +77,7 @@ def open_text(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             yield file, file
 
 
-def whole_lines(path: Path) -> Iterator[tuple[bytes, float]]:
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, float]]:
     """Chunks of whole lines, each ended by a newline, and the share of the file read so far."""
     size = max(path.stat().st_size, 1)
     with open_text(path) as (text, file):

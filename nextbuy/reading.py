@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import REQUIRED
-from nextbuy.lines import Lines, Progress, open_text, whole_lines
+from nextbuy.lines import LONGEST_LINE, Lines, Progress, open_text
 from nextbuy.sources import Column, Expression, Layout
 
 SAMPLE = 1000  # JSON lines looked at to learn which columns there are
@@ -217,10 +217,13 @@ def _parquet(layout: Layout, files: Sequence[Path], asked: Mapping[str, Column])
 
 def _header(file: Path, delimiter: str) -> list[str]:
     try:
-        first = next(whole_lines(file), (b"", 0))[0].split(b"\n", 1)[0]
-        names = next(csv.reader([first.decode().rstrip("\r")], delimiter=delimiter), [])
+        with open_text(file) as (text, _):
+            line = text.readline(LONGEST_LINE).decode("utf-8-sig").rstrip("\r\n")
+        names = next(csv.reader([line], delimiter=delimiter), [])
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise NextbuyError(f"The header of {file} cannot be read: {error}.") from None
+        raise NextbuyError(
+            f"The first line of {file} cannot be read: {error}. Is it a CSV file in UTF-8?"
+        ) from None
     if not names:
         raise NextbuyError(f"{file} is empty: its first line should name the columns.")
     if len(set(names)) < len(names):
@@ -246,6 +249,10 @@ def _json_keys(files: Sequence[Path]) -> list[str]:
                         seen.update(dict.fromkeys(content))
         except (OSError, EOFError, zlib.error) as error:
             raise NextbuyError(f"{file} cannot be read: {error}. Fetch it again.") from None
+    if not seen:
+        raise NextbuyError(
+            f"{_some(files)} holds no JSON object in its first lines. Write one object per line."
+        )
     return list(seen)
 
 
