@@ -81,7 +81,5 @@ def label_rows(
         "event_us",
         "next_start_us",
         "known_us",
-        label=(rows.known_us <= newest_us).ifelse(
-            is_positive.cast("int8"), ibis.null("int8")
-        ),
+        label=(rows.known_us <= newest_us).ifelse(is_positive.cast("int8"), ibis.null("int8")),
     )

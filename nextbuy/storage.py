@@ -93,8 +93,11 @@ def require(table: Path, command: str) -> Manifest:
 
 
 def files(table: Path) -> str:
-    """The glob a DuckDB reader takes for a published table."""
-    return f"{table}/*/*.parquet"
+    """The glob a DuckDB reader takes for a published table.
+
+    It names the version of this moment: a query that began before a swap is not led astray by it.
+    """
+    return f"{table.resolve()}/*/*.parquet"
 
 
 class Version:
@@ -102,7 +105,10 @@ class Version:
 
     def __init__(self, table: Path, folder: Path) -> None:
         self._table = table
+        self._published = manifest(table)
         self.folder = folder
+        self.kept: dict[str, str] = {}
+        """Day -> digest of its file, known without reading it."""
 
     def file(self, day: date | str) -> Path:
         """Where the rows of `day` belong."""
@@ -112,8 +118,9 @@ class Version:
 
     def keep(self, day: date | str) -> None:
         """Take a day over from the published version, unread and uncopied."""
-        path = self.file(day)
-        os.link(self._table / f"day={day}" / "part-0.parquet", path)
+        assert self._published is not None, f"nothing of {self._table} is published to be kept"
+        self.kept[str(day)] = self._published.days[str(day)]
+        os.link(self._table / f"day={day}" / "part-0.parquet", self.file(day))
 
     def write_days(
         self, engine: duckdb.DuckDBPyConnection, table: str, day: str, order_by: Sequence[str]
@@ -222,7 +229,8 @@ def _sweep(versions: Path, name: str, current: str | None) -> None:
 def _finish(version: Version, inputs: str, info: dict[str, Any]) -> None:
     days, rows = {}, 0
     for path in sorted(version.folder.glob("day=*/part-0.parquet")):
-        days[path.parent.name.removeprefix("day=")] = file_digest(path)
+        day = path.parent.name.removeprefix("day=")
+        days[day] = version.kept.get(day) or file_digest(path)
         rows += pq.read_metadata(path).num_rows
     content = Manifest(inputs=inputs, days=days, rows=rows, info=info)
     (version.folder / "manifest.json").write_text(content.model_dump_json(indent=1))
