@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 
+from bento.settings import ServiceSettings
 from nextbuy.errors import NextbuyError
 
 
@@ -12,6 +13,8 @@ def predict(
     url: str, user_id: str, item_ids: Sequence[str] | None = None, reasons: int = 0
 ) -> dict[str, Any]:
     """The service's ranked answer; without items, those of the shopper's latest session.
+
+    Where this environment has API keys for the service, the first of them is used.
 
     >>> predict("http://127.0.0.1:3000", "u42")["items"][0]["probability"]
     0.31
@@ -22,8 +25,10 @@ def predict(
     body: dict[str, Any] = {"user_id": user_id, "reasons": reasons}
     if item_ids is not None:
         body["item_ids"] = list(item_ids)
+    keys = ServiceSettings().keys
+    headers = {"X-Api-Key": keys[0]} if keys else {}
     try:
-        response = httpx.post(f"{url}/predict", json=body, timeout=30)
+        response = httpx.post(f"{url}/predict", json=body, headers=headers, timeout=30)
     except httpx.HTTPError as error:
         raise NextbuyError(
             f"No service answers at {url} ({error}). Start one: nextbuy serve"

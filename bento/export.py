@@ -4,6 +4,7 @@ The alias is resolved once, here. What serves is a tag that never changes its co
 needs no MLflow.
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -94,6 +95,7 @@ def _download(settings: Settings, alias: str, folder: Path) -> ModelCard:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = mlflow.MlflowClient(settings.tracking_uri, settings.tracking_uri)
     try:
         version = client.get_model_version_by_alias(REGISTERED_MODEL, alias)

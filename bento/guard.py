@@ -1,10 +1,11 @@
-"""What stands before every request: a JSON body of bounded size, and the count of the answers."""
+"""What stands before every request: keys, rates, a JSON body of bounded size; and the count."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.responses import JSONResponse
 
+from bento.access import Access
 from bento.metrics import process_metrics
 from bento.settings import ServiceSettings
 
@@ -15,16 +16,18 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 POSTED = frozenset({"/predict", "/predict_batch"})
-ROUTES = POSTED | {"/model", "/livez", "/healthz", "/readyz", "/metrics", "/", "/docs.json"}
+CLOSED = POSTED | {"/model", "/metrics"}
+ROUTES = CLOSED | {"/livez", "/healthz", "/readyz", "/", "/docs.json"}
 
 
 class Guard:
     """ASGI middleware; refuses in plain JSON (`{"error": …}`) and an exact status."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, settings: ServiceSettings) -> None:
         self._app = app
         self._metrics = process_metrics()
-        self._settings = ServiceSettings()
+        self._settings = settings
+        self._access = Access(self._settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it here."""
@@ -47,6 +50,8 @@ class Guard:
             await self._with_body(scope, receive, counted)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
+        if scope["path"] in CLOSED and (no := self._access.refusal(scope)):
+            return JSONResponse({"error": no.message}, no.status, no.headers)
         if scope["method"] != "POST" or scope["path"] not in POSTED:
             return None
         headers = dict(scope["headers"])

@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from bento.guard import POSTED
+
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -53,7 +55,42 @@ def openapi(_: Request) -> Response:
     """The OpenAPI description."""
     service = bentoml.get_current_service().bento_service
     described: dict[str, Any] = service.openapi_spec.asdict()
+    described["info"] |= {"title": "Nextbuy", "contact": {}}
+    described["components"]["schemas"]["Refused"] = REFUSED
+    for path in POSTED:
+        answers = described["paths"][path]["post"]["responses"]
+        del answers[404]  # an unknown shopper is no error
+        answers |= {status: _refused(why) for status, why in REFUSALS.items()}
+    described["paths"]["/model"] = {"get": MODEL}
     return JSONResponse(described)
+
+
+REFUSED = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}, "detail": {"type": "array", "items": {}}},
+}
+REFUSALS = {
+    400: "The request is not valid; `detail` names the fields.",
+    401: "The API key is missing or wrong.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    429: "Too many requests.",
+    503: "The feature store does not answer, and the service is set to refuse then.",
+    504: "It took too long.",
+}
+
+
+def _refused(why: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Refused"}
+    return {"description": why, "content": {"application/json": {"schema": schema}}}
+
+
+MODEL = {
+    "tags": ["Service APIs"],
+    "description": "Which model answers, and what it was trained on.",
+    "responses": {"200": {"description": "The model's card"}, "401": _refused(REFUSALS[401])},
+}
 
 
 pages = Starlette(

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import bentoml
+from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from bento.features import FeaturesAwayError, OnlineFeatures
@@ -28,9 +29,11 @@ from nextbuy.settings import Settings
 
 logger = logging.getLogger("bentoml.nextbuy")
 
+SETTINGS = ServiceSettings()  # here, so that a wrong value ends the server and not each worker
+
 
 @bentoml.service(
-    workers=int(os.environ.get("NEXTBUY_SERVICE_WORKERS", "1")),
+    workers=SETTINGS.workers,
     threads=4,  # handlers wait for Redis; more than a few only queue for the interpreter
     traffic={"timeout": 5, "max_concurrency": 256},
     logging={"access": {"enabled": False}},  # it halves the requests a second
@@ -45,11 +48,12 @@ class Nextbuy:
 
     def __init__(self) -> None:
         """Load the model and check it against the feature registry, or refuse to start."""
-        settings, service = Settings(), ServiceSettings()
+        logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_ours)
+        settings = Settings()
         metrics = process_metrics()
         try:
             model = Model(str(self.stored.tag), Path(self.stored.path))
-            budget = timedelta(milliseconds=service.time_budget_ms)
+            budget = timedelta(milliseconds=SETTINGS.time_budget_ms)
             features = OnlineFeatures(settings, model.contract, budget)
         except NextbuyError as error:
             logger.error("The service does not start. %s", error)
@@ -57,12 +61,12 @@ class Nextbuy:
             raise
         self._log = PredictionLog(
             settings,
-            service.log_rows,
-            service.log_seconds,
+            SETTINGS.log_rows,
+            SETTINGS.log_seconds,
             on_written=metrics.logged.inc,
             on_lost=metrics.log_lost.inc,
         )
-        self.scorer = Scorer(model, features, self._log, metrics, service)
+        self.scorer = Scorer(model, features, self._log, metrics, SETTINGS)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     def _freeze(self) -> None:
@@ -102,7 +106,12 @@ class Nextbuy:
             return JSONResponse({"error": "The feature store does not answer."}, 503)
 
 
-Nextbuy.add_asgi_middleware(Guard)  # type: ignore[attr-defined]
+Nextbuy.add_asgi_middleware(Guard, settings=SETTINGS)  # type: ignore[attr-defined]
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Leave out BentoML's traceback for each request that is not valid: it names the input."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ValidationError))
 
 
 def _end_server() -> None:

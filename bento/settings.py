@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_ITEMS = 500
@@ -13,6 +13,8 @@ MAX_REASONS = 10
 """Reasons per item."""
 EXPLAINED = 10
 """Items of a request that get reasons, the likeliest; requests of a batch that may ask."""
+
+SHORTEST_KEY = 16
 
 
 class ServiceSettings(BaseSettings):
@@ -26,6 +28,12 @@ class ServiceSettings(BaseSettings):
         env_prefix="NEXTBUY_SERVICE_", frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
+    api_keys: SecretStr = SecretStr("")
+    """Keys separated by commas. None: only requests from this machine are answered."""
+    rate_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """Requests a second that each key (without keys: each address) has in each worker; 0: any."""
+    workers: Annotated[int, Field(gt=0)] = 1
+    """Processes that answer."""
     time_budget_ms: Annotated[int, Field(gt=0)] = 100
     """What one Redis command may take before the answer goes out without it."""
     without_redis: Literal["degrade", "refuse"] = "degrade"
@@ -40,3 +48,19 @@ class ServiceSettings(BaseSettings):
     """Predictions waiting to be written; what comes on top is lost and counted."""
     log_seconds: Annotated[float, Field(gt=0)] = 60
     """A file of the prediction log covers at most this long."""
+
+    @field_validator("api_keys")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if any(len(key) < SHORTEST_KEY for key in _split(value)):
+            raise ValueError(f"each API key needs at least {SHORTEST_KEY} characters")
+        return value
+
+    @property
+    def keys(self) -> list[str]:
+        """The API keys, in plain text."""
+        return _split(self.api_keys)
+
+
+def _split(keys: SecretStr) -> list[str]:
+    return [key.strip() for key in keys.get_secret_value().split(",") if key.strip()]

@@ -1,4 +1,8 @@
+from contextlib import contextmanager
+
 import pytest
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.models import ModelStore
 from small_shop import objects, rows
 
 from nextbuy.redis_server import redis_lease
@@ -16,9 +20,8 @@ def settings(tmp_path_factory):
             patch.setenv(name, "")  # noted as absent, so that what MLflow sets there is undone
             patch.delenv(name)
         patch.setenv("NEXTBUY_SERVICE_LOG_SECONDS", "0.2")
-        _forget_bentoml_home()
-        yield Settings()
-    _forget_bentoml_home()
+        with _model_store(folder / "bentoml"):
+            yield Settings()
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +37,10 @@ def store(settings):
         yield found
 
 
-def _forget_bentoml_home():
-    # BentoML reads BENTOML_HOME once a process.
-    from bentoml._internal.configuration.containers import BentoMLContainer
-
-    for name in ("bentoml_home", "model_store_dir", "model_store"):
-        getattr(BentoMLContainer, name).reset()
+@contextmanager
+def _model_store(home):
+    # BentoML reads BENTOML_HOME once a process; here every module has a home of its own.
+    (home / "models").mkdir(parents=True)
+    BentoMLContainer.model_store.set(ModelStore(home / "models"))
+    yield
+    BentoMLContainer.model_store.reset()

@@ -113,7 +113,7 @@ def objects(folder="/nowhere", without=()):
 
 def rows():
     """View -> its online rows. u1 and u2 are known, i000 to i099 are."""
-    known, stamp = ITEMS[:100], {"event_timestamp": AT}
+    known, stamp = ITEMS[:100], {"event_timestamp": AT, "created_timestamp": AT}
     return {
         "user": pd.DataFrame([{"user_id": u, "n_sessions": n, "n_carts": 1, **stamp}
                               for u, n in (("u1", 3), ("u2", 8))]),
