@@ -181,7 +181,7 @@ def bare(given: argparse.Namespace) -> dict[str, Any]:
             line.send(request[0])
             return line.read(request[1])
 
-        return timed(read, [(request.bytes, request.replies) for request in made])
+        return timed(read, [(request.bytes(), request.replies) for request in made])
 
 
 CONTENDERS: dict[str, report.Contender] = {

@@ -8,7 +8,7 @@ Everything that does not depend on the request is worked out once, when the read
 own `get_online_features` reads the same hashes, through a protobuf message per value.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,30 +23,13 @@ from feast.utils import _get_feature_views_to_use, _get_features, _group_feature
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.decode import NEVER, HashView, PackedView, ViewReader
+from nextbuy.stores.decode import NEVER, Column, HashView, PackedView, ViewReader
 from nextbuy.stores.online import NextbuyOnlineStore
 from nextbuy.stores.wire import command, first_error, wire
 from nextbuy.stores.writer import clock_key, layout
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 MICROSECOND = timedelta(microseconds=1)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One feature of all rows."""
-
-    values: NDArray[Any]
-    """Shape (rows,): integers, floats or booleans; text and lists as objects."""
-    present: NDArray[np.bool_]
-    """Shape (rows,): where the value is known; elsewhere `values` holds anything."""
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def to_arrow(self) -> pa.Array:
-        """The column with nulls."""
-        return pa.array(self.values, mask=~self.present, from_pandas=False)
 
 
 @dataclass(frozen=True)
@@ -84,14 +67,24 @@ class Block(Mapping[str, pa.Array]):
             ValueError: a feature is text.
         """
         names = list(self) if names is None else names
-        block = np.empty((self.rows, len(names)), np.float32)
-        for i, name in enumerate(names):
-            column = self.columns.get(name)
-            if column is None:
-                block[:, i] = self.derived[name].cast(pa.float32()).to_numpy(zero_copy_only=False)
-            else:
-                block[:, i] = np.where(column.present, column.values, np.nan)
-        return block
+        if not names:
+            return np.empty((self.rows, 0), np.float32)
+        columns = [self._numeric(name) for name in names]
+        block = np.empty((len(names), self.rows), np.float32)
+        for row, column in zip(block, columns, strict=True):
+            row[:] = column.values
+        block[~np.array([column.present for column in columns])] = np.nan
+        return np.ascontiguousarray(block.T)
+
+    def _numeric(self, name: str) -> Column:
+        column = self.columns.get(name)
+        if column is None:
+            derived = self.derived[name]
+            values = derived.cast(pa.float32()).to_numpy(zero_copy_only=False)
+            column = Column(values, np.asarray(derived.is_valid()))
+        if column.values.dtype == object:
+            raise ValueError(f"{name} is not numeric; a model's contract has codes for text")
+        return column
 
     def table(self) -> pa.Table:
         """All features as an Arrow table."""
@@ -134,7 +127,7 @@ class OnlineReader:
             (view, set(names)) for view, names in derived
         ]
         self._views = [self._view_reader(view, names) for view, names in plain]
-        read = [name for view in self._views for name in view.names]
+        read = [name for _, names in self._views for name in names]
         asked = [ref.replace(":", "__", 1) for ref in refs]
         self._order = [name for name in asked if name in set(read)]
         self._inputs = [name for name in read if name not in set(asked)]
@@ -154,16 +147,17 @@ class OnlineReader:
     @property
     def join_keys(self) -> list[str]:
         """The columns that `read` needs (beside the request data of on-demand views)."""
-        return sorted({key for view in self._views for key in view.asked})
+        return sorted({key for view, _ in self._views for key in view.asked})
 
-    def _view_reader(self, view: Any, names: list[str]) -> ViewReader:
+    def _view_reader(self, view: Any, names: list[str]) -> tuple[ViewReader, list[str]]:
         into = layout(self._config, view)
         kinds = {feature.name: feature.dtype.to_value_type() for feature in view.features}
         mapping = view.projection.join_key_map
         asked = [mapping.get(key, key) for key, _ in into.join_keys if key != DUMMY_ENTITY_ID]
         title = view.projection.name_to_use()
         reader = PackedView if into.packing else HashView
-        return reader(into, title, asked, {name: kinds[name] for name in names}, self._config)
+        features = {name: kinds[name] for name in names}
+        return reader(into, title, asked, features, self._config), [f"{title}__{n}" for n in names]
 
     def read(
         self, entity_columns: Mapping[str, Sequence[Any]], now: datetime | None = None
@@ -180,7 +174,7 @@ class OnlineReader:
         request = _Request(self._views, entity_columns)
         try:
             with wire(self._online.client(self._config)) as line:
-                line.send(request.bytes + command(b"GET", self._clock) * self._by_data)
+                line.send(request.bytes() + command(b"GET", self._clock) * self._by_data)
                 replies = line.read(request.replies + self._by_data)
         except (redis.RedisError, OSError) as error:
             raise NextbuyError(f"Redis could not be read: {error}. Try again.") from error
@@ -194,7 +188,7 @@ class OnlineReader:
         """As `read`, without holding up the event loop."""
         request = _Request(self._views, entity_columns)
         client = await self._online._get_client_async(self._config.online_store)
-        commands = request.commands + [(b"GET", self._clock)] * self._by_data
+        commands = request.commands() + [(b"GET", self._clock)] * self._by_data
         try:
             if len(commands) == 1:
                 replies = [await client.execute_command(*commands[0])]
@@ -205,7 +199,7 @@ class OnlineReader:
                     replies = await pipe.execute()
         except (redis.RedisError, OSError) as error:
             raise NextbuyError(f"Redis could not be read: {error}. Try again.") from error
-        return self._block(request, _as_list(replies), entity_columns, now)
+        return self._block(request, list(replies), entity_columns, now)
 
     def _block(
         self,
@@ -221,17 +215,10 @@ class OnlineReader:
         moment = (now - EPOCH) // MICROSECOND
         columns: dict[str, Column] = {}
         stamps: dict[str, NDArray[np.int64]] = {}
-        for view, part in zip(self._views, request.split(replies), strict=True):
-            times, found = view.decode(part.replies)
-            alive = times != NEVER
-            if view.ttl:
-                alive &= times >= moment - view.ttl
-            if not alive.all():
-                times = np.where(alive, times, NEVER)
-            places = part.places
-            stamps[view.title] = times[places]
-            for name, (values, present) in zip(view.names, found, strict=True):
-                columns[name] = Column(values[places], (present & alive)[places])
+        for view, names, part, places in request.parts(replies):
+            oldest = None if view.ttl is None else moment - view.ttl
+            stamps[view.title], found = view.decode(part, places, oldest)
+            columns.update(zip(names, found, strict=True))
         block = Block({n: columns[n] for n in self._order}, stamps, request.rows, now)
         if not self._derived:
             return block
@@ -253,63 +240,57 @@ class OnlineReader:
         return Block(block.columns, block.stamps, block.rows, block.now, derived)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One view's share in a request."""
-
-    replies: list[Any]
-    places: NDArray[np.intp]
-    """For each row of the request, which of the view's entities it is."""
-
-
 class _Request:
     """The keys that a request needs, each once."""
 
-    def __init__(self, views: list[ViewReader], columns: Mapping[str, Sequence[Any]]) -> None:
-        self._views = views
-        lengths = {len(values) for values in columns.values()}
-        self.rows = max(lengths, default=1)
-        if not lengths <= {1, self.rows}:
+    def __init__(
+        self, views: list[tuple[Any, list[str]]], columns: Mapping[str, Sequence[Any]]
+    ) -> None:
+        self.rows = max(map(len, columns.values()), default=1)
+        if any(len(values) not in (1, self.rows) for values in columns.values()):
             raise NextbuyError(
                 "The entity columns have different lengths: "
                 + ", ".join(f"{name} {len(values)}" for name, values in columns.items())
                 + ". Give one value per row, or one for all rows."
             )
-        self._places: list[NDArray[np.intp]] = []
-        self._keys: list[list[bytes]] = []
-        for view in views:
-            missing = [key for key in view.asked if key not in columns]
-            if missing:
+        self._views = []
+        self._packed: list[bytes] = []
+        self.replies = 0
+        for view, names in views:
+            try:
+                mine = [columns[key] for key in view.asked]
+            except KeyError as missing:
                 raise NextbuyError(
-                    f"The request lacks the join key {', '.join(map(repr, missing))} of feature "
-                    f"view {view.title!r}."
-                )
-            mine = [columns[key] for key in view.asked]
+                    f"The request lacks the join key {missing} of feature view {view.title!r}."
+                ) from None
             keys, places = view.keys(mine, self.rows)
-            self._keys.append(keys)
-            self._places.append(places)
-        # All packed rows come with one MGET, hashes with one HMGET each.
-        pairs = list(zip(views, self._keys, strict=True))
-        packed = [key for view, keys in pairs if view.packed for key in keys]
-        self.commands: list[tuple[bytes, ...]] = [(b"MGET", *packed)] if packed else []
-        for view, keys in pairs:
-            if not view.packed:
-                self.commands += [(b"HMGET", key, *view.fields) for key in keys]
-        self.replies = len(self.commands)
+            self._views.append((view, names, keys, places))
+            if view.packed:
+                self._packed += keys
+            else:
+                self.replies += len(keys)
+        self.replies += bool(self._packed)
 
-    @property
     def bytes(self) -> bytes:
-        return b"".join(command(*each) for each in self.commands)
+        """All commands: one MGET for the packed rows, one HMGET for each hash."""
+        parts = [command(b"MGET", *self._packed)] if self._packed else []
+        parts += [view.commands(keys) for view, _, keys, _ in self._views if not view.packed]
+        return b"".join(parts)
 
-    def split(self, replies: list[Any]) -> list[_Part]:
-        packed = iter(replies[0] if self.commands and self.commands[0][0] == b"MGET" else ())
-        hashes = iter(replies[1:] if self.commands and self.commands[0][0] == b"MGET" else replies)
-        parts = []
-        for view, keys, places in zip(self._views, self._keys, self._places, strict=True):
-            source = packed if view.packed else hashes
-            parts.append(_Part([next(source) for _ in keys], places))
-        return parts
+    def commands(self) -> list[tuple[Any, ...]]:
+        """The same commands, for a client that makes the bytes itself."""
+        hashes = [(view, keys) for view, _, keys, _ in self._views if not view.packed]
+        return [(b"MGET", *self._packed)] * bool(self._packed) + [
+            (b"HMGET", key, *view.fields) for view, keys in hashes for key in keys
+        ]
 
-
-def _as_list(replies: Any) -> list[Any]:
-    return list(replies)
+    def parts(
+        self, replies: list[Any]
+    ) -> Iterator[tuple[Any, list[str], list[Any], NDArray[np.intp] | None]]:
+        """Each view with its features' names, its share of the replies and its rows' places."""
+        packed, hashes = (replies[0], replies[1:]) if self._packed else ([], replies)
+        at = {True: 0, False: 0}
+        for view, names, keys, places in self._views:
+            source, start = (packed if view.packed else hashes), at[view.packed]
+            at[view.packed] = start + len(keys)
+            yield view, names, source[start : start + len(keys)], places

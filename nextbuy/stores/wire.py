@@ -50,7 +50,6 @@ def wire(client: redis.Redis) -> Iterator[Wire]:
     pool = client.connection_pool
     connection = pool.get_connection()
     try:
-        connection.connect()
         yield Wire(connection)
     except BaseException:
         connection.disconnect()
