@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +10,7 @@ from nextbuy.cli import data, demo, model, online, watch  # noqa: F401
 from nextbuy.cli.app import app
 from nextbuy.cli.config import read_config
 from nextbuy.errors import NextbuyError
+from nextbuy.features import TABLES
 
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 WANTED = {
@@ -57,3 +60,25 @@ def test_shipped_settings_are_valid():
     from nextbuy.settings import PROJECT
 
     assert read_config(PROJECT / "configs" / "taobao.yaml").labels.horizon_days == 2
+
+
+def test_the_registry_moves_into_a_database_by_profile(tmp_path, monkeypatch):
+    from feast import FeatureStore
+
+    from nextbuy.contract import FEATURE_SERVICE
+    from nextbuy.settings import PROJECT, Settings
+
+    monkeypatch.setenv("NEXTBUY_DATA", str(tmp_path / "data"))
+    profile = PROJECT / "configs" / "profiles" / "sql_registry.yaml"
+    monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(profile))
+    monkeypatch.setenv("NEXTBUY_REGISTRY_URL", f"sqlite:///{tmp_path}/registry.db")
+    applied = subprocess.run(
+        [sys.executable, "-m", "nextbuy", "apply"], check=False, capture_output=True, text=True
+    )
+    assert applied.returncode == 0, applied.stderr
+    store = FeatureStore(repo_path=str(Settings().feature_repo))
+    views = {view.name for view in store.list_feature_views()}
+    assert views == {table.name for table in TABLES}
+    kept = store.get_feature_service(FEATURE_SERVICE).feature_view_projections
+    assert {view.name for view in kept} == {table.name for table in TABLES if table.in_model}
+    assert not Settings().registry.exists()

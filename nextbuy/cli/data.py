@@ -75,7 +75,6 @@ def ingest(
     """
     quiet_libraries()
     from monitoring.checks import check_events, gate
-
     from nextbuy.ingest import ingest as run
     from nextbuy.sources import load_source
 
