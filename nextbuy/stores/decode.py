@@ -103,7 +103,7 @@ class ViewReader:
             count = max(map(len, pieces))
             spread = [piece * count if len(piece) == 1 else piece for piece in pieces]
             return [
-                b"" if None in parts else b"".join([self._prefix, *parts, self._suffix])  # type: ignore[list-item]
+                b"" if None in parts else b"".join([self._prefix, *parts, self._suffix])
                 for parts in zip(*spread, strict=True)
             ]
         keys: list[Any] = [self._prefix]
@@ -111,7 +111,7 @@ class ViewReader:
             if len(piece) == 1:
                 keys = [key + piece[0] for key in keys]
             elif len(keys) == 1:
-                keys = [keys[0] + part for part in piece]  # type: ignore[operator]
+                keys = [keys[0] + part for part in piece]
             else:
                 keys = [key + part for key, part in zip(keys, piece, strict=True)]
         return [key + self._suffix for key in keys] if self._suffix else keys

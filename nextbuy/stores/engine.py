@@ -4,9 +4,11 @@
 `feast materialize` and `feast materialize-incremental` go through it.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pyarrow as pa
+from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
@@ -62,22 +64,23 @@ class NextbuyEngine(LocalComputeEngine):
 
     def _stream(self, registry: BaseRegistry, task: MaterializationTask) -> None:
         view, config = task.feature_view, self.repo_config
+        source: DataSource = view.batch_source  # type: ignore[assignment] # _is_plain saw one
         entities = [registry.get_entity(name, task.project) for name in view.entities]
         join_keys, features, timestamp, created = _get_column_names(view, entities)
-        join_keys = [key for key in join_keys if key != DUMMY_ENTITY_ID]
-        job = self.offline_store.pull_latest_from_table_or_query(
+        job = NextbuyOfflineStore.pull_latest_from_table_or_query(
             config=config,
-            data_source=view.batch_source,
-            join_key_columns=join_keys,
+            data_source=source,
+            join_key_columns=[key for key in join_keys if key != DUMMY_ENTITY_ID],
             feature_name_columns=features,
             timestamp_field=timestamp,
             created_timestamp_column=created or None,
             start_date=task.start_time,
             end_date=task.end_time,
         )
-        into, mapping = layout(config, view), view.batch_source.field_mapping or {}
-        client = self.online_store.client(config)
-        with task.tqdm_builder(None) as bar:
+        into, mapping = layout(config, view), source.field_mapping or {}
+        client = cast(NextbuyOnlineStore, self.online_store).client(config)
+        progress: Callable[[None], Any] = task.tqdm_builder  # type: ignore[assignment]
+        with progress(None) as bar:
             for batch in job.to_reader(BATCH_ROWS):
                 names = [mapping.get(name, name) for name in batch.schema.names]
                 table = pa.Table.from_batches([batch]).rename_columns(names)

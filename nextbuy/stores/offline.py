@@ -6,7 +6,6 @@
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feast.data_source import DataSource
 from feast.feature_logging import LoggingConfig, LoggingSource
-from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
+from feast.feature_view import FeatureView
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, FileSource
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
@@ -30,7 +29,8 @@ from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.stores.asof import BEFORE_ALL, Frame, View, point_in_time
 from nextbuy.stores.job import DuckdbRetrievalJob
-from nextbuy.stores.sources import column_for, quoted, relation, select
+from nextbuy.stores.request import bind_frame, bind_view, check_keys, own_rows, utc
+from nextbuy.stores.sources import quoted, relation
 
 
 class NextbuyOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -65,24 +65,23 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         rows are the distinct keys and times that the views themselves have between the dates.
         Naive timestamps are UTC.
         """
-        _check_versions(feature_views)
         refs = [ref for ref in feature_refs if ":" in ref]
         dates = compute_non_entity_date_range(feature_views, start_date, end_date)
 
         def views_of(con: duckdb.DuckDBPyConnection) -> list[View]:
             return [
-                _view(con, view, refs, full_feature_names, config.repo_path)
+                bind_view(con, view, refs, full_feature_names, config.repo_path)
                 for view in feature_views
             ]
 
         def frame_of(con: duckdb.DuckDBPyConnection, views: list[View]) -> Frame:
-            source = _own_rows(views, dates) if entity_df is None else entity_df
-            return _frame(con, source)
+            source = own_rows(views, dates) if entity_df is None else entity_df
+            return bind_frame(con, source)
 
         def plan(con: duckdb.DuckDBPyConnection) -> str:
             views = views_of(con)
             frame = frame_of(con, views)
-            _check_keys(con, frame, views)
+            check_keys(con, frame, views)
             return point_in_time(frame, views, filter_by_created_timestamp)
 
         def metadata() -> RetrievalMetadata:
@@ -241,7 +240,7 @@ def _job(
 
 def _between(timestamp: str, start: datetime | None, end: datetime | None) -> str:
     bounds = [
-        f"{quoted(timestamp)}::TIMESTAMPTZ {sign} TIMESTAMPTZ '{_utc(moment).isoformat()}'"
+        f"{quoted(timestamp)}::TIMESTAMPTZ {sign} TIMESTAMPTZ '{utc(moment).isoformat()}'"
         for sign, moment in ((">=", start), ("<=", end))
         if moment is not None
     ]
@@ -250,134 +249,6 @@ def _between(timestamp: str, start: datetime | None, end: datetime | None) -> st
 
 def _listed(columns: list[str]) -> str:
     return ", ".join(map(quoted, dict.fromkeys(columns)))
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _view(
-    con: duckdb.DuckDBPyConnection,
-    view: FeatureView,
-    refs: list[str],
-    full_feature_names: bool,
-    repo_path: Path | None,
-) -> View:
-    source = view.batch_source
-    if source is None:
-        raise NextbuyError(f"Feature view {view.name!r} has no batch source to read from.")
-    bound = relation(con, source, repo_path)
-    column = partial(column_for, field_mapping=source.field_mapping or {}, relation=bound)
-    name: str = view.projection.name_to_use()  # type: ignore[no-untyped-call]
-    prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
-    names = [ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == name]
-    join_keys = view.projection.join_key_map
-    keys = [entity.name for entity in view.entity_columns if entity.name != DUMMY_ENTITY_ID]
-    created = source.created_timestamp_column or None
-    found = View(
-        name=name,
-        source=bound,
-        keys=tuple((column(key), join_keys.get(key, key)) for key in keys),
-        timestamp=column(source.timestamp_field),
-        created=column(created) if created else None,
-        features=tuple((column(feature), prefix + feature) for feature in dict.fromkeys(names)),
-        ttl=view.ttl or None,
-    )
-    bound.require(
-        [
-            *(old for old, _ in found.keys + found.features),
-            found.timestamp,
-            *filter(None, [found.created]),
-        ]
-    )
-    return found
-
-
-def _frame(con: duckdb.DuckDBPyConnection, rows: pd.DataFrame | pa.Table | str) -> Frame:
-    if isinstance(rows, pd.DataFrame):
-        try:
-            rows = pa.Table.from_pandas(rows, preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise NextbuyError(f"The entity frame has a column of mixed types: {error}") from None
-    if isinstance(rows, str):
-        con.execute(f"CREATE TEMP TABLE entity_rows AS SELECT * FROM ({rows.rstrip().rstrip(';')})")
-    else:
-        con.register("entity_arrow", rows)
-        con.execute("CREATE TEMP VIEW entity_rows AS SELECT * FROM entity_arrow")
-    types = {name: kind for name, kind, *_ in con.execute("DESCRIBE entity_rows").fetchall()}
-    at = _timestamp_column(types)
-    con.execute(
-        "CREATE TEMP TABLE entity AS SELECT row_number() OVER () AS __row, * FROM entity_rows"
-    )
-    first, last = con.execute(
-        f"SELECT min(t), max(t) FROM (SELECT {quoted(at)}::TIMESTAMPTZ AS t FROM entity)"
-    ).fetchall()[0]
-    return Frame("entity", tuple(types), at, first, last)
-
-
-def _timestamp_column(types: dict[str, str]) -> str:
-    if "event_timestamp" in types:
-        return "event_timestamp"
-    found = [name for name, kind in types.items() if kind.startswith("TIMESTAMP")]
-    if len(found) == 1:
-        return found[0]
-    raise NextbuyError(
-        "The entity frame needs a column 'event_timestamp' (or exactly one column of timestamps); "
-        f"it has {', '.join(types)}."
-    )
-
-
-def _check_keys(con: duckdb.DuckDBPyConnection, frame: Frame, views: list[View]) -> None:
-    types = {name: kind for name, kind, *_ in con.execute("DESCRIBE entity").fetchall()}
-    for view in views:
-        for source, entity in view.keys:
-            if entity not in types:
-                raise NextbuyError(
-                    f"The entity frame lacks the join key {entity!r} of feature view "
-                    f"{view.name!r}; it has {', '.join(frame.columns)}."
-                )
-            if _family(types[entity]) != _family(view.source.types[source]):
-                raise NextbuyError(
-                    f"The join key {entity!r} is {types[entity]} in the entity frame and "
-                    f"{view.source.types[source]} in {view.source.title} (feature view "
-                    f"{view.name!r}). Give both the same type."
-                )
-    taken = [*frame.columns, *(name for view in views for _, name in view.features)]
-    twice = {name for name in taken if taken.count(name) > 1}
-    if twice:
-        raise NextbuyError(
-            f"The result would have {', '.join(map(repr, sorted(twice)))} twice. Rename the column "
-            "of the entity frame, or ask for full_feature_names."
-        )
-
-
-def _family(kind: str) -> str:
-    if kind.startswith(("ENUM", "VARCHAR")):
-        return "text"
-    if kind.endswith("INT") or kind.endswith("INTEGER"):
-        return "integer"
-    return kind
-
-
-def _own_rows(views: list[View], dates: tuple[datetime, datetime]) -> str:
-    """A query for the keys and times at which the views themselves changed between the dates."""
-    keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
-    complete = [view for view in views if {entity for _, entity in view.keys} == set(keys)]
-    if not complete:
-        raise NextbuyError(
-            f"No feature view of the request has all of its join keys ({', '.join(keys)}), so the "
-            "rows are not determined by dates alone. Pass an entity frame."
-        )
-    start, end = (_utc(moment).isoformat() for moment in dates)
-    return (
-        " UNION ".join(
-            f"SELECT {select([*view.keys])}{', ' if keys else ''}"
-            f"{quoted(view.timestamp)}::TIMESTAMPTZ AS event_timestamp FROM {view.source.sql} "
-            f"WHERE {quoted(view.timestamp)}::TIMESTAMPTZ BETWEEN '{start}' AND '{end}'"
-            for view in complete
-        )
-        + " ORDER BY ALL"
-    )
 
 
 def _as_written(table: pa.Table, schema: pa.Schema, folder: Path) -> pa.Table:
@@ -392,11 +263,3 @@ def _as_written(table: pa.Table, schema: pa.Schema, folder: Path) -> pa.Table:
         raise NextbuyError(
             f"The rows to append do not fit the files in {folder}: {error}"
         ) from None
-
-
-def _check_versions(views: list[FeatureView]) -> None:
-    for view in views:
-        if getattr(view.projection, "version_tag", None) is not None:
-            raise NextbuyError(
-                f"{view.name!r} is asked for by version; the offline store has only the latest."
-            )

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, ByteString, Literal
 
 import redis
 from feast.feature_view import FeatureView
@@ -188,7 +188,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
 
     def _read_hash_fields(
         self, config: RepoConfig, commands: list[tuple[bytes, list[str | bytes]]]
-    ) -> list[list[bytes | None]]:
+    ) -> list[list[ByteString | None]]:
         online = config.online_store
         if online.redis_type == RedisType.redis_cluster or online.client == RedisClient.glide:
             return super()._read_hash_fields(config, commands)
@@ -202,13 +202,13 @@ class NextbuyOnlineStore(RedisOnlineStore):
                 replies = line.read(len(commands))
         except (redis.RedisError, OSError) as error:
             raise NextbuyError(f"Redis could not be read: {error}. Try again.") from error
-        if error := first_error(replies):
-            raise NextbuyError(f"Redis could not be read: {error}.")
+        if refusal := first_error(replies):
+            raise NextbuyError(f"Redis could not be read: {refusal}.")
         return replies
 
     def _convert_redis_values_to_protobuf(
         self,
-        redis_values: Sequence[Sequence[bytes | None]],
+        redis_values: Sequence[Sequence[ByteString | None]],
         feature_view: str,
         requested_features: list[str],
     ) -> list[Read]:
@@ -219,7 +219,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
         return [_row(values, names, oldest) for values in redis_values]
 
 
-def _row(values: Sequence[bytes | None], names: list[str], oldest: datetime | None) -> Read:
+def _row(values: Sequence[ByteString | None], names: list[str], oldest: datetime | None) -> Read:
     """One reply: the features in the order asked for, the timestamp last."""
     if values[-1] is None:
         return None, {name: Value() for name in names}

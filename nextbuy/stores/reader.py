@@ -18,7 +18,6 @@ import pyarrow as pa
 import redis
 from feast import FeatureService, FeatureStore
 from feast.feature_view import DUMMY_ENTITY_ID
-from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs
 from numpy.typing import NDArray
 
@@ -123,9 +122,7 @@ class OnlineReader:
             store.registry, store.project, feature_service, hide_dummy_entity=False
         )
         plain, derived = _group_feature_refs(refs, views, on_demand)
-        self._derived: list[tuple[OnDemandFeatureView, set[str]]] = [
-            (view, set(names)) for view, names in derived
-        ]
+        self._derived: list[tuple[Any, set[str]]] = [(view, set(names)) for view, names in derived]
         self._views = [self._view_reader(view, names) for view, names in plain]
         read = [name for _, names in self._views for name in names]
         asked = [ref.replace(":", "__", 1) for ref in refs]
@@ -178,8 +175,8 @@ class OnlineReader:
                 replies = line.read(request.replies + self._by_data)
         except (redis.RedisError, OSError) as error:
             raise NextbuyError(f"Redis could not be read: {error}. Try again.") from error
-        if error := first_error(replies):
-            raise NextbuyError(f"Redis could not be read: {error}.")
+        if refusal := first_error(replies):
+            raise NextbuyError(f"Redis could not be read: {refusal}.")
         return self._block(request, replies, entity_columns, now)
 
     async def read_async(

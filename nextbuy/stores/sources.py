@@ -81,11 +81,13 @@ def relation(
     else:
         found = parquet_files(source, repo_path)
         listed = ", ".join(map(literal, found))
-        # The files' folders are no columns, whatever they are called.
-        sql = f"read_parquet([{listed}], hive_partitioning = false)"
         row_number = f"(file_index::BIGINT * {ROWS_PER_FILE} + file_row_number)"
         title = source.path
-        _check_equal_schemas(con, listed, title)
+        untyped = _check_equal_schemas(con, listed, title)
+        # The files' folders are no columns, whatever they are called. The types come from the first
+        # file, unless a column has no value and so no type in some file.
+        union = ", union_by_name = true" if untyped else ""
+        sql = f"read_parquet([{listed}], hive_partitioning = false{union})"
     described = con.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
     return Relation(sql, row_number, {name: kind for name, kind, *_ in described}, title)
 
@@ -115,31 +117,54 @@ def parquet_files(source: FileSource, repo_path: str | Path | None) -> list[str]
     return files
 
 
-def _check_equal_schemas(con: duckdb.DuckDBPyConnection, listed: str, title: str) -> None:
-    """DuckDB would cast each file to the first one's types, 1.5 to the integer 2 among them."""
-    differing = con.execute(
-        f"""
-        WITH columns AS (
-            SELECT file_name, name, duckdb_type FROM parquet_schema([{listed}])
-            WHERE column_id > 0 AND logical_type IS DISTINCT FROM 'NullType()'
-        ), files AS (SELECT count(DISTINCT file_name) AS n FROM columns)
-        SELECT name, list_sort(list(DISTINCT duckdb_type)), count(DISTINCT file_name), any_value(n),
-            max(file_name)
-        FROM columns, files GROUP BY name
-        HAVING count(DISTINCT file_name) < any_value(n) OR count(DISTINCT duckdb_type) > 1
-        ORDER BY name
-        """
+def _check_equal_schemas(con: duckdb.DuckDBPyConnection, listed: str, title: str) -> bool:
+    """Refuse what DuckDB would cast to the first file's types, 1.5 to the integer 2 among it.
+
+    Returns whether a column is of Parquet's type for "no value at all" in some file.
+    """
+    untyped = False
+    types: dict[str, dict[str, str]] = {}
+    files: set[str] = set()
+    elements = con.execute(
+        "SELECT file_name, name, duckdb_type, logical_type, coalesce(num_children, 0) "
+        f"FROM parquet_schema([{listed}]) ORDER BY file_name, column_id"
     ).fetchall()
-    for name, types, files, all_files, example in differing:
-        if len(types) > 1:
+    below = 0  # elements still to come that are parts of a nested column
+    for file, name, kind, logical, children in elements:
+        if file not in files:  # the root; its children are the columns
+            files.add(file)
+            below = 0
+        elif below:
+            below += children - 1
+        else:
+            below = children
+            if logical == "NullType()":
+                untyped = True
+            else:
+                types.setdefault(name, {}).setdefault(kind or "nested", file)
+    for name, kinds in types.items():
+        if len(kinds) > 1:
+            found = ", ".join(f"{kind} in {file}" for kind, file in sorted(kinds.items()))
             raise NextbuyError(
-                f"The files of {title} disagree on the type of {name!r}: {', '.join(types)}. Make "
-                "the table again so that all files have one type."
+                f"The files of {title} disagree on the type of {name!r}: {found}. Make the table "
+                "again so that all files have one type."
             )
-        raise NextbuyError(
-            f"Only {files} of the {all_files} files of {title} have the column {name!r} (one is "
-            f"{example}). Make the table again so that all files have it."
-        )
+    _check_all_have(types, elements, files, title)
+    return untyped
+
+
+def _check_all_have(
+    types: Iterable[str], elements: list[tuple[str, ...]], files: set[str], title: str
+) -> None:
+    has: dict[str, set[str]] = {}
+    for file, name, *_ in elements:
+        has.setdefault(name, set()).add(file)
+    for name in types:
+        if lacking := files - has[name]:
+            raise NextbuyError(
+                f"{len(lacking)} of the {len(files)} files of {title} lack the column {name!r}, "
+                f"{min(lacking)} among them. Make the table again so that all files have it."
+            )
 
 
 def column_for(name: str, field_mapping: dict[str, str], relation: Relation) -> str:

@@ -47,7 +47,7 @@ class Wire:
 @contextmanager
 def wire(client: redis.Redis) -> Iterator[Wire]:
     """A connection from the client's pool; it goes back unless an error left replies in it."""
-    pool = client.connection_pool
+    pool: Any = client.connection_pool
     connection = pool.get_connection()
     try:
         yield Wire(connection)

@@ -374,11 +374,30 @@ def test_files_that_disagree(tmp_path):
         {"user_id": ["a"], "event_timestamp": times([2]), "value": pa.array([1.5])},
     )
     repo = Repo(tmp_path, [entity(), view(tmp_path / "t")])
-    with pytest.raises(NextbuyError, match=r"disagree on the type of 'value'.*BIGINT.*DOUBLE"):
+    with pytest.raises(
+        NextbuyError, match=r"disagree on the type of 'value': BIGINT in .*DOUBLE in"
+    ):
         retrieve(repo, frame([("a", 3)]), ["stats:value"])
     write_table(tmp_path / "t/2.parquet", {"user_id": ["a"], "event_timestamp": times([2])})
-    with pytest.raises(NextbuyError, match=r"Only 1 of the 2 files.*'value'"):
+    with pytest.raises(NextbuyError, match=r"1 of the 2 files .*lack the column 'value'"):
         retrieve(repo, frame([("a", 3)]), ["stats:value"])
+
+
+def test_nested_columns_and_columns_without_values_are_no_disagreement(tmp_path):
+    for number in range(2):
+        write_table(
+            tmp_path / f"t/{number}.parquet",
+            {
+                "texts": pa.array([["x"]], pa.list_(pa.string())),
+                "numbers": pa.array([[[1]]], pa.list_(pa.list_(pa.int64()))),
+                "both": pa.array([{"value": "x", "n": 1}]),
+                "user_id": ["a"],
+                "event_timestamp": times([number]),
+                "value": pa.array([number], pa.int64()) if number else pa.nulls(1),
+            },
+        )
+    repo = Repo(tmp_path, [entity(), view(tmp_path / "t")])
+    assert listed(retrieve(repo, frame([("a", 3)]), ["stats:value"])["value"]) == [1]
 
 
 def test_key_of_another_type(tmp_path):
