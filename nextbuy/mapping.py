@@ -66,8 +66,9 @@ def judged(source: Source, rows: Rows, now: datetime) -> str:
         for name, sql in columns.items()
     )
     return f"""
-        WITH picked AS (SELECT *, {texts} FROM {rows.relation}),
-        typed AS (
+        WITH picked AS (
+            SELECT _file, _row, _broken, {rows.carried}, {texts} FROM {rows.relation}
+        ), typed AS (
             SELECT *, {now_us} AS _now_us, CASE _event_type {kinds} END AS _kind,
                 CASE WHEN _broken IS NULL AND _event_type IN ({ignored}) THEN _event_type END
                     AS _ignored,

@@ -25,7 +25,7 @@ from nextbuy.lines import LONGEST_LINE, Lines, Progress, open_text
 from nextbuy.sources import Column, Expression, Layout
 
 SAMPLE = 1000  # JSON lines looked at to learn which columns there are
-RESERVED = {"_file", "_row", "_line", "_broken", "_cells"}
+RESERVED = {"_file", "_row", "_line", "_broken", "_cells", "_whole"}
 
 
 def find_files(logs: Sequence[str | Path]) -> list[Path]:
@@ -53,6 +53,8 @@ class Rows(NamedTuple):
     """Relation with `_file`; `_row`, the line of a text file (its header counts) or the row of a
     Parquet file, from 1; `_broken`, why the row could not be cut into columns, else NULL; and the
     log's own columns. It can be read once."""
+    carried: str
+    """The columns of `relation` that `raw` is made from."""
     raw: str
     """Expression: the row as JSON text. Costly, so ask for it where it is needed only."""
     texts: dict[str, str]
@@ -88,6 +90,7 @@ def open_rows(
     lines = Lines(files, layout.format == "csv" and not layout.columns, progress)
     try:
         if layout.format == "parquet":
+            progress(f"reading {_some(files)}")
             rows = _parquet(layout, files, asked)
         else:
             engine.register("_lines", lines.reader())
@@ -150,7 +153,8 @@ def _csv(layout: Layout, files: Sequence[Path], asked: Mapping[str, Column], _: 
         SELECT _file, _row, _line, _broken, _cells, {named} FROM checked)"""
     pairs = ", ".join(f"{literal(name)}, _cells[{i}]" for i, name in enumerate(columns, 1))
     raw = f"CASE WHEN _broken IS NULL THEN json_object({pairs}) ELSE json_object('line', _line) END"
-    return Rows(relation, raw, {setting: _text(column) for setting, column in asked.items()})
+    texts = {setting: _text(column) for setting, column in asked.items()}
+    return Rows(relation, "_line, _cells", raw, texts)
 
 
 def _json(
@@ -187,7 +191,8 @@ def _json(
         )
         SELECT {", ".join(["_file", "_row", "_line", "_broken", *named])} FROM cut)"""
     raw = "CASE WHEN _broken IS NULL THEN _line ELSE json_object('line', _line) END"
-    return Rows(relation, raw, {setting: _text(column) for setting, column in asked.items()})
+    texts = {setting: _text(column) for setting, column in asked.items()}
+    return Rows(relation, "_line", raw, texts)
 
 
 def _parquet(layout: Layout, files: Sequence[Path], asked: Mapping[str, Column]) -> Rows:
@@ -202,17 +207,17 @@ def _parquet(layout: Layout, files: Sequence[Path], asked: Mapping[str, Column])
     except (pa.ArrowInvalid, OSError) as error:
         raise NextbuyError(f"{_some(files)} cannot be read as Parquet: {error}.") from None
     _require(files[0], asked, schema.names, nested=True)
+    whole = ", ".join(f"{ident(name)} := {ident(name)}" for name in schema.names)
     relation = f"""(
-        SELECT *, filename AS _file, file_row_number + 1 AS _row, NULL AS _broken
-        FROM read_parquet([{", ".join(map(literal, files))}], filename = true,
+        SELECT *, file_row_number + 1 AS _row, NULL AS _broken, struct_pack({whole}) AS _whole
+        FROM read_parquet([{", ".join(map(literal, files))}], filename = '_file',
             file_row_number = true, hive_partitioning = false))"""
-    raw = ", ".join(f"{literal(name)}, {ident(name)}" for name in schema.names)
     texts = {}
     for setting, column in asked.items():
         nested = isinstance(column, str) and column not in schema.names
-        whole = ".".join(map(ident, str(column).split("."))) if nested else _text(column)
-        texts[setting] = _value(f"CAST({whole} AS VARCHAR)", layout)
-    return Rows(relation, f"json_object({raw})", texts)
+        cell = ".".join(map(ident, str(column).split("."))) if nested else _text(column)
+        texts[setting] = _value(f"CAST({cell} AS VARCHAR)", layout)
+    return Rows(relation, "_whole", "to_json(_whole)", texts)
 
 
 def _header(file: Path, delimiter: str) -> list[str]:

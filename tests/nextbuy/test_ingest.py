@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as trial
@@ -152,6 +154,31 @@ def test_nested_columns_and_expressions(tmp_path, settings):
     assert (row["user_id"], row["event_type"]) == ("7", "view")
     assert row["event_time"] == datetime(2024, 3, 1, 8, tzinfo=UTC)
     assert report.empty_columns == ("brand",)
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_a_log_may_call_its_columns_as_it_likes(tmp_path, settings, format):
+    """Names that SQL or ingestion use themselves are no harm."""
+    names = ["_kind", "select", 'the "time"', "_user_id", "_price"]
+    fields = {
+        "user_id": "_kind",
+        "event_time": 'the "time"',
+        "event_type": "select",
+        "item_id": "_user_id",
+        "price": "_price",
+    }
+    row = ["ann", "pv", "2024-03-01 10:00:00", "it's", "7"]
+    path = tmp_path / f"it's.{format}"
+    if format == "csv":
+        log(path, ",".join(row), header='_kind,select,"the ""time""",_user_id,_price')
+    else:
+        pq.write_table(
+            pa.table({name: [cell] for name, cell in zip(names, row, strict=True)}), path
+        )
+    report = ingest([path], shop(format=format, fields=fields), settings)
+    assert report.published == 1
+    (found,) = event_rows(settings)
+    assert (found["user_id"], found["item_id"], found["price"]) == ("ann", "it's", 700)
 
 
 @pytest.mark.parametrize(
@@ -415,7 +442,7 @@ def test_two_runs_at_once_do_not_mix(tmp_path, settings):
 def test_another_source_is_not_mixed_in(tmp_path, settings):
     path = log(tmp_path / "log.csv", *DAY_1)
     ingest([path], shop(), settings)
-    with pytest.raises(NextbuyError, match=r"holds events of the source 'shop'; .* NEXTBUY_DATA"):
+    with pytest.raises(NextbuyError, match=r"holds events of the source 'shop'; .*NEXTBUY_DATA"):
         ingest([path], shop(name="other"), settings)
     with pytest.raises(NextbuyError, match=r"mapping of 'shop' is not the one .* --replace"):
         ingest([path], shop(money="cents"), settings)
