@@ -14,6 +14,9 @@ from great_expectations.expectations.core.expect_table_columns_to_match_set impo
 from great_expectations.expectations.core.expect_table_row_count_to_be_between import (
     ExpectTableRowCountToBeBetween,
 )
+from great_expectations.expectations.core.expect_table_row_count_to_equal import (
+    ExpectTableRowCountToEqual,
+)
 from great_expectations.expectations.core.unexpected_rows_expectation import (
     UnexpectedRowsExpectation,
 )
@@ -154,6 +157,11 @@ def one_row_per(columns: Sequence[str], remedy: str) -> Rule:
         "FROM {batch}) WHERE repeated > 0",
         remedy,
     )
+
+
+def rows_exactly(n: int, remedy: str) -> Rule:
+    """The table has this many rows."""
+    return Rule("rows_complete", (), ExpectTableRowCountToEqual(value=n), remedy)
 
 
 def configured(

@@ -43,8 +43,8 @@ class EventBounds(BaseModel):
     repeated_share: float = Field(default=0.15, gt=0, le=1)
     """Share of a day's events that may say the same as another, but for the id. It is estimated
     with an error of some 2 %."""
-    one_user_share: float = Field(default=0.1, gt=0, le=1)
-    """Share of a day's events that one user may have."""
+    one_user_share: float = Field(default=0.4, gt=0, le=1)
+    """Share of a day's events that one user may have; the shop's own crawlers are often there."""
 
 
 def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:

@@ -9,7 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nextbuy.events import EVENT_SCHEMA
+from nextbuy.engine import duckdb_engine
+from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
+from nextbuy.settings import Settings
+from nextbuy.storage import new_version
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(days=31)
@@ -59,3 +62,12 @@ def save(table: pa.Table, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, folder / "new.parquet")
     return folder / "new.parquet"
+
+
+def publish(table: pa.Table, settings: Settings) -> None:
+    """Publish events as the ingestion does."""
+    info = {"source": "test", "provides": ["brand", "category", "discount", "price", *EventType]}
+    with duckdb_engine(settings) as engine, new_version(settings.events, "test", info) as version:
+        engine.register("table_given", table)
+        engine.execute("CREATE TABLE events AS FROM table_given")
+        version.write_days(engine, "events", "event_time", EVENT_ORDER)

@@ -43,7 +43,7 @@ def _day_again_under_new_ids(table: pa.Table) -> pa.Table:
 
 
 def _crawler(table: pa.Table) -> pa.Table:
-    return with_values(table, "user_id", range(3000, 3300), "crawler")
+    return with_values(table, "user_id", range(3000, 3700), "crawler")
 
 
 BLOCKED: dict[str, tuple[str, Spoil]] = {
