@@ -23,7 +23,7 @@ class ShopConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shoppers: int = Field(default=2_200, ge=1)
+    shoppers: int = Field(default=2_500, ge=1)
     items: int = Field(default=1_200, ge=24)
     days: int = Field(default=180, ge=1)
     start: date = date(2024, 1, 1)

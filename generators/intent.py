@@ -15,17 +15,17 @@ from generators.catalogue import Catalogue
 from generators.shelf import Shelf
 from generators.shoppers import Shoppers
 
-BASE = -5.2
-WANT = 1.25
-WANT_DAYS = 18.0
-CART = 2.6
-CART_DAYS = 12.0
-TIRED = 0.30
+BASE = -7.15
+WANT = 1.7
+WANT_DAYS = 30.0
+CART = 6.3
+CART_DAYS = 30.0
+TIRED = 0.25
 SATED = 4.0
-DEAR = 0.8
+DEAR = 0.4
 PAY_DAYS = 20.0
 """A wallet fills up again with this time constant."""
-LIKING = 0.25
+LIKING = 0.15
 SEASON = 1.0
 
 Floats = NDArray[np.float64]

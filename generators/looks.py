@@ -71,7 +71,7 @@ def look(
     buys[known] = bought[entry[known], slot[known]]
     readiness = traits.conversion[shopper]
     buys |= ~known & in_stock & _happens(-4.6 + readiness + pull, rng)
-    added = ~in_cart & in_stock & (buys | _happens(-3.1 + 0.5 * readiness + 1.2 * pull, rng))
+    added = ~in_cart & in_stock & (buys | _happens(-3.5 + 0.5 * readiness + 1.2 * pull, rng))
     removed = (in_cart | added) & ~buys & _happens(-2.4 - 0.7 * pull, rng)
     views = 1 + np.minimum(rng.poisson(np.exp(np.minimum(-0.9 + 0.55 * pull, 2.0))), 6)
     scrolls = np.minimum(rng.poisson(np.exp(np.minimum(-0.6 + 0.45 * pull, 2.0))), 6)
@@ -86,7 +86,7 @@ def remember(minds: Minds, looks: Looks, dwell: Floats) -> None:
     """
     at = looks.entry, looks.slot
     gain = 0.40 * (looks.views - 1) + 0.30 * looks.scrolls + 0.50 * np.log1p(dwell / 20)
-    want = np.minimum(0.6 * minds.want[at] + gain, 5.0)
+    want = np.minimum(0.3 * minds.want[at] + gain, 5.0)
     minds.want[at] = np.where(looks.bought, 0.5, np.where(looks.removed, 0.3 * want, want))
     minds.tired[at] = np.where(looks.bought, 0.0, minds.tired[at] + 1)
     minds.sated[at] = np.where(looks.bought, 1.0, minds.sated[at])

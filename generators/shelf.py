@@ -38,7 +38,7 @@ def plan(config: ShopConfig, catalogue: Catalogue, rng: np.random.Generator) -> 
     campaign = np.zeros((days, len(CATEGORIES)))
     campaign[day, kind] = CAMPAIGN_DEPTH
     depth = np.maximum(depth, campaign[:, catalogue.category])
-    day, item, _ = _windows(rng, days, items, every=80, shortest=2, longest=8)
+    day, item, _ = _windows(rng, days, items, every=200, shortest=2, longest=6)
     in_stock = np.ones((days, items), bool)
     in_stock[day, item] = False
     discount = np.round(catalogue.list_price * depth).astype(np.int64)
