@@ -3,13 +3,18 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test lint types bench lock clean
+.PHONY: demo test test-faults lint types bench lock clean
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/bento/test_faults.py \
+		--ignore tests/bento/test_access.py --ignore tests/bento/test_robustness.py
+
+# Start, break and restart many servers; alone, because they measure how long an answer takes.
+test-faults: $(READY)
+	$(BIN)/pytest tests/bento/test_faults.py tests/bento/test_access.py tests/bento/test_robustness.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
