@@ -15,10 +15,10 @@ from generators.catalogue import Catalogue
 from generators.shelf import Shelf
 from generators.shoppers import Shoppers
 
-BASE = -7.15
+BASE = -7.05
 WANT = 1.7
 WANT_DAYS = 30.0
-CART = 6.3
+CART = 6.1
 CART_DAYS = 30.0
 TIRED = 0.25
 SATED = 4.0

@@ -23,10 +23,14 @@ from generators.truth import Score
 from generators.writer import DayFiles, event_table, replaced, truth_table
 from nextbuy.storage import fingerprint, new_version
 
-__all__ = ["ShopConfig", "SimulationSummary", "inputs", "simulate"]
+__all__ = ["ShopConfig", "SimulationSummary", "inputs", "open_shop", "simulate"]
 
 BATCH = 4096
 """Shoppers at once: bounds the memory, however large the shop."""
+COUNTED = (
+    "events", "late_events", "duplicate_events", "bot_events", "bot_runs", "log_ins", "sessions",
+    "truth_rows",
+)  # fmt: skip
 
 
 class SimulationSummary(BaseModel):
@@ -97,11 +101,29 @@ def simulate(
     return summary
 
 
+def open_shop(config: ShopConfig) -> tuple[World, State]:
+    """The shop and its shoppers on the morning of the first day."""
+    rng = _stream(config, 0)
+    catalogue = stock_up(config, rng)
+    shelf = plan(config, catalogue, rng)
+    shoppers = gather(config, rng)
+    days = config.days + MAX_AWAY + 2
+    season, traffic = rhythm.season(config.start, days), rhythm.traffic(config.start, days)
+    state = State(
+        minds=Minds.empty(config.shoppers),
+        wallet=shoppers.budget.copy(),
+        last_end=np.full(config.shoppers, -1, np.int64),
+        next_start=shoppers.first_visit.copy(),
+        guest=shoppers.guest.copy(),
+    )
+    return World(catalogue, shelf, shoppers, season, traffic), state
+
+
 def _run(
     config: ShopConfig, log: DayFiles, truth: DayFiles, progress: Callable[[int, int], None]
 ) -> SimulationSummary:
-    world, state = _open(config)
-    score, tally = Score(), Counter[str]()
+    world, state = open_shop(config)
+    score, tally = Score(), Counter(dict.fromkeys(COUNTED, 0))
     for day in range(config.days):
         rng = _stream(config, 1 + day)
         midnight = config.begin + (day + 1) * DAY
@@ -138,23 +160,6 @@ def _run(
         base_rate=score.base_rate,
         oracle_pr_auc=score.average_precision,
     )
-
-
-def _open(config: ShopConfig) -> tuple[World, State]:
-    rng = _stream(config, 0)
-    catalogue = stock_up(config, rng)
-    shelf = plan(config, catalogue, rng)
-    shoppers = gather(config, rng)
-    days = config.days + MAX_AWAY + 2
-    season, traffic = rhythm.season(config.start, days), rhythm.traffic(config.start, days)
-    state = State(
-        minds=Minds.empty(config.shoppers),
-        wallet=shoppers.budget.copy(),
-        last_end=np.full(config.shoppers, -1, np.int64),
-        next_start=shoppers.first_visit.copy(),
-        guest=shoppers.guest.copy(),
-    )
-    return World(catalogue, shelf, shoppers, season, traffic), state
 
 
 def _stream(config: ShopConfig, part: int) -> np.random.Generator:
