@@ -122,23 +122,28 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         def plan(con: duckdb.DuckDBPyConnection) -> str:
             bound = relation(con, data_source, config.repo_path)
             bound.require(wanted)
-            # Only keys, times and row numbers are grouped; the rows themselves follow by number.
-            number = bound.row_number
-            at = f"{quoted(timestamp_field)}::TIMESTAMPTZ"
+            # Only keys and times are grouped; the rows at a key's newest time, one but for ties,
+            # are fetched by a join.
+            at = f"source.{quoted(timestamp_field)}::TIMESTAMPTZ"
             created = (
                 f"coalesce(epoch_us({quoted(created_timestamp_column)}::TIMESTAMPTZ), {BEFORE_ALL})"
                 if created_timestamp_column
                 else "0"
             )
-            keys = "".join(f"{quoted(key)}, " for key in join_key_columns)
-            where = _between(timestamp_field, start_date, end_date)
+            rows = f"{bound.sql} AS source"
+            where = _between(at, start_date, end_date)
+            keys = "".join(f"source.{quoted(key)}, " for key in join_key_columns)
+            same = "".join(
+                f"source.{quoted(k)} = newest.{quoted(k)} AND " for k in join_key_columns
+            )
+            key_list = ", ".join(map(quoted, join_key_columns)) or "()"
             return (
-                f"WITH newest AS MATERIALIZED (SELECT {keys}max({at}) AS __at "
-                f"FROM {bound.sql} WHERE {where} GROUP BY ALL), "
-                f"latest AS MATERIALIZED (SELECT max_by(n, (c, n)) AS __n FROM "
-                f"(SELECT {keys}{at} AS __at, {created} AS c, {number} AS n FROM {bound.sql} "
-                f"WHERE {where}) JOIN newest USING ({keys}__at) GROUP BY {keys}__at) "
-                f"SELECT {_listed(wanted)} FROM {bound.sql} JOIN latest ON __n = {number}"
+                f"WITH newest AS MATERIALIZED (SELECT {keys}max({at}) AS __at FROM {rows} "
+                f"WHERE {where} GROUP BY ALL), "
+                f"tied AS MATERIALIZED (SELECT {_listed(wanted, 'source.')}, {created} AS __c, "
+                f"{bound.row_number} AS __n FROM {rows} JOIN newest ON {same}{at} = __at), "
+                f"latest AS (SELECT max_by(__n, (__c, __n)) AS __n FROM tied GROUP BY {key_list}) "
+                f"SELECT {_listed(wanted)} FROM tied JOIN latest USING (__n)"
             )
 
         return _job(config, plan)
@@ -161,7 +166,7 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         def plan(con: duckdb.DuckDBPyConnection) -> str:
             bound = relation(con, data_source, config.repo_path)
             bound.require(wanted)
-            where = _between(timestamp_field, start_date, end_date)
+            where = _between(f"{quoted(timestamp_field)}::TIMESTAMPTZ", start_date, end_date)
             return f"SELECT {_listed(wanted)} FROM {bound.sql} WHERE {where}"
 
         return _job(config, plan)
@@ -238,17 +243,17 @@ def _job(
     return DuckdbRetrievalJob(plan, repo_path=config.repo_path, staging_location=staging)
 
 
-def _between(timestamp: str, start: datetime | None, end: datetime | None) -> str:
+def _between(at: str, start: datetime | None, end: datetime | None) -> str:
     bounds = [
-        f"{quoted(timestamp)}::TIMESTAMPTZ {sign} TIMESTAMPTZ '{utc(moment).isoformat()}'"
+        f"{at} {sign} TIMESTAMPTZ '{utc(moment).isoformat()}'"
         for sign, moment in ((">=", start), ("<=", end))
         if moment is not None
     ]
     return " AND ".join(bounds) or "true"
 
 
-def _listed(columns: list[str]) -> str:
-    return ", ".join(map(quoted, dict.fromkeys(columns)))
+def _listed(columns: list[str], prefix: str = "") -> str:
+    return ", ".join(prefix + quoted(name) for name in dict.fromkeys(columns))
 
 
 def _as_written(table: pa.Table, schema: pa.Schema, folder: Path) -> pa.Table:

@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import redis
-from conftest import EVERY_TYPE, Repo, at, entity, times, view, write_table
 from feast import FeatureView, Field, FileSource
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -17,6 +16,7 @@ from feast.types import Array, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores import engine

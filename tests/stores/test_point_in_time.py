@@ -9,7 +9,6 @@ from datetime import timedelta
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest import OURS, START, Repo, at, entity, frame, times, view, write_table
 from feast import FeatureService, FeatureView, Field, FileSource
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
@@ -17,6 +16,7 @@ from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_repo import OURS, START, Repo, at, entity, frame, times, view, write_table
 
 from nextbuy.errors import NextbuyError
 

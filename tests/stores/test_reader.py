@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest import EVERY_TYPE, Repo, at, entity, times, view, write_table
 from feast import FeatureService, Field, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
+from small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
 from test_online import OURS_ONLINE, ROWS, every_type_view, everything, materialize
 
 from nextbuy.contract import ModelContract
