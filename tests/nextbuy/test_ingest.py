@@ -444,7 +444,7 @@ def test_another_source_is_not_mixed_in(tmp_path, settings):
     ingest([path], shop(), settings)
     with pytest.raises(NextbuyError, match=r"holds events of the source 'shop'; .*NEXTBUY_DATA"):
         ingest([path], shop(name="other"), settings)
-    with pytest.raises(NextbuyError, match=r"mapping of 'shop' is not the one .* --replace"):
+    with pytest.raises(NextbuyError, match=r"mapping of 'shop' is not the one .* \(--replace\)"):
         ingest([path], shop(money="cents"), settings)
     assert ingest([path], shop(name="other"), settings, replace=True).published == 3
 
