@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import httpx
+import numpy as np
 import pytest
 from small_shop import FEATURES, contract, fitted, objects, register
 
@@ -39,6 +40,24 @@ def test_columns_are_read_by_name_whatever_the_order(settings, store):
     assert ordered.event_times == reversed_.event_times
 
 
+def test_matrix_is_the_contracts_encoding_of_the_columns(settings, store):
+    users, items = ["u1", "u2", "new"] * 3, ["i003"] * 3 + ["i008"] * 3 + ["new"] * 3
+    features = OnlineFeatures(settings, contract())
+    columns = store.get_online_features(
+        store.get_feature_service(contract().feature_service),
+        {"user_id": users, "item_id": items},
+        full_feature_names=True,
+    ).to_dict()
+    expected = contract().matrix(columns)
+    np.testing.assert_array_equal(features.read(users, items).matrix, expected)
+    alone = features.read(["u1", "u1"], ["i003", "new"])
+    np.testing.assert_array_equal(alone.matrix, expected[[0, 6]])
+    none = contract(features=FEATURES[:3], categories={})
+    np.testing.assert_array_equal(
+        OnlineFeatures(settings, none).read(users, items).matrix, expected[:, :3]
+    )
+
+
 def test_service_refuses_to_start_when_the_registry_lost_a_feature(settings, store):
     register(settings, fitted("xgboost"), contract())
     store.apply(objects(without=("item__price",)), partial=False)
@@ -63,7 +82,7 @@ def test_taken_port_is_said_at_once(settings, store):
         httpx.get(f"{url}/model")
 
 
-def test_foreground_server_ends_with_the_signal_and_leaves_no_process(settings, store):
+def test_foreground_server_ends_with_the_signal_and_leaves_no_process(settings, store, tmp_path):
     code = (
         "from bento.serve import _free_port, serve\n"
         "from nextbuy.settings import Settings\n"
@@ -71,13 +90,17 @@ def test_foreground_server_ends_with_the_signal_and_leaves_no_process(settings, 
         "print(port, flush=True)\n"
         "serve(Settings(), port=port)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
+    log = tmp_path / "server.log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
         url = f"http://127.0.0.1:{process.stdout.readline().strip()}"
         with httpx.Client(transport=httpx.HTTPTransport(retries=5), timeout=60) as client:
             ready = False
@@ -86,7 +109,7 @@ def test_foreground_server_ends_with_the_signal_and_leaves_no_process(settings, 
                     ready = client.get(f"{url}/readyz").is_success
                 except httpx.HTTPError:
                     continue
-        assert ready
+        assert ready, log.read_text()
         process.terminate()
         process.stdout.read()
         assert process.wait(60) == 0
