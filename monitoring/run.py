@@ -87,7 +87,7 @@ def _champion(settings: Settings) -> Finding:
             subject="champion",
             message=f"MLflow names none ({error}). Make one with: nextbuy train",
         )
-    metrics = MlflowClient().get_run(version.run_id).data.metrics
+    metrics = MlflowClient().get_run(str(version.run_id)).data.metrics
     score = f", test PR-AUC {metrics['test_pr_auc']:.3f}" if "test_pr_auc" in metrics else ""
     return Finding(status="ok", subject="champion", message=f"version {version.version}{score}")
 
