@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
+# Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-faults lint types bench lock clean
 

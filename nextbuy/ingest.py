@@ -1,5 +1,6 @@
 """Any event log -> canonical events, by day; what cannot be used goes to quarantine."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -9,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from pydantic import BaseModel, ConfigDict
 
 from nextbuy import quarantine
 from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
+from nextbuy.ingest_report import FileCounts, IngestReport, accept
 from nextbuy.lines import Progress
 from nextbuy.mapping import judged, read_items, with_items
 from nextbuy.reading import find_files, literal, open_rows
@@ -22,65 +23,37 @@ from nextbuy.settings import Settings
 from nextbuy.sources import OPTIONAL, Source
 from nextbuy.storage import Manifest, file_digest, fingerprint, lock, manifest, new_version
 
+CODE = [
+    Path(__file__).with_name(f"{module}.py")
+    for module in ("ingest", "mapping", "reading", "sources", "lines", "events")
+]
 COLUMNS = ", ".join(EVENT_SCHEMA.names)
 DERIVED_FROM = [name for name in EVENT_SCHEMA.names if name != "event_id"]
 
 
-class FileCounts(BaseModel):
-    """What became of one file's rows; the rest of them are events."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    read: int
-    ignored: int
-    quarantined: int
-
-
-class IngestReport(BaseModel):
-    """What became of every row: `read` is the sum of the counts after it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    read: int
-    """Rows of the log; of an exploded log, elements."""
-    published: int
-    """New events."""
-    already_present: int
-    """Events that were published before."""
-    duplicates_in_batch: int
-    """Repetitions within the log."""
-    ignored: dict[str, int]
-    """Event name -> rows left aside on purpose."""
-    quarantined: dict[str, int]
-    """Reason -> refused rows."""
-    files: dict[str, FileCounts]
-    first_event: datetime | None
-    """Time of the first good event of the log, UTC; None if there is none."""
-    last_event: datetime | None
-    days: int
-    """Days of the events table that were written anew."""
-    empty_columns: tuple[str, ...]
-    """Columns that the source maps, but that hold no value in any good event."""
-    quarantine: Path | None
-    """Folder of the refused rows; None if there are none."""
-    explanation: str
-    """A line per reason for refusal, with an example and the remedy."""
-
-    def __str__(self) -> str:
-        refused, ignored = sum(self.quarantined.values()), sum(self.ignored.values())
-        text = (
-            f"{self.read:,} rows read: {self.published:,} published, {self.already_present:,} "
-            f"already present, {self.duplicates_in_batch:,} repeated, {ignored:,} ignored, "
-            f"{refused:,} refused"
-        )
-        if self.first_event:
-            text += f"\nevents from {self.first_event:%Y-%m-%d %H:%M} to "
-            text += f"{self.last_event:%Y-%m-%d %H:%M} UTC; {self.days} days written"
-        if self.empty_columns:
-            text += f"\nmapped, but without any value: {', '.join(self.empty_columns)}"
-        if self.quarantine:
-            text += f"\nrefused rows are in {self.quarantine}\n{self.explanation}"
-        return text
+def is_up_to_date(
+    logs: Sequence[str | Path],
+    source: Source,
+    settings: Settings,
+    *,
+    items: str | Path | None = None,
+    replace: bool = False,
+) -> bool:
+    """Whether these logs, none of their rows refused, were the last to be published this way."""
+    receipt = _receipt(settings)
+    if not receipt.exists():
+        return False
+    files, item_files = find_files(logs), find_files([items]) if items is not None else []
+    made_from = [_inputs(files, item_files, source, adds=False)]
+    if not replace:
+        made_from.append(_inputs(files, item_files, source, adds=True))
+    last = json.loads(receipt.read_text())
+    return (
+        last["inputs"] in made_from
+        and last["version"] == settings.events.resolve().name
+        # A row refused for lying in the future may be good by now.
+        and not _refused_folder(settings, source, files).exists()
+    )
 
 
 def ingest(
@@ -126,8 +99,7 @@ def ingest(
     item_files = [] if items is None else find_files([items])
     published = None if replace else manifest(settings.events)
     info = _info(source, bool(item_files), published, settings)
-    run = fingerprint(sorted(file_digest(file) for file in files))[:12]
-    folder = settings.quarantine / f"{source.name}-{run}"
+    folder = _refused_folder(settings, source, files)
     with _workplace(settings) as work, duckdb_engine(settings) as engine:
         # Order is made where it counts; to keep it everywhere costs memory.
         engine.execute("SET preserve_insertion_order = false")
@@ -142,7 +114,7 @@ def ingest(
         else:
             shutil.rmtree(folder, ignore_errors=True)
         share = source.limits.max_bad_share if max_bad_share is None else max_bad_share
-        _accept(report, share, source, nothing_there=published is None)
+        accept(report, share, source, nothing_there=published is None)
         if not report.published:
             return report
         new = work / "new.parquet"
@@ -155,6 +127,10 @@ def ingest(
             gate(new)
         progress("publishing")
         days = _publish(engine, new, settings, published, info)
+    inputs = _inputs(files, item_files, source, adds=published is not None)
+    receipt = {"inputs": inputs, "version": settings.events.resolve().name}
+    _receipt(settings).parent.mkdir(exist_ok=True)
+    _receipt(settings).write_text(json.dumps(receipt))
     return report.model_copy(update={"days": days})
 
 
@@ -183,6 +159,24 @@ def _info(
             f"the same row would become another event. {start_anew}"
         )
     return info | {"provides": sorted({*info["provides"], *published.info["provides"]})}
+
+
+def _inputs(
+    files: Sequence[Path], item_files: Sequence[Path], source: Source, *, adds: bool
+) -> str:
+    """Identifies a batch, how it is read, and whether it came on top of others."""
+    digests = [sorted(file_digest(file) for file in group) for group in (files, item_files)]
+    return fingerprint(digests, source.model_dump(mode="json"), adds, *CODE)
+
+
+def _receipt(settings: Settings) -> Path:
+    """Which batch the published events end with; beside them, for equal events are equal bytes."""
+    return settings.reports / "ingest.json"
+
+
+def _refused_folder(settings: Settings, source: Source, files: Sequence[Path]) -> Path:
+    run = fingerprint(sorted(file_digest(file) for file in files))[:12]
+    return settings.quarantine / f"{source.name}-{run}"
 
 
 @contextmanager
@@ -360,24 +354,6 @@ def _report(
         quarantine=folder if quarantined else None,
         explanation=quarantine.explain(engine, "refused"),
     )
-
-
-def _accept(report: IngestReport, share: float, source: Source, nothing_there: bool) -> None:
-    """Raise where the log is too bad to be published."""
-    refused = sum(report.quarantined.values())
-    if refused > share * report.read:
-        raise NextbuyError(
-            f"{refused:,} of {report.read:,} rows are refused ({refused / report.read:.2%}; at "
-            f"most {share:.2%} are put up with), so nothing is published:\n{report.explanation}\n"
-            f"The refused rows are in {report.quarantine}. Mend the log or the mapping of "
-            f"{source.name!r}; if the log is known to be like that, raise limits.max_bad_share in "
-            "the source file."
-        )
-    if nothing_there and not report.published:
-        raise NextbuyError(
-            f"There is no event in {', '.join(report.files)}: {report.read:,} rows read, "
-            f"{sum(report.ignored.values()):,} of them ignored. Check that it is the right file."
-        )
 
 
 def _one(engine: duckdb.DuckDBPyConnection, query: str) -> int:

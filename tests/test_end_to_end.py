@@ -70,7 +70,7 @@ def test_the_champion_beats_every_rule_and_not_the_oracle(shop):
 def test_a_second_run_does_only_what_changed(shop):
     env, first = shop
     second = run(env, "nextbuy", "demo", "--shoppers", "400", "--days", "130")
-    assert second.count("(up to date)") >= 9  # sessions, labels, six feature tables, the model
+    assert second.count("(up to date)") >= 10  # events, sessions, labels, six tables, the model
     assert "fitting" in first
     assert "fitting" not in second
     assert "Redis is up to date" in second

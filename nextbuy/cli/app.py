@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 
 console = Console(highlight=False)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = 110  # a pipe or a file has no width to fit in: tables stay whole
 _stages: list[str] = []
 _errors = Console(stderr=True, highlight=False)
 
@@ -59,6 +61,7 @@ def quiet_libraries() -> None:
     """Keep the libraries' own chatter off the screen; warnings about our code stay in the tests."""
     warnings.filterwarnings("ignore")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that a command starts
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     chatty = ("mlflow", "alembic", "feast", "bentoml", "great_expectations", "evidently", "httpx")
     for name in chatty:

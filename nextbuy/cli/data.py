@@ -74,22 +74,29 @@ def ingest(
     Example: `nextbuy ingest log.csv.gz --source configs/sources/rees46.yaml`
     """
     quiet_libraries()
-    from monitoring.checks import check_events, gate
     from nextbuy.ingest import ingest as run
+    from nextbuy.ingest import is_up_to_date
     from nextbuy.sources import load_source
 
-    settings = Settings()
+    settings, mapping = Settings(), load_source(source_file(source))
+    if is_up_to_date(logs, mapping, settings, items=items, replace=replace):
+        say("events of these logs are published   (up to date)")
+        what_next("nextbuy sessionize")
+        return
+    from monitoring.checks import check_events, gate
+
     with console.status("ingesting") as status:
         report = run(
             logs,
-            load_source(source_file(source)),
+            mapping,
             settings,
             items=items,
             replace=replace,
             gate=lambda staged: gate(check_events(staged, settings)),
             progress=status.update,
         )
-    say(str(report))
+    for line in str(report).splitlines():
+        say(line)
     what_next("nextbuy sessionize")
 
 

@@ -26,8 +26,11 @@ def train(config: ConfigFile = None) -> None:
     Example: `nextbuy train --config configs/taobao.yaml`
     """
     quiet_libraries()
+    from mlflow.utils.logging_utils import disable_logging
+
     from training.train import train as run
 
+    disable_logging()  # type: ignore[no-untyped-call]  # it prints what it registers beside what we say
     with console.status("training"):
         result = run(Settings(), read_config(config).train_config(), say)
     say(

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from nextbuy.ingest import IngestReport
+from nextbuy.ingest_report import IngestReport
 from nextbuy.settings import Settings
 from nextbuy.sources import Source
 from nextbuy.storage import files, manifest

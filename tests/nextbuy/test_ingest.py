@@ -21,7 +21,7 @@ from small_log import event_rows, log, published_bytes, quarantined, query, reco
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.ingest import ingest
+from nextbuy.ingest import ingest, is_up_to_date
 from nextbuy.settings import Settings
 from nextbuy.storage import manifest
 
@@ -278,6 +278,25 @@ def test_a_second_run_changes_nothing(tmp_path, settings):
     assert published_bytes(settings) == before
     assert settings.events.readlink() == version
     assert reconciles(report, settings)
+
+
+def test_the_logs_published_last_are_known_without_reading_them(tmp_path, settings):
+    one, two = log(tmp_path / "1.csv", *DAY_1), log(tmp_path / "2.csv", *DAY_2)
+    assert not is_up_to_date([one], shop(), settings)
+    ingest([one], shop(), settings)
+    assert is_up_to_date([one], shop(), settings)
+    assert is_up_to_date([one], shop(), settings, replace=True)
+    assert not is_up_to_date([one], shop(money="cents"), settings)
+    assert not is_up_to_date([one, two], shop(), settings)
+    ingest([two], shop(), settings)
+    assert is_up_to_date([two], shop(), settings)
+    assert not is_up_to_date([two], shop(), settings, replace=True)  # it would drop the first
+
+
+def test_a_log_with_refused_rows_is_read_again(tmp_path, settings):
+    path = log(tmp_path / "log.csv", *DAY_1, "dan,2094-03-01 12:00:00,pv,vase,5")
+    ingest([path], shop(), settings, max_bad_share=0.5)
+    assert not is_up_to_date([path], shop(), settings)  # by then that time may have come
 
 
 def test_only_days_with_new_events_are_written(tmp_path, settings):
