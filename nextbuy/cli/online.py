@@ -1,14 +1,18 @@
 """Verbs around the feature store and the service: apply, materialize, predict, serve."""
 
+import json
 from contextlib import chdir
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
 from nextbuy.settings import Settings
+
+MATERIALIZED = "nextbuy:materialized"
+"""A hash in Redis: feature view -> the schema and the table's days that it holds, as JSON."""
 
 
 @app.command()
@@ -29,34 +33,49 @@ def apply() -> None:
 
 @app.command()
 def materialize() -> None:
-    """Load the latest feature values into Redis, up to the newest event.
+    """Load the latest feature values into Redis: of each view, from the first day that changed.
 
-    The same as `feast -c feature_repo materialize START END`. Example: `nextbuy materialize`
+    What `feast -c feature_repo materialize START END` does. Example: `nextbuy materialize`
     """
     quiet_libraries()
     from feast import FeatureStore
 
     from nextbuy.redis_server import connect, redis_lease
-    from nextbuy.storage import fingerprint, require
+    from nextbuy.storage import require
 
     settings = Settings()
     sessions = require(settings.sessions, "nextbuy sessionize")
     store = FeatureStore(repo_path=str(settings.feature_repo))
-    views = [view for view in store.list_feature_views() if view.online]
-    tables = [require(settings.features / v.name, "nextbuy features").fingerprint for v in views]
+    views = {view.name: view for view in store.list_feature_views() if view.online}
     newest = datetime.fromtimestamp(sessions.info["newest_us"] / 1e6, UTC) + timedelta(seconds=1)
-    # Kept in Redis itself: a Redis that was emptied is filled again.
-    marker, inputs = "nextbuy:materialized", fingerprint(tables, [v.name for v in views])
+    done = []
     with redis_lease(settings):
         redis = connect(settings)
-        if redis.get(marker) == inputs.encode():
-            say("Redis is up to date")
-        else:
-            began = datetime(1970, 1, 1, tzinfo=UTC)
-            store.materialize(began, newest, feature_views=[view.name for view in views])
-            redis.set(marker, inputs)
-            say(f"{len(views)} feature views are in Redis, as of {newest:%Y-%m-%d %H:%M:%S} UTC")
+        for name, view in views.items():
+            table = require(settings.features / name, "nextbuy features")
+            schema = sorted(f"{field.name}: {field.dtype}" for field in view.schema)
+            now = {"schema": [*schema, repr(store.config.online_store)], "days": table.days}
+            # Kept in Redis itself: a Redis that was emptied is filled again.
+            found: Any = redis.hget(MATERIALIZED, name)
+            before = json.loads(found or "{}")
+            if now == before:
+                continue
+            store.materialize(_changed_since(before, now), newest, feature_views=[name])
+            redis.hset(MATERIALIZED, name, json.dumps(now))
+            done.append(name)
+    if done:
+        say(f"in Redis, as of {newest:%Y-%m-%d %H:%M:%S} UTC: {', '.join(done)}")
+    else:
+        say("Redis is up to date")
     what_next("nextbuy serve")
+
+
+def _changed_since(before: dict[str, Any], now: dict[str, Any]) -> datetime:
+    """The first day whose rows are not those of the last time; all days where values moved."""
+    if before.get("schema") != now["schema"]:
+        return datetime(1970, 1, 1, tzinfo=UTC)
+    changed = set(before["days"].items()) ^ set(now["days"].items())
+    return datetime.fromisoformat(min(day for day, _ in changed)).replace(tzinfo=UTC)
 
 
 @app.command()
