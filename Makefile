@@ -5,7 +5,7 @@ READY := .venv/ready
 # Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-faults lint types bench lock clean
+.PHONY: demo test test-faults monitoring-faults lint types bench lock clean
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
@@ -17,6 +17,10 @@ test: $(READY)
 # Start, break and restart many servers; alone, because they measure how long an answer takes.
 test-faults: $(READY)
 	$(BIN)/pytest tests/bento/test_faults.py tests/bento/test_access.py tests/bento/test_robustness.py
+
+# Plants every fault, runs 20 clean months, and writes docs/monitoring-faults.md (5 minutes).
+monitoring-faults: $(READY)
+	$(BIN)/python tests/monitoring/faults.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

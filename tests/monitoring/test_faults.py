@@ -1,0 +1,46 @@
+"""Each planted fault is told, clean months are quiet, and the page in the docs says just that."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import duckdb
+import pytest
+from faults import CLEAN_SEEDS, GROSS, MONTH, MOST_FALSE, SUBTLE, TABLE, clean_month, noticed
+from faults import simulated as simulate_shop
+
+from nextbuy.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the table `clean`: the events of a simulated shop."""
+    with duckdb.connect() as engine:
+        simulate_shop(engine, tmp_path_factory.mktemp("shop"), seed=3)
+        yield engine
+
+
+@pytest.mark.parametrize("fault", GROSS)
+def test_a_gross_fault_is_noticed_in_one_run(
+    fault: str, shop: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    assert noticed(shop, GROSS[fault], settings)
+
+
+def test_the_clean_shop_is_quiet(shop: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    assert noticed(shop, "FROM clean", settings) == []
+
+
+def test_clean_months_raise_few_alarms() -> None:
+    months = list(islice(CLEAN_SEEDS, 3))
+    false = sum(len(clean_month(seed)) for seed in months)
+    assert false <= max(1, MOST_FALSE * MONTH * len(months))
+
+
+def test_the_docs_tell_of_every_fault_and_miss_no_gross_one() -> None:
+    told = dict(
+        line.removeprefix("| ").split(" | ")[:2]
+        for line in TABLE.read_text().splitlines()
+        if line.startswith("| ")
+    )
+    assert set(told) >= {*GROSS, *SUBTLE}
+    assert not [fault for fault in GROSS if "missed" in told[fault]]
