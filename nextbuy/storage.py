@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -45,6 +45,10 @@ class Manifest(BaseModel):
     rows: int
     info: dict[str, Any] = {}
     """What later stages need to know of this table."""
+    definition: str = ""
+    """Fingerprint of how it is made; with equal ones, an increment goes on from this version."""
+    made_from: dict[str, str] = {}
+    """The days of the table it was made from, as they were then."""
 
     @property
     def fingerprint(self) -> str:
@@ -100,12 +104,31 @@ def files(table: Path) -> str:
     return f"{table.resolve()}/*/*.parquet"
 
 
+def read_days(table: Path, days: Collection[str]) -> str:
+    """Some days of a published table as a DuckDB relation; of no days, an empty one."""
+    if not days:
+        return f"(SELECT * FROM read_parquet('{files(table)}', hive_partitioning = false) LIMIT 0)"
+    folder = table.resolve()
+    paths = ", ".join(f"'{folder}/day={day}/part-0.parquet'" for day in sorted(days))
+    return f"read_parquet([{paths}], hive_partitioning = false)"
+
+
+def version_of(table: Path, days: Mapping[str, str]) -> tuple[Path, Manifest] | None:
+    """The version of `table` that holds exactly these days, if it is still there."""
+    for folder in (table.parent / ".versions").glob(f"{table.name}-*"):
+        found = manifest(folder)
+        if found is not None and found.days == days:
+            return folder, found
+    return None
+
+
 class Version:
     """A version being written: days are added or kept, then published together."""
 
     def __init__(self, table: Path, folder: Path) -> None:
-        self._table = table
-        self._published = manifest(table)
+        self.table = table
+        self.published = manifest(table)
+        """The version before this one."""
         self.folder = folder
         self.kept: dict[str, str] = {}
         """Day -> digest of its file, known without reading it."""
@@ -118,9 +141,9 @@ class Version:
 
     def keep(self, day: date | str) -> None:
         """Take a day over from the published version, unread and uncopied."""
-        assert self._published is not None, f"nothing of {self._table} is published to be kept"
-        self.kept[str(day)] = self._published.days[str(day)]
-        os.link(self._table / f"day={day}" / "part-0.parquet", self.file(day))
+        assert self.published is not None, f"nothing of {self.table} is published to be kept"
+        self.kept[str(day)] = self.published.days[str(day)]
+        os.link(self.table / f"day={day}" / "part-0.parquet", self.file(day))
 
     def write_days(
         self, engine: duckdb.DuckDBPyConnection, table: str, day: str, order_by: Sequence[str]
@@ -179,8 +202,17 @@ def _by_day(rows: pa.RecordBatchReader) -> Iterator[tuple[Any, pa.Table]]:
 
 
 @contextmanager
-def new_version(table: Path, inputs: str, info: dict[str, Any] | None = None) -> Iterator[Version]:
+def new_version(
+    table: Path,
+    inputs: str,
+    info: dict[str, Any] | None = None,
+    *,
+    definition: str = "",
+    made_from: dict[str, str] | None = None,
+) -> Iterator[Version]:
     """Write the next version of `table`; publish it when the block ends without an error.
+
+    The arguments go into its manifest.
 
     Raises:
         NextbuyError: another process is writing the same table.
@@ -196,7 +228,8 @@ def new_version(table: Path, inputs: str, info: dict[str, Any] | None = None) ->
         try:
             version = Version(table, folder)
             yield version
-            _finish(version, inputs, info or {})
+            origin = {"definition": definition, "made_from": made_from or {}}
+            _finish(version, inputs=inputs, info=info or {}, **origin)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -226,12 +259,12 @@ def _sweep(versions: Path, name: str, current: str | None) -> None:
             shutil.rmtree(folder)
 
 
-def _finish(version: Version, inputs: str, info: dict[str, Any]) -> None:
+def _finish(version: Version, **content: Any) -> None:
     days, rows = {}, 0
     for path in sorted(version.folder.glob("day=*/part-0.parquet")):
         day = path.parent.name.removeprefix("day=")
         days[day] = version.kept.get(day) or file_digest(path)
         rows += pq.read_metadata(path).num_rows
-    content = Manifest(inputs=inputs, days=days, rows=rows, info=info)
-    (version.folder / "manifest.json").write_text(content.model_dump_json(indent=1))
+    written = Manifest(days=days, rows=rows, **content)
+    (version.folder / "manifest.json").write_text(written.model_dump_json(indent=1))
     os.sync()  # on the disk before the link points to it; one call costs less than one per file

@@ -1,10 +1,15 @@
 """Runs the definitions on DuckDB and publishes what they give, table by table.
 
-A table is left as it is when neither its input nor its definition has changed.
+A table is left as it is when neither its input nor its definition has changed, and goes on from
+its last version when only the input has (`nextbuy.increment`). Both give the same bytes.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import ibis
@@ -13,13 +18,32 @@ import ibis.expr.types as ir
 from nextbuy.engine import duckdb_engine
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.features import TABLES, FeatureTable
+from nextbuy.features.daily import REACH_DAYS
+from nextbuy.increment import (
+    SessionChange,
+    differing,
+    find_moved,
+    iso,
+    session_change,
+    session_event_columns,
+    write_changed,
+)
 from nextbuy.labels import LabelConfig, label_rows
-from nextbuy.sessions import EVENTS, SESSION_EVENTS, SessionConfig, sessionize
+from nextbuy.sessions import DAY, EVENTS, SESSION_EVENTS, SessionConfig, sessionize
 from nextbuy.settings import Settings
-from nextbuy.storage import Manifest, files, fingerprint, manifest, new_version, require
+from nextbuy.storage import (
+    Manifest,
+    Version,
+    files,
+    fingerprint,
+    manifest,
+    new_version,
+    read_days,
+    require,
+)
 
 CODE = Path(__file__).parent
-THIS = CODE / "tables.py"
+ENGINE = (CODE / "tables.py", CODE / "increment.py")
 
 Done = Callable[[str, int, bool], None]
 """Told of each table: its name, its rows, whether it was built (or was up to date)."""
@@ -33,6 +57,71 @@ SQL_TYPES = {
 }
 """Feature dtype -> what is written; sums of 64-bit integers come back wider than that."""
 
+FOREVER_US = 2**62
+OF_AFFECTED = "user_id IN (SELECT user_id FROM affected)"
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A table to be published, and what it is made from."""
+
+    path: Path
+    source: Manifest
+    definition: str
+    stamp: str
+    order_by: tuple[str, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> str:
+        return fingerprint(self.source.fingerprint, self.definition)
+
+    def is_current(self, done: Done) -> bool:
+        """Whether there is nothing to do, and if so, tell of it."""
+        current = manifest(self.path)
+        if current is None or current.inputs != self.inputs:
+            return False
+        done(self.path.name, current.rows, False)
+        return True
+
+    @contextmanager
+    def next_version(self, done: Done) -> Iterator[Version]:
+        """Write the next version; tell of it once it is published."""
+        with new_version(
+            self.path,
+            self.inputs,
+            self.info,
+            definition=self.definition,
+            made_from=self.source.days,
+        ) as version:
+            yield version
+        published = manifest(self.path)
+        assert published is not None
+        done(self.path.name, published.rows, True)
+
+    def last(self, version: Version) -> Manifest | None:
+        """The version to go on from, if there is one of the same definition."""
+        found = version.published
+        return found if found and found.days and found.definition == self.definition else None
+
+    def write_whole(self, engine: duckdb.DuckDBPyConnection, version: Version, sql: str) -> None:
+        engine.execute(f"CREATE OR REPLACE TABLE fresh AS {sql}")
+        version.write_days(engine, "fresh", self.stamp, self.order_by)
+
+    def write_part(
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        version: Version,
+        sql: str,
+        stale: str,
+        from_us: int,
+    ) -> None:
+        engine.execute(
+            f"CREATE OR REPLACE TABLE fresh AS FROM ({sql}) "
+            f"WHERE {self.stamp} >= make_timestamptz({from_us})"
+        )
+        write_changed(engine, version, self.stamp, self.order_by, stale, from_us)
+
 
 def build_sessions(settings: Settings, config: SessionConfig, done: Done) -> None:
     """Write `sessions/`: every event with its session, by the event's day.
@@ -41,24 +130,45 @@ def build_sessions(settings: Settings, config: SessionConfig, done: Done) -> Non
         NextbuyError: there are no events yet.
     """
     events = require(settings.events, "nextbuy ingest LOG --source configs/sources/NAME.yaml")
-    inputs = fingerprint(events.fingerprint, config.model_dump(), CODE / "sessions.py", THIS)
-    if _is_current(settings.sessions, inputs, done):
+    target = _Target(
+        settings.sessions,
+        events,
+        fingerprint(config.model_dump(), CODE / "sessions.py", *ENGINE),
+        "event_time",
+        ("user_id", "event_time", "event_id"),
+        {**events.info, "sessions": config.model_dump()},
+    )
+    if target.is_current(done):
         return
     names = ", ".join(name for name in EVENT_SCHEMA.names if name != "event_time")
-    with duckdb_engine(settings) as engine:
-        engine.execute(
-            f"CREATE VIEW events AS SELECT {names}, epoch_us(event_time) AS event_us "
-            f"FROM read_parquet('{files(settings.events)}')"
+    read = f"SELECT {names}, epoch_us(event_time) AS event_us FROM"
+    everything = f"read_parquet('{files(settings.events)}', hive_partitioning = false)"
+    sql = (
+        f"SELECT {names}, make_timestamptz(event_us) AS event_time, session_id, "
+        "make_timestamptz(session_start_us) AS session_start, event_number, is_bot "
+        f"FROM ({_sql(sessionize(EVENTS, config))})"
+    )
+    with duckdb_engine(settings) as engine, target.next_version(done) as version:
+        last = target.last(version)
+        target.info["newest_us"] = _one(
+            engine, f"SELECT epoch_us(max(event_time)) FROM {everything}"
+        )
+        if last is None:
+            engine.execute(f"CREATE VIEW events AS {read} {everything}")
+            target.write_whole(engine, version, sql)
+            return
+        gone, come = differing(last.made_from, events.days)
+        first_us = find_moved(
+            engine,
+            f"({read} {read_days(settings.sessions, gone)})",
+            f"({read} {read_days(settings.events, come)})",
         )
         engine.execute(
-            f"CREATE TABLE result AS SELECT {names}, make_timestamptz(event_us) AS event_time, "
-            "session_id, make_timestamptz(session_start_us) AS session_start, event_number, is_bot "
-            f"FROM ({_sql(sessionize(EVENTS, config))})"
+            f"CREATE TABLE events AS {read} {everything} SEMI JOIN moved USING (user_id)"
         )
-        newest_us = _one(engine, "SELECT epoch_us(max(event_time)) FROM result")
-        info = {**events.info, "sessions": config.model_dump(), "newest_us": newest_us}
-        order = ["user_id", "event_time", "event_id"]
-        _publish(engine, settings.sessions, inputs, "event_time", order, info, done)
+        engine.execute("CREATE TABLE affected AS SELECT user_id FROM moved")
+        from_us = (target.info["newest_us"] if first_us is None else first_us) // DAY * DAY
+        target.write_part(engine, version, sql, OF_AFFECTED, from_us)
 
 
 def build_features(settings: Settings, done: Done, only: Collection[str] = ()) -> None:
@@ -75,24 +185,41 @@ def build_features(settings: Settings, done: Done, only: Collection[str] = ()) -
         NextbuyError: there are no sessions yet.
     """
     sessions = require(settings.sessions, "nextbuy sessionize")
-    for table in (table.given(sessions.info["provides"]) for table in TABLES):
-        if not table.features or (only and table.name not in only):
-            continue
-        inputs = fingerprint(
-            sessions.fingerprint,
-            [feature.name for feature in table.features],
-            CODE / "features",
-            THIS,
-        )
-        target = settings.features / table.name
-        if _is_current(target, inputs, done):
-            continue
-        expression = table.build(SESSION_EVENTS, sessions.info["newest_us"])
-        with duckdb_engine(settings) as engine:
-            _read_sessions(engine, settings)
-            engine.execute(f"CREATE TABLE result AS {_feature_rows(table, expression)}")
-            order = ["event_timestamp", *table.keys]
-            _publish(engine, target, inputs, "event_timestamp", order, {}, done)
+    newest_us = sessions.info["newest_us"]
+    with duckdb_engine(settings) as engine:
+        changes = _Changes(engine, settings, sessions)
+        for table in feature_tables(sessions):
+            if only and table.name not in only:
+                continue
+            target = _Target(
+                settings.features / table.name,
+                sessions,
+                fingerprint([f.name for f in table.features], CODE / "features", *ENGINE),
+                "event_timestamp",
+                ("event_timestamp", *table.keys),
+            )
+            if target.is_current(done):
+                continue
+            with target.next_version(done) as version:
+                last = target.last(version)
+                change = changes.since(last) if last else None
+                if change is None:
+                    _read_sessions(engine, settings, sessions.days)
+                    target.write_whole(engine, version, _feature_rows(table, newest_us))
+                elif "user_id" in table.keys:
+                    engine.execute("CREATE OR REPLACE VIEW session_events AS FROM affected_events")
+                    sql = _feature_rows(table, newest_us)
+                    target.write_part(engine, version, sql, OF_AFFECTED, change.rows_from_us)
+                else:
+                    _read_recent(engine, settings, target, table, sessions, change)
+                    sql = _feature_rows(table, newest_us, before=True)
+                    target.write_part(engine, version, sql, "true", change.midnights_from_us)
+
+
+def feature_tables(sessions: Manifest) -> list[FeatureTable]:
+    """The tables that these sessions can support, with the features that they can."""
+    given = (table.given(sessions.info["provides"]) for table in TABLES)
+    return [table for table in given if table.features]
 
 
 def build_labels(settings: Settings, config: LabelConfig, done: Done) -> None:
@@ -102,43 +229,91 @@ def build_labels(settings: Settings, config: LabelConfig, done: Done) -> None:
         NextbuyError: there are no sessions yet.
     """
     sessions = require(settings.sessions, "nextbuy sessionize")
-    inputs = fingerprint(sessions.fingerprint, config.model_dump(), CODE / "labels.py", THIS)
-    if _is_current(settings.labels, inputs, done):
-        return
     newest_us = sessions.info["newest_us"]
     session_config = SessionConfig(**sessions.info["sessions"])
-    expression = label_rows(SESSION_EVENTS, newest_us, session_config, config)
-    with duckdb_engine(settings) as engine:
-        _read_sessions(engine, settings)
+    target = _Target(
+        settings.labels,
+        sessions,
+        fingerprint(config.model_dump(), session_config.model_dump(), CODE / "labels.py", *ENGINE),
+        "event_timestamp",
+        ("event_timestamp", "user_id", "item_id"),
+        {"labels": config.model_dump(), "newest_us": newest_us},
+    )
+    if target.is_current(done):
+        return
+    sql = (
+        "SELECT user_id, item_id, session_id, category, "
+        "make_timestamptz(event_us) AS event_timestamp, "
+        "make_timestamptz(next_start_us) AS next_session_start, "
+        "make_timestamptz(known_us) AS known_at, label "
+        f"FROM ({_sql(label_rows(SESSION_EVENTS, newest_us, session_config, config))})"
+    )
+    with duckdb_engine(settings) as engine, target.next_version(done) as version:
+        last = target.last(version)
+        change = _Changes(engine, settings, sessions).since(last) if last else None
+        if last is None or change is None:
+            _read_sessions(engine, settings, sessions.days)
+            target.write_whole(engine, version, sql)
+            return
+        # A label also changes by time alone, once the newest event passes the moment it ripens.
+        published = read_days(settings.labels, last.days)
+        newest = sorted((change.old_newest_us, newest_us))
         engine.execute(
-            "CREATE TABLE result AS SELECT user_id, item_id, session_id, category, "
-            "make_timestamptz(event_us) AS event_timestamp, "
-            "make_timestamptz(next_start_us) AS next_session_start, "
-            f"make_timestamptz(known_us) AS known_at, label FROM ({_sql(expression)})"
+            f"CREATE TABLE ripening AS SELECT DISTINCT user_id FROM {published} "
+            f"WHERE epoch_us(known_at) > {newest[0]} AND epoch_us(known_at) <= {newest[1]}"
         )
-        info = {"labels": config.model_dump(), "newest_us": newest_us}
-        order = ["event_timestamp", "user_id", "item_id"]
-        _publish(engine, settings.labels, inputs, "event_timestamp", order, info, done)
+        engine.execute("INSERT INTO affected FROM ripening ANTI JOIN affected USING (user_id)")
+        _read_sessions(engine, settings, sessions.days, "SEMI JOIN affected USING (user_id)")
+        target.write_part(engine, version, sql, OF_AFFECTED, 0)
 
 
-def _is_current(target: Path, inputs: str, done: Done) -> bool:
-    current: Manifest | None = manifest(target)
-    if current is None or current.inputs != inputs:
-        return False
-    done(target.name, current.rows, False)
-    return True
+class _Changes:
+    """What moved since the sessions that a table was made from, found once per such state."""
+
+    def __init__(
+        self, engine: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest
+    ) -> None:
+        self._engine, self._settings, self._sessions = engine, settings, sessions
+        self._made_from: dict[str, str] = {}
+        self._change: SessionChange | None = None
+
+    def since(self, last: Manifest) -> SessionChange | None:
+        """The change since `last` was made; None if that can no longer be told."""
+        if last.made_from != self._made_from:
+            self._made_from = last.made_from
+            self._change = session_change(self._engine, self._settings, self._sessions, last)
+        return self._change
 
 
-def _read_sessions(engine: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    names = ", ".join(name for name in EVENT_SCHEMA.names if name != "event_time")
+def _read_sessions(
+    engine: duckdb.DuckDBPyConnection, settings: Settings, days: Collection[str], only: str = ""
+) -> None:
     engine.execute(
-        f"CREATE VIEW session_events AS SELECT {names}, epoch_us(event_time) AS event_us, "
-        "session_id, epoch_us(session_start) AS session_start_us, event_number, is_bot "
-        f"FROM read_parquet('{files(settings.sessions)}')"
+        f"CREATE OR REPLACE VIEW session_events AS SELECT {session_event_columns()} "
+        f"FROM {read_days(settings.sessions, days)} {only}"
     )
 
 
-def _feature_rows(table: FeatureTable, expression: ir.Table) -> str:
+def _read_recent(
+    engine: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    target: _Target,
+    table: FeatureTable,
+    sessions: Manifest,
+    change: SessionChange,
+) -> None:
+    """Leave the events within reach of the changed midnights, and `before`: the table so far."""
+    since = iso(change.midnights_from_us - REACH_DAYS * DAY)
+    _read_sessions(engine, settings, [day for day in sessions.days if day >= since])
+    days = manifest(target.path).days  # type: ignore[union-attr]
+    latest = "".join(f", arg_max({name}, event_timestamp) AS {name}" for name in table.carried)
+    engine.execute(
+        f"CREATE OR REPLACE TABLE before AS SELECT {', '.join(table.keys)}{latest} "
+        f"FROM {read_days(target.path, [day for day in days if day <= since])} GROUP BY ALL"
+    )
+
+
+def _feature_rows(table: FeatureTable, newest_us: int, before: bool = False) -> str:
     """Feast's layout: keys, both timestamps, features.
 
     A batch row is computed from what was known at its event timestamp, so that is also the moment
@@ -150,22 +325,17 @@ def _feature_rows(table: FeatureTable, expression: ir.Table) -> str:
     )
     stamp = "make_timestamptz(event_us)"
     columns = [*table.keys, f"{stamp} AS event_timestamp", f"{stamp} AS created_timestamp"]
-    return f"SELECT {', '.join([*columns, *features])} FROM ({_sql(expression)})"
+    sql = _compiled(table.name, tuple(feature.name for feature in table.features), before)
+    return f"SELECT {', '.join([*columns, *features])} FROM ({sql}) WHERE event_us <= {newest_us}"
 
 
-def _publish(
-    engine: duckdb.DuckDBPyConnection,
-    target: Path,
-    inputs: str,
-    day: str,
-    order_by: Sequence[str],
-    info: dict[str, object],
-    done: Done,
-) -> None:
-    with new_version(target, inputs, info) as version:
-        version.write_days(engine, "result", day, order_by)
-    rows = _one(engine, "SELECT count(*) FROM result")
-    done(target.name, rows, True)
+@cache
+def _compiled(name: str, features: Sequence[str], before: bool) -> str:
+    """The definition's SQL, without end; compiling takes longer than running it on a small log."""
+    (table,) = (table for table in TABLES if table.name == name)
+    table = replace(table, features=tuple(f for f in table.features if f.name in features))
+    earlier = ibis.table(dict.fromkeys(table.keys, "string") | table.carried, name="before")
+    return _sql(table.build(SESSION_EVENTS, FOREVER_US, earlier if before else None))
 
 
 def _one(engine: duckdb.DuckDBPyConnection, sql: str) -> int:

@@ -14,6 +14,9 @@ from nextbuy.sessions import DAY, SECOND
 
 ALL = ("", "_1d", "_7d", "_30d")
 USER_WINDOWS = ("_7d", "_30d")
+REACH_DAYS = 31
+"""Days before a midnight of which its row tells: the longest window and the day that just left it.
+Earlier days live on in the carried features alone."""
 MONEY = 2**41  # cents stay below this, so a moment and an amount fit one sortable integer
 
 

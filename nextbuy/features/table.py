@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Literal
 
+import ibis
 import ibis.expr.types as ir
 
 Rows = Callable[[ir.Table, int], ir.Table]
@@ -15,7 +17,8 @@ class Feature:
 
     `expr` takes the table's rows; left out, it is the column of the same name. `needs` names the
     optional event columns and event types without which the feature says nothing: a log that
-    lacks one has the feature left out of its views.
+    lacks one has the feature left out of its views. `carry` tells how the column goes on from the
+    table's earlier value when only recent events are at hand: added to it, or the last one known.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Feature:
     unit: str = "count"
     window: str = "lifetime"
     needs: Collection[str] = frozenset()
+    carry: Literal["sum", "last"] | None = None
 
     def column(self, rows: ir.Table) -> ir.Value:
         """The feature as an Ibis column of `rows`."""
@@ -48,17 +52,39 @@ class FeatureTable:
     in_model: bool = True
     """Whether the model's feature service holds this view."""
 
-    def build(self, session_events: ir.Table, newest_us: int) -> ir.Table:
+    def build(
+        self, session_events: ir.Table, newest_us: int, before: ir.Table | None = None
+    ) -> ir.Table:
         """Columns: the keys, `event_us`, then the features in order; one row per key and moment.
 
         Args:
             session_events: the shape of `nextbuy.sessions.SESSION_EVENTS`.
             newest_us: time of the newest event; no row is stamped after it.
+            before: keys and `carried` features as they stood when these events begin; without it,
+                these events are all there are.
         """
         rows = self.rows(session_events, newest_us)
+        if before is not None:
+            rows = self._carry_on(rows, before)
         return rows.select(
             *self.keys, "event_us", *(feature.column(rows) for feature in self.features)
         )
+
+    @property
+    def carried(self) -> dict[str, str]:
+        """Features that go on from their earlier value -> their type."""
+        return {f.name: f.dtype for f in self.features if f.carry}
+
+    def _carry_on(self, rows: ir.Table, before: ir.Table) -> ir.Table:
+        named = before.rename({f"{name}_before": name for name in self.carried})
+        joined = rows.left_join(named, list(self.keys)).select(
+            *(rows[name] for name in rows.columns), *(f"{name}_before" for name in self.carried)
+        )
+        columns = {}
+        for name, how in ((f.name, f.carry) for f in self.features if f.carry):
+            now, then = joined[name], joined[f"{name}_before"]
+            columns[name] = now + then.fill_null(0) if how == "sum" else ibis.coalesce(now, then)
+        return joined.mutate(**columns)
 
     def given(self, provides: Collection[str]) -> "FeatureTable":
         """The table without the features that a log cannot support."""
@@ -83,6 +109,7 @@ def windowed(
             unit=unit,
             window=suffix.removeprefix("_") or "lifetime",
             needs=frozenset(needs),
+            carry=None if suffix else "sum",
         )
         for suffix in windows
     ]

@@ -1,0 +1,184 @@
+"""A table's next version from its last one: what can have changed is made anew, the rest is kept.
+
+Three facts carry this. A row stamped before an event knows nothing of it (the leakage test holds
+that), so nothing changes before the earliest event that moved, but for a session that it extends.
+A shopper's rows depend on the shopper's own events and on those of visitors that a log-in links
+to them, so the others' rows stay. And a table of midnights needs, for the days ahead, the events
+within the longest window and what its carried features were before.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import duckdb
+import ibis
+
+from nextbuy.features.history import links
+from nextbuy.sessions import DAY, MINUTE, SESSION_EVENTS
+from nextbuy.settings import Settings
+from nextbuy.storage import Manifest, Version, files, read_days, version_of
+
+EPOCH = date(1970, 1, 1)
+
+
+def iso(us: int) -> str:
+    """The day (UTC) of a moment in microseconds.
+
+    >>> iso(86_400_000_000)
+    '1970-01-02'
+    """
+    return str(EPOCH + timedelta(days=us // DAY))
+
+
+def differing(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Days whose content is not the same: those of the one, those of the other."""
+    return (
+        [day for day, digest in before.items() if after.get(day) != digest],
+        [day for day, digest in after.items() if before.get(day) != digest],
+    )
+
+
+def find_moved(engine: duckdb.DuckDBPyConnection, before: str, after: str) -> int | None:
+    """Leave in `moved` the shopper of every row that only one of the relations has.
+
+    Returns the time of the earliest such row in microseconds, None if there is none.
+    """
+    engine.execute(
+        "CREATE OR REPLACE TABLE moved AS SELECT user_id, min(event_us) AS event_us FROM ("
+        f"(FROM {before} EXCEPT ALL FROM {after}) UNION ALL (FROM {after} EXCEPT ALL FROM {before})"
+        ") GROUP BY user_id"
+    )
+    ((first_us,),) = engine.execute("SELECT min(event_us) FROM moved").fetchall()
+    return None if first_us is None else int(first_us)
+
+
+@dataclass(frozen=True)
+class SessionChange:
+    """How sessions differ from those a table was made from.
+
+    The engine then has `affected` (the shoppers whose rows can have changed) and
+    `affected_events` (all their session events, and no other shopper that matters to them).
+    """
+
+    first_us: int | None
+    """Earliest session event that moved."""
+    old_newest_us: int
+    new_newest_us: int
+    gap_us: int
+
+    @property
+    def rows_from_us(self) -> int:
+        """A session that ended up to a gap before a moved event may have ended later now."""
+        first_us = self.new_newest_us + DAY if self.first_us is None else self.first_us
+        return (first_us - self.gap_us) // DAY * DAY
+
+    @property
+    def midnights_from_us(self) -> int:
+        """The first midnight whose rows can have changed."""
+        newest = min(self.old_newest_us, self.new_newest_us)
+        return (min(newest, newest if self.first_us is None else self.first_us) // DAY + 1) * DAY
+
+
+def session_change(
+    engine: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest, made_from: Manifest
+) -> SessionChange | None:
+    """Compare the sessions with those that a table was made from; None if these are gone."""
+    found = version_of(settings.sessions, made_from.made_from)
+    if found is None or not found[1].days:
+        return None
+    folder, earlier = found
+    gone, come = differing(earlier.days, sessions.days)
+    columns = "(SELECT *, epoch_us(event_time) AS event_us FROM {})"
+    first_us = find_moved(
+        engine,
+        columns.format(read_days(folder, gone)),
+        columns.format(read_days(settings.sessions, come)),
+    )
+    engine.execute("CREATE OR REPLACE TABLE links (visitor_id VARCHAR, user_id VARCHAR)")
+    if "login" in sessions.info["provides"]:
+        for table in (folder, settings.sessions):
+            _add_links(engine, files(table))
+    # Old links and new ones, followed both ways: whoever gained or lost a past is reached.
+    engine.execute(
+        """CREATE OR REPLACE TABLE affected AS
+        WITH RECURSIVE pairs AS (
+            SELECT visitor_id AS a, user_id AS b FROM links
+            UNION SELECT user_id, visitor_id FROM links),
+        reached AS (
+            SELECT user_id FROM moved
+            UNION SELECT pairs.b FROM reached JOIN pairs ON pairs.a = reached.user_id)
+        FROM reached"""
+    )
+    engine.execute(
+        "CREATE OR REPLACE TABLE affected_events AS "
+        f"SELECT {session_event_columns()} FROM read_parquet('{files(settings.sessions)}', "
+        "hive_partitioning = false) SEMI JOIN affected USING (user_id)"
+    )
+    return SessionChange(
+        first_us,
+        earlier.info["newest_us"],
+        sessions.info["newest_us"],
+        sessions.info["sessions"]["gap_minutes"] * MINUTE,
+    )
+
+
+def session_event_columns() -> str:
+    """Columns of published sessions as definitions name and type them."""
+    given = {"event_us": "event_time", "session_start_us": "session_start"}
+    return ", ".join(
+        f"epoch_us({given[name]}) AS {name}" if name in given else name
+        for name in SESSION_EVENTS.columns
+    )
+
+
+def _add_links(engine: duckdb.DuckDBPyConnection, parquet: str) -> None:
+    """Only shop sessions with a log-in can link anyone."""
+    engine.execute(
+        f"""CREATE OR REPLACE VIEW session_events AS
+        SELECT {session_event_columns()} FROM read_parquet('{parquet}', hive_partitioning = false)
+        SEMI JOIN (SELECT source_session_id FROM read_parquet('{parquet}')
+            WHERE event_type = 'login') USING (source_session_id)"""
+    )
+    sql = ibis.to_sql(links(SESSION_EVENTS), dialect="duckdb")
+    engine.execute(f"INSERT INTO links SELECT visitor_id, user_id FROM ({sql})")
+
+
+def write_changed(
+    engine: duckdb.DuckDBPyConnection,
+    version: Version,
+    stamp: str,
+    order_by: Sequence[str],
+    stale: str,
+    from_us: int,
+) -> None:
+    """Put the table `fresh` in the place of the last version's stale rows; keep equal days.
+
+    Args:
+        engine: holds `fresh`.
+        version: to be written.
+        stamp: column that gives a row's day.
+        order_by: total order of a day's rows.
+        stale: condition on rows of the last version, true for those that `fresh` replaces.
+        from_us: a midnight; no row before it is stale, nor in `fresh`.
+    """
+    assert version.published is not None
+    days = version.published.days
+    replaced = read_days(version.table, [day for day in days if day >= iso(from_us)])
+    engine.execute(f"CREATE OR REPLACE VIEW stale AS FROM {replaced} WHERE {stale}")
+    found = engine.execute(
+        f"SELECT DISTINCT CAST(CAST({stamp} AS DATE) AS VARCHAR) FROM ("
+        "(FROM fresh EXCEPT ALL FROM stale) UNION ALL (FROM stale EXCEPT ALL FROM fresh))"
+    ).fetchall()
+    touched = {day for (day,) in found}
+    for day in days:
+        if day not in touched:
+            version.keep(day)
+    if touched:
+        staying = read_days(version.table, touched.intersection(days))
+        listed = ", ".join(f"DATE '{day}'" for day in sorted(touched))
+        engine.execute(
+            f"CREATE OR REPLACE VIEW merged AS FROM fresh WHERE CAST({stamp} AS DATE) IN ({listed})"
+            f" UNION ALL FROM {staying} WHERE NOT ({stale})"
+        )
+        version.write_days(engine, "merged", stamp, order_by)
