@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nextbuy.contract import CHAMPION, REGISTERED_MODEL, ModelContract
+from bento.deployment import Deployment
+from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL, ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.storage import file_digest, fingerprint
@@ -74,6 +75,16 @@ def export_alias(settings: Settings, alias: str) -> str:
         # BentoML moves `latest` to a newly made model alone; a rollback makes none.
         (Path(stored.path).parent / "latest").write_text(tag.split(":")[1])
     return tag
+
+
+def export_deployment(settings: Settings, shadow: bool = False) -> Deployment:
+    """Export the champion, with `shadow` the challenger too.
+
+    Raises:
+        NextbuyError: as `export_champion`, for each of them.
+    """
+    challenger = export_alias(settings, CHALLENGER) if shadow else None
+    return Deployment(model=export_champion(settings), shadow=challenger)
 
 
 def read_card(folder: Path) -> ModelCard:

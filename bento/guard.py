@@ -6,6 +6,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from bento.access import Access
+from bento.handover import Handover
 from bento.metrics import process_metrics
 from bento.settings import ServiceSettings
 
@@ -23,8 +24,9 @@ ROUTES = CLOSED | {"/livez", "/healthz", "/readyz", "/", "/docs.json"}
 class Guard:
     """ASGI middleware; refuses in plain JSON (`{"error": …}`) and an exact status."""
 
-    def __init__(self, app: App, settings: ServiceSettings) -> None:
+    def __init__(self, app: App, settings: ServiceSettings, handover: Handover) -> None:
         self._app = app
+        self._handover = handover
         self._metrics = process_metrics()
         self._settings = settings
         self._access = Access(self._settings)
@@ -39,6 +41,8 @@ class Guard:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._metrics.requests.labels(route, message["status"]).inc()
+                if self._handover.leaving:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         refusal = self._refusal(scope)

@@ -117,10 +117,13 @@ class PredictionLog:
 
 def _table(taken: list[Scored]) -> pa.Table:
     each = np.repeat(np.arange(len(taken)), [len(scored.item_ids) for scored in taken])
-    matrix = np.concatenate([scored.matrix for scored in taken]).astype(np.float32)
-    width = matrix.shape[1]
+    # The models of a log differ in width: a challenger has features of its own.
+    widths = np.repeat(
+        [scored.matrix.shape[1] for scored in taken], [len(scored.item_ids) for scored in taken]
+    )
     vectors = pa.ListArray.from_arrays(
-        np.arange(len(matrix) + 1, dtype=np.int32) * width, matrix.ravel()
+        np.concatenate([[0], np.cumsum(widths)]).astype(np.int32),
+        np.concatenate([scored.matrix.ravel() for scored in taken]).astype(np.float32),
     )
 
     def per_request(name: str) -> pa.Array:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from bento.settings import EXPLAINED, MAX_BATCH, MAX_ITEMS, MAX_REASONS
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # `true` is no number
 Category = Annotated[str, StringConstraints(max_length=256)]
 
 
@@ -39,7 +39,7 @@ class PredictRequest(IODescriptor):  # type: ignore[misc]  # BentoML has no type
         | None
     ) = None
     """Item -> feature -> what it is right now, in place of the stored value (`null`: missing)."""
-    reasons: Annotated[int, Field(ge=0, le=MAX_REASONS)] = 0
+    reasons: Annotated[int, Field(ge=0, le=MAX_REASONS, strict=True)] = 0
     """How many reasons to give for each of the ten likeliest items."""
 
     @model_validator(mode="after")

@@ -39,6 +39,10 @@ class Metrics:
             "degraded_requests", "Requests answered without Redis, or refused for it.", **_ALONE
         )
         self.logged = Counter("logged_rows", "Rows written to the prediction log.", **_ALONE)
+        self.shadow_rows = Counter("shadow_rows", "Rows the challenger scored.", **_ALONE)
+        self.shadow_lost = Counter(
+            "shadow_lost_rows", "Rows answered that the challenger could not score.", **_ALONE
+        )
         self.log_lost = Counter(
             "log_lost_rows", "Rows the prediction log could not take or write.", **_ALONE
         )

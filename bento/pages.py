@@ -58,6 +58,7 @@ def openapi(_: Request) -> Response:
     described["info"] |= {"title": "Nextbuy", "contact": {}}
     described["components"]["schemas"]["Refused"] = REFUSED
     for path in POSTED:
+        described["paths"][path]["post"]["requestBody"]["required"] = True
         answers = described["paths"][path]["post"]["responses"]
         del answers[404]  # an unknown shopper is no error
         answers |= {status: _refused(why) for status, why in REFUSALS.items()}

@@ -76,11 +76,10 @@ def score(
     model = Model(tag, Path(bentoml.models.get(tag).path), threads=os.cpu_count() or 1)
     store = FeatureStore(repo_path=str(settings.feature_repo))
     bound = bind(store, model.contract)
-    sessions = require(settings.sessions, "nextbuy sessionize")
     names = ["recent_items", *(view.name for view in bound.views)]
     tables = [require(settings.features / n, "nextbuy features").fingerprint for n in names]
-    as_of = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=sessions.info["newest_us"])
-    latest = _latest_items(settings, as_of)
+    as_of = as_of_newest(settings)
+    latest = latest_items(settings, as_of)
     with duckdb_engine(settings) as engine:
         query = f"SELECT coalesce(sum(len(item_ids)), 0)::BIGINT FROM ({latest})"
         ((pairs,),) = engine.execute(query).fetchall()
@@ -93,7 +92,7 @@ def score(
         file = folder / f"part-{part:04}.parquet"
         if not file.exists():
             job = store.get_historical_features(
-                entity_df=_pairs(latest, as_of, part, parts),
+                entity_df=pairs_query(latest, as_of, part, parts),
                 features=bound.service,
                 full_feature_names=True,
                 filter_by_created_timestamp=True,
@@ -108,7 +107,18 @@ def score(
     return Scores(folder, rows, parts, scored)
 
 
-def _latest_items(settings: Settings, as_of: datetime) -> str:
+def as_of_newest(settings: Settings) -> datetime:
+    """The time of the newest event.
+
+    Raises:
+        NextbuyError: there are no sessions.
+    """
+    newest = require(settings.sessions, "nextbuy sessionize").info["newest_us"]
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=newest)
+
+
+def latest_items(settings: Settings, as_of: datetime) -> str:
+    """The query for each shopper's items of the latest session."""
     return (
         "SELECT user_id, arg_max(item_ids, event_timestamp) AS item_ids "
         f"FROM read_parquet('{files(settings.features / 'recent_items')}') "
@@ -116,7 +126,8 @@ def _latest_items(settings: Settings, as_of: datetime) -> str:
     )
 
 
-def _pairs(latest: str, as_of: datetime, part: int, parts: int) -> str:
+def pairs_query(latest: str, as_of: datetime, part: int, parts: int) -> str:
+    """The query for one part's pairs, with the moment they are asked for."""
     # By md5 and not hash(): the parts of a stopped run must be the same with another DuckDB.
     share = f"('0x' || substr(md5(user_id), 1, 8))::UBIGINT % {parts} = {part}"
     return (

@@ -1,37 +1,25 @@
 """From requests to ranked answers: read features, score once, rank each request."""
 
-import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bento.context import Context, apply
 from bento.defaults import ItemDefaults
 from bento.features import Block, FeaturesAwayError, OnlineFeatures
 from bento.log import PredictionLog, Scored
 from bento.messages import Prediction, PredictRequest, Reason, ScoredItem
 from bento.metrics import Metrics
 from bento.model import Model
+from bento.pairs import Pairs, pairs_of, ranked
 from bento.reasons import Explainer
 from bento.settings import EXPLAINED, ServiceSettings
-
-
-class ContextError(ValueError):
-    """The request's context names what the model does not take; the message is for the client."""
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Shoppers and items of several requests, one behind the other."""
-
-    users: list[str]
-    items: list[str]
-    slices: list[slice]
+from bento.shadow import Shadow
 
 
 class Scorer:
@@ -44,17 +32,16 @@ class Scorer:
         log: PredictionLog,
         metrics: Metrics,
         settings: ServiceSettings,
+        shadow: Shadow | None = None,
     ) -> None:
         self.model = model
         self.features = features
         self._log = log
         self._metrics = metrics
-        self._columns = {name: i for i, name in enumerate(model.contract.features)}
-        self._codes = {
-            name: {value: code for code, value in enumerate(values)}
-            for name, values in model.contract.categories.items()
-        }
-        self._defaults = ItemDefaults(features.views, len(self._columns), settings.item_defaults)
+        self._shadow = shadow
+        self._context = Context(model.contract)
+        width = len(model.contract.features)
+        self._defaults = ItemDefaults(features.views, width, settings.item_defaults)
         self._refuses = settings.without_redis == "refuse"
         self._stale = np.timedelta64(timedelta(hours=settings.stale_hours))
         self._explainer = Explainer(model, features.described)
@@ -67,17 +54,17 @@ class Scorer:
             FeaturesAwayError: Redis is away, and the service refuses rather than degrades.
         """
         with self._stage("total"):
-            overrides = [self._overrides(request) for request in requests]
+            overrides = [self._context.changes(request) for request in requests]
             with self._stage("features"):
                 pairs, block, degraded = self._read(requests)
             matrix = block.matrix
             for part, changes in zip(pairs.slices, overrides, strict=True):
-                _apply(changes, pairs.items[part], matrix[part])
+                apply(changes, pairs.items[part], matrix[part])
             with self._stage("model"):
                 probabilities = (
                     self.model.booster.predict(matrix) if len(matrix) else np.empty(0, np.float64)
                 )
-            orders = [_order(pairs.items, probabilities, part) for part in pairs.slices]
+            orders = [ranked(pairs.items, probabilities, part) for part in pairs.slices]
             reasons = self._reasons(requests, orders, matrix)
             now = datetime.now(UTC)
             answers = [
@@ -85,11 +72,13 @@ class Scorer:
                 for request, order in zip(requests, orders, strict=True)
             ]
         self._count(answers, block)
+        if self._shadow is not None and not degraded:
+            self._shadow.put(requests, answers, pairs)
         return answers
 
-    def _read(self, requests: Sequence[PredictRequest]) -> tuple[_Pairs, Block, bool]:
+    def _read(self, requests: Sequence[PredictRequest]) -> tuple[Pairs, Block, bool]:
         try:
-            pairs = _pairs(requests, self._candidates(requests))
+            pairs = pairs_of(requests, self._candidates(requests))
             block = (
                 self.features.read(pairs.users, pairs.items)
                 if pairs.items
@@ -99,7 +88,7 @@ class Scorer:
             self._metrics.degraded.inc(len(requests))
             if self._refuses:
                 raise
-            pairs = _pairs(requests, {})
+            pairs = pairs_of(requests, {})
             return pairs, self._defaults.recall(pairs.items), True
         self._defaults.remember(pairs.items, block)
         return pairs, block, False
@@ -107,30 +96,6 @@ class Scorer:
     def _candidates(self, requests: Sequence[PredictRequest]) -> dict[str, list[str]]:
         users = list(dict.fromkeys(r.user_id for r in requests if r.item_ids is None))
         return dict(zip(users, self.features.candidates(users), strict=True))
-
-    def _overrides(self, request: PredictRequest) -> dict[str, dict[int, float]]:
-        """Item -> column of the matrix -> value, from the request's context."""
-        return {
-            item: {self._column(name): self._value(name, value) for name, value in changes.items()}
-            for item, changes in (request.context or {}).items()
-        }
-
-    def _column(self, name: str) -> int:
-        if name not in self._columns:
-            raise ContextError(f"context: the model takes no feature {name!r}; see GET /model")
-        return self._columns[name]
-
-    def _value(self, name: str, value: float | str | None) -> float:
-        if value is None:
-            return math.nan
-        if (name in self._codes) != isinstance(value, str):
-            kind = "a string" if name in self._codes else "a number"
-            raise ContextError(f"context: {name} is {kind}")
-        if isinstance(value, str):
-            return self._codes[name].get(value, math.nan)
-        if abs(value) > np.finfo(np.float32).max:
-            raise ContextError(f"context: {name} is out of range")
-        return value
 
     def _reasons(
         self,
@@ -156,7 +121,7 @@ class Scorer:
         self,
         request: PredictRequest,
         order: list[int],
-        pairs: _Pairs,
+        pairs: Pairs,
         block: Block,
         probabilities: NDArray[np.float64],
         reasons: dict[int, list[Reason]],
@@ -221,30 +186,6 @@ class Scorer:
         started = time.perf_counter()
         yield
         self._metrics.stage_seconds.labels(name).observe(time.perf_counter() - started)
-
-
-def _pairs(requests: Sequence[PredictRequest], candidates: dict[str, list[str]]) -> _Pairs:
-    pairs = _Pairs([], [], [])
-    for request in requests:
-        named = request.item_ids
-        items = list(dict.fromkeys(candidates.get(request.user_id, []) if named is None else named))
-        pairs.slices.append(slice(len(pairs.items), len(pairs.items) + len(items)))
-        pairs.users.extend([request.user_id] * len(items))
-        pairs.items.extend(items)
-    return pairs
-
-
-def _order(items: Sequence[str], probabilities: NDArray[np.float64], part: slice) -> list[int]:
-    rows = range(part.start, part.stop)
-    return sorted(rows, key=lambda row: (-probabilities[row], items[row]))
-
-
-def _apply(
-    changes: dict[str, dict[int, float]], items: Sequence[str], matrix: NDArray[np.float32]
-) -> None:
-    for row, item in enumerate(items):
-        for column, value in changes.get(item, {}).items():
-            matrix[row, column] = value
 
 
 def _utc(times: NDArray[np.datetime64]) -> list[datetime | None]:

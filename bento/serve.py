@@ -5,54 +5,70 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 import httpx
 
-from bento.export import export_champion
+from bento.deployment import FILE
+from bento.export import export_deployment
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
 
 START_SECONDS = 120
-STOP_SECONDS = 30
+STOP_SECONDS = 60
+ASK_AGAIN_SECONDS = 5
+"""The arbiter forgets a signal that comes while it looks after its workers."""
 SERVICE = "bento.service:Nextbuy"
 
 
-def serve(settings: Settings, host: str = "127.0.0.1", port: int = 3000, workers: int = 1) -> None:
+def serve(
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    workers: int = 1,
+    shadow: bool = False,
+) -> None:
     """Export the champion and serve it in the foreground, until SIGINT or SIGTERM.
+
+    With `shadow` the challenger scores the same requests for the prediction log.
 
     >>> serve(Settings(), port=3000, workers=2)
 
     Raises:
-        NextbuyError: there is no champion, the port is taken, or the server ended by itself.
+        NextbuyError: there is no champion (with `shadow`: or challenger), the port is taken, or
+            the server ended by itself.
     """
     host = "127.0.0.1" if host == "localhost" else host  # BentoML takes addresses, not names
     _check_free(host, port)
-    tag = export_champion(settings)
-    server = _start(settings, tag, host, port, workers, None)
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        server.terminate()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    export_deployment(settings, shadow).write(deployment_file(settings, port))
+    asked = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: asked.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    # The server has a session of its own, so that Ctrl-C reaches it once and through us.
+    server = _start(settings, host, port, workers, None)
     try:
-        # The server has a session of its own, so that Ctrl-C reaches it once and through us.
-        code = server.wait()
+        while server.poll() is None and not asked.wait(0.1):
+            pass
     finally:
+        _stop(server)
         for number, handler in before.items():
             signal.signal(number, handler)
-        _stop(server)
-    if code not in (0, -signal.SIGTERM):
+    code = server.returncode
+    if not asked.is_set() and code not in (0, -signal.SIGTERM):
         raise NextbuyError(f"The server ended with exit code {code}; its log is above.")
 
 
 @contextmanager
-def running(settings: Settings, port: int | None = None, workers: int = 1) -> Iterator[str]:
+def running(
+    settings: Settings, port: int | None = None, workers: int = 1, shadow: bool = False
+) -> Iterator[str]:
     """The base URL of a server on the loopback that is ready; it stops with the block.
 
     >>> with running(Settings()) as url:
@@ -63,14 +79,14 @@ def running(settings: Settings, port: int | None = None, workers: int = 1) -> It
         NextbuyError: there is no champion, or the server did not get ready; the end of its log
             (`<data>/logs/service.log`) is in the message.
     """
-    tag = export_champion(settings)
     port = port or _free_port()
     _check_free("127.0.0.1", port)
+    export_deployment(settings, shadow).write(deployment_file(settings, port))
     url = f"http://127.0.0.1:{port}"
     log = settings.data / "logs" / "service.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        server = _start(settings, tag, "127.0.0.1", port, workers, output)
+        server = _start(settings, "127.0.0.1", port, workers, output)
         try:
             _await_ready(server, url, log)
             yield url
@@ -78,13 +94,18 @@ def running(settings: Settings, port: int | None = None, workers: int = 1) -> It
             _stop(server)
 
 
-def environment(settings: Settings, tag: str, workers: int) -> dict[str, str]:
+def deployment_file(settings: Settings, port: int) -> Path:
+    """What the server on a port answers with; its process id is beside it."""
+    return settings.data / "serving" / f"{port}.json"
+
+
+def environment(settings: Settings, port: int, workers: int) -> dict[str, str]:
     """The environment that a server process is started with."""
     return {
         **os.environ,
         "NEXTBUY_DATA": str(settings.data),
         **({"REDIS_URL": settings.redis_url} if settings.redis_url else {}),
-        "NEXTBUY_MODEL": tag,
+        FILE: str(deployment_file(settings, port)),
         "NEXTBUY_SERVICE_WORKERS": str(workers),
         # Feast's run-time type checks alone take five of its eight seconds of import; they are
         # compiled out together with assertions.
@@ -93,20 +114,22 @@ def environment(settings: Settings, tag: str, workers: int) -> dict[str, str]:
 
 
 def _start(
-    settings: Settings, tag: str, host: str, port: int, workers: int, output: IO[bytes] | None
+    settings: Settings, host: str, port: int, workers: int, output: IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    server = subprocess.Popen(
         [
             *(sys.executable, "-m", "bentoml", "serve", SERVICE),
             *("--host", host, "--port", str(port), "--working-dir", str(PROJECT)),
         ],
         cwd=PROJECT,
-        env=environment(settings, tag, workers),
+        env=environment(settings, port, workers),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output and subprocess.STDOUT,
         start_new_session=True,
     )
+    deployment_file(settings, port).with_suffix(".pid").write_text(str(server.pid))
+    return server
 
 
 def _await_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
@@ -122,11 +145,11 @@ def _await_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
+    deadline = time.monotonic() + STOP_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
         server.terminate()
         with suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_SECONDS)
-            return
+            server.wait(ASK_AGAIN_SECONDS)
     with suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)  # its workers, if they outlived it
     server.wait()

@@ -1,38 +1,51 @@
 """The Bento: `bentoml serve bento.service:Nextbuy` from the repository's root.
 
-The model is pinned by its tag (`NEXTBUY_MODEL`, default `nextbuy:latest`): a new champion is
-exported and served by a rolling restart.
+Its models are pinned by their tags (bento/deployment.py): a new champion is exported and served by
+new workers that take over from the old ones.
 """
 
+from bento.process import end_server  # first: the libraries below open files for their metrics
+
+# isort: split
 import gc
 import logging
-import os
-import signal
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import bentoml
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
+from bento.context import ContextError
+from bento.deployment import deployed
 from bento.features import FeaturesAwayError, OnlineFeatures
 from bento.guard import Guard
+from bento.handover import Handover
+from bento.image import image
 from bento.log import PredictionLog
 from bento.messages import BatchRequest, BatchResponse, Prediction, PredictRequest
 from bento.metrics import process_metrics
 from bento.model import Model
 from bento.pages import pages
-from bento.scorer import ContextError, Scorer
+from bento.scorer import Scorer
 from bento.settings import ServiceSettings
+from bento.shadow import Shadow
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 
 logger = logging.getLogger("bentoml.nextbuy")
 
 SETTINGS = ServiceSettings()  # here, so that a wrong value ends the server and not each worker
+DEPLOYED = deployed()
+HANDOVER = Handover(DEPLOYED)
 
 
 @bentoml.service(
+    name="nextbuy",
+    image=image(),
+    # Compiles out Feast's run-time type checks, five of its eight seconds of import.
+    envs=[{"name": "PYTHONOPTIMIZE", "value": "1"}],
     workers=SETTINGS.workers,
     threads=4,  # handlers wait for Redis; more than a few only queue for the interpreter
     traffic={"timeout": 5, "max_concurrency": 256},
@@ -44,7 +57,9 @@ SETTINGS = ServiceSettings()  # here, so that a wrong value ends the server and 
 class Nextbuy:
     """Will this shopper buy this item in their next session?"""
 
-    stored = bentoml.models.BentoModel(os.environ.get("NEXTBUY_MODEL", "nextbuy:latest"))
+    stored = bentoml.models.BentoModel(DEPLOYED.model)
+    if DEPLOYED.shadow:
+        stored_shadow = bentoml.models.BentoModel(DEPLOYED.shadow)
 
     def __init__(self) -> None:
         """Load the model and check it against the feature registry, or refuse to start."""
@@ -52,12 +67,11 @@ class Nextbuy:
         settings = Settings()
         metrics = process_metrics()
         try:
-            model = Model(str(self.stored.tag), Path(self.stored.path))
-            budget = timedelta(milliseconds=SETTINGS.time_budget_ms)
-            features = OnlineFeatures(settings, model.contract, budget)
+            model, features = _load(settings, self.stored)
+            challenger = _load(settings, self.stored_shadow) if DEPLOYED.shadow else None
         except NextbuyError as error:
             logger.error("The service does not start. %s", error)
-            _end_server()
+            end_server()
             raise
         self._log = PredictionLog(
             settings,
@@ -66,17 +80,22 @@ class Nextbuy:
             on_written=metrics.logged.inc,
             on_lost=metrics.log_lost.inc,
         )
-        self.scorer = Scorer(model, features, self._log, metrics, SETTINGS)
+        self._shadow = Shadow(*challenger, self._log, metrics) if challenger else None
+        self.scorer = Scorer(model, features, self._log, metrics, SETTINGS, self._shadow)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
-    def _freeze(self) -> None:
+    def _begin(self) -> None:
         """Take everything loaded so far out of garbage collection, whose full runs stall."""
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        HANDOVER.ready()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def _close(self) -> None:
+        HANDOVER.gone()
+        if self._shadow is not None:
+            self._shadow.close()
         self._log.close()
 
     def __is_ready__(self) -> bool:
@@ -106,15 +125,16 @@ class Nextbuy:
             return JSONResponse({"error": "The feature store does not answer."}, 503)
 
 
-Nextbuy.add_asgi_middleware(Guard, settings=SETTINGS)  # type: ignore[attr-defined]
+Nextbuy.add_asgi_middleware(Guard, settings=SETTINGS, handover=HANDOVER)  # type: ignore[attr-defined]
+
+
+def _load(settings: Settings, stored: Any) -> tuple[Model, OnlineFeatures]:
+    """A model of BentoML's store with its features, checked against the feature registry."""
+    model = Model(str(stored.tag), Path(stored.path))
+    budget = timedelta(milliseconds=SETTINGS.time_budget_ms)
+    return model, OnlineFeatures(settings, model.contract, budget)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
     """Leave out BentoML's traceback for each request that is not valid: it names the input."""
     return not (record.exc_info and isinstance(record.exc_info[1], ValidationError))
-
-
-def _end_server() -> None:
-    """End `bentoml serve`: its arbiter would start a worker that cannot work for ever."""
-    if bentoml.server_context.worker_index:  # set by the arbiter alone, our parent then
-        os.kill(os.getppid(), signal.SIGTERM)

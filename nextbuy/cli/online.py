@@ -127,6 +127,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
     workers: Annotated[int, typer.Option(help="Server processes.")] = 1,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Let the challenger score beside it, for the log.")
+    ] = False,
 ) -> None:
     """Serve the champion over HTTP until Ctrl-C.
 
@@ -140,4 +143,56 @@ def serve(
         f"""curl -s -X POST http://{host}:{port}/predict -H 'content-type: application/json' """
         """-d '{"user_id": "u000042"}'"""
     )
-    run(Settings(), host, port, workers)
+    run(Settings(), host, port, workers, shadow)
+
+
+@app.command()
+def reload(
+    port: Annotated[int, typer.Option(help="Port of the running service.")] = 3000,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Let the challenger score beside it, for the log.")
+    ] = False,
+) -> None:
+    """Let a running service take over the present champion, without a failed request.
+
+    For a service that `nextbuy serve` started here. Example: `nextbuy reload --port 3000`
+    """
+    quiet_libraries()
+    from bento.reload import reload as run
+
+    with console.status("new workers take over"):
+        deployment = run(Settings(), port, shadow)
+    beside = f", {deployment.shadow} in the shadow" if deployment.shadow else ""
+    say(f"port {port} answers with {deployment.model}{beside}")
+    what_next("nextbuy predict USER --url http://127.0.0.1:" + str(port))
+
+
+@app.command()
+def score(
+    part_rows: Annotated[
+        int | None, typer.Option(help="About how many rows a file holds; none: half a million.")
+    ] = None,
+) -> None:
+    """Score every shopper's items of the latest session, from the feature tables to Parquet.
+
+    Stopped halfway, it goes on where it ended. Example: `nextbuy score`
+    """
+    quiet_libraries()
+    from rich.progress import Progress
+
+    from bento.score import PART_ROWS
+    from bento.score import score as run
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("scoring", total=None)
+
+        def show(done: int, parts: int) -> None:
+            bar.update(task, completed=done, total=parts)
+
+        scores = run(Settings(), show, part_rows or PART_ROWS)
+    say(
+        f"{scores.rows:,} rows in {scores.parts} files"
+        + (f" ({scores.parts - scores.scored} were there already)" * (scores.scored < scores.parts))
+        + f": {scores.folder}"
+    )
+    what_next(f"duckdb -c \"FROM '{scores.folder}/*.parquet' WHERE rank = 1 LIMIT 10\"")

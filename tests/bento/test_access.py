@@ -121,6 +121,7 @@ def test_served_keys_and_rate(settings, store, monkeypatch):
 
 
 def test_wrong_setting_ends_the_start_and_names_it(settings, store, monkeypatch):
+    register(settings, fitted("xgboost"), contract())
     monkeypatch.setenv("NEXTBUY_SERVICE_API_KEYS", "short-secret")
     with pytest.raises(NextbuyError, match="api_keys") as caught, running(settings):
         pass

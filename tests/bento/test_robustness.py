@@ -13,7 +13,7 @@ from bento.serve import running
 
 POSTED = st.sampled_from(["/predict", "/predict_batch"])
 MANY = examples(
-    max_examples=300,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -83,6 +83,7 @@ def test_taken_port_is_said_at_once(settings, store):
 
 
 def test_foreground_server_ends_with_the_signal_and_leaves_no_process(settings, store, tmp_path):
+    register(settings, fitted("xgboost"), contract())
     code = (
         "from bento.serve import _free_port, serve\n"
         "from nextbuy.settings import Settings\n"
