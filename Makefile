@@ -5,18 +5,32 @@ READY := .venv/ready
 # Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-faults monitoring-faults lint types bench lock clean
+.PHONY: demo test test-service container soak audit monitoring-faults lint types bench lock clean
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
 
-test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/bento/test_faults.py \
-		--ignore tests/bento/test_access.py --ignore tests/bento/test_robustness.py
+# What builds images and starts whole platforms has a command of its own.
+SERVICE_TESTS := tests/bento/test_build.py tests/bento/test_api_page.py tests/test_platform.py
 
-# Start, break and restart many servers; alone, because they measure how long an answer takes.
-test-faults: $(READY)
-	$(BIN)/pytest tests/bento/test_faults.py tests/bento/test_access.py tests/bento/test_robustness.py
+test: $(READY)
+	$(BIN)/pytest -n 2 --dist loadgroup $(SERVICE_TESTS:%=--ignore %)
+
+# bentoml build, Schemathesis, and the services of docker-compose.yml as plain processes.
+test-service: $(READY)
+	$(BIN)/pytest $(SERVICE_TESTS)
+
+# The Bento's image, built and run by buildah: see the script.
+container: $(READY)
+	containers/end_to_end.sh
+
+# Ten minutes at 80 % of what the service can do: is its memory flat?
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak
+
+# Known vulnerabilities of what is locked.
+audit: $(READY)
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
 
 # Plants every fault, runs 20 clean months, and writes docs/monitoring-faults.md (5 minutes).
 monitoring-faults: $(READY)
@@ -44,10 +58,11 @@ $(READY): requirements.lock requirements/installer.lock pyproject.toml
 	echo 'import nextbuy.telemetry' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nextbuy_telemetry.pth"
 	touch $(READY)
 
-# After a change of dependencies: writes both locks again.
+# After a change of dependencies: writes the locks again.
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/installer.in -o requirements/installer.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --constraint requirements.lock --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/service.in -o requirements/service.lock
 
 clean:
 	rm -rf .venv build

@@ -1,0 +1,34 @@
+"""Schemathesis asks the service whatever its OpenAPI page allows, and what it does not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_shop import contract, fitted, register
+
+from bento.serve import running
+
+
+@pytest.fixture(scope="module")
+def url(settings, store):
+    register(settings, fitted("xgboost"), contract())
+    with running(settings) as base:
+        yield base
+
+
+def test_the_service_does_what_its_page_says(url, tmp_path):
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).parent / "schemathesis", "run", f"{url}/docs.json"),
+            *("--checks", "all", "--max-examples", os.environ.get("EXAMPLES", "30")),
+            *("--seed", "1", "--request-timeout", "60", "--no-color"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "7 selected / 7 total" in done.stdout
