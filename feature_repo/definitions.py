@@ -43,7 +43,7 @@ def _view(table: FeatureTable) -> FeatureView:
             name=feature.name,
             dtype=TYPES[feature.dtype],
             description=feature.description,
-            tags={"unit": feature.unit, "window": feature.window},
+            tags=feature.tags,
         )
         for feature in table.features
     ]

@@ -143,3 +143,15 @@ def features(
     with console.status("feature tables"):
         build_features(Settings(), table_done, only or ())
     what_next("nextbuy apply")
+
+
+@app.command()
+def catalogue() -> None:
+    """Print every feature with type, meaning, window, unit and source, as Markdown.
+
+    Example: `nextbuy catalogue > docs/feature-catalogue.md`
+    """
+    from nextbuy.features import TABLES
+    from nextbuy.features.catalogue import catalogue as text
+
+    typer.echo(text(TABLES), nl=False)

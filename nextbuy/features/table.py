@@ -30,6 +30,16 @@ class Feature:
     needs: Collection[str] = frozenset()
     carry: Literal["sum", "last"] | None = None
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the registry and the catalogue say of it besides type and description."""
+        return {
+            "unit": self.unit,
+            "window": self.window,
+            "source": ", ".join(sorted(self.needs)) or "events",
+            "cold_start": "missing",  # a key never seen has no row
+        }
+
     def column(self, rows: ir.Table) -> ir.Value:
         """The feature as an Ibis column of `rows`."""
         return (self.expr(rows) if self.expr else rows[self.name]).name(self.name)

@@ -1,3 +1,4 @@
+import runpy
 from dataclasses import replace
 
 import ibis
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 from reference import Reference
 
 from nextbuy.features import TABLES, Feature
+from nextbuy.features.catalogue import catalogue
 from nextbuy.sessions import DAY, SECOND
+from nextbuy.settings import PROJECT
 
 SLOW = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -154,3 +157,19 @@ def test_declared_types_are_what_the_definitions_give():
             wanted = ibis.dtype(feature.dtype)
             same_family = kind.is_integer() and wanted.is_integer()
             assert same_family or kind.copy(nullable=True) == wanted, f"{table.name}.{feature.name}"
+
+
+def test_the_catalogue_in_the_docs_is_current():
+    page = (PROJECT / "docs" / "feature-catalogue.md").read_text()
+    assert page == catalogue(TABLES), "run: nextbuy catalogue > docs/feature-catalogue.md"
+
+
+def test_the_registry_says_what_the_catalogue_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEXTBUY_DATA", str(tmp_path))
+    repo = runpy.run_path(str(PROJECT / "feature_repo" / "definitions.py"))
+    declared = {view.name: {f.name: f for f in view.features} for view in repo["views"].values()}
+    for table in TABLES:
+        assert [f.name for f in table.features] == list(declared[table.name]), table.name
+        for feature in table.features:
+            told = declared[table.name][feature.name]
+            assert (told.description, told.tags) == (feature.description, feature.tags)
