@@ -35,8 +35,8 @@ def publish(settings: Settings, events: int, days: int = DAYS, late: int = 0) ->
             f"""CREATE VIEW log AS
             WITH visits AS (
                 SELECT v,
-                    -- the cube of an even draw: a few shoppers come very often
-                    CAST(floor({shoppers} * pow(hash(v * 3 + 1) % 1000003 / 1000003.0, 3)) AS INT)
+                    -- the square of an even draw: a few shoppers come very often
+                    CAST(floor({shoppers} * pow(hash(v * 3 + 1) % 1000003 / 1000003.0, 2)) AS INT)
                         AS shopper,
                     CAST(hash(v * 5 + 2) % ({DAYS}::UBIGINT * 86400) AS BIGINT) AS start_s,
                     CAST(1 + hash(v * 7 + 3) % {2 * PER_SESSION - 1} AS INT) AS size,
@@ -46,7 +46,7 @@ def publish(settings: Settings, events: int, days: int = DAYS, late: int = 0) ->
                 SELECT v, shopper, size, comes_as_guest, n, v * {2 * PER_SESSION} + n AS i,
                     start_s + n * (20 + hash(v) % 60)::BIGINT AS s,
                     hash(v * 131 + n * 17) AS draw,
-                    CAST(floor({items} * pow(hash(v * 13 + n // 2) % 1000003 / 1000003.0, 3))
+                    CAST(floor({items} * pow(hash(v * 13 + n // 2) % 1000003 / 1000003.0, 2))
                         AS BIGINT) AS item
                 FROM visits, LATERAL (SELECT unnest(range(size)) AS n))
             SELECT i, s // 86400 AS day,
