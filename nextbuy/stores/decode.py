@@ -34,6 +34,11 @@ FIXED = {
     ValueType.BOOL: np.dtype([("tag", "u1"), ("value", "?")]),
 }
 INTEGERS = {ValueType.INT64: np.int64, ValueType.INT32: np.int32}
+LONG: dict[ValueType, Callable[[bytes], Any]] = {
+    ValueType.STRING: bytes.decode,
+    ValueType.BYTES: bytes,
+}
+"""What makes a value of the packed layout from its bytes; `Value` messages where none is named."""
 _two = struct.Struct("<II").pack
 
 
@@ -199,7 +204,7 @@ class PackedView(ViewReader):
     ) -> Answer:
         """Decode the values of the MGET."""
         size, nothing = self._size, self._nothing
-        if self._packing.texts:
+        if self._packing.long:
             fixed = b"".join([row[:size] if row else nothing for row in replies])
         else:
             fixed = b"".join([row or nothing for row in replies])
@@ -209,29 +214,30 @@ class PackedView(ViewReader):
             times = np.where([row is not None for row in replies], times, NEVER)
         if oldest is not None and not (alive := times >= oldest).all():
             times, present = np.where(alive, times, NEVER), present & alive[:, None]
-        texts = self._texts(replies, rows, present)
+        texts = self._long(replies, rows, present)
         if places is not None:
             times, rows, present = times[places], rows[places], present[places]
             texts = {i: column[places] for i, column in texts.items()}
         known = present.T.copy()
         return times, [
-            Column(texts[i] if i in texts else rows[name], known[i]) for name, i in self._slots
+            Column(texts[i], _not_none(texts[i])) if i in texts else Column(rows[name], known[i])
+            for name, i in self._slots
         ]
 
-    def _texts(
+    def _long(
         self, replies: list[Any], rows: NDArray[Any], present: NDArray[np.bool_]
     ) -> dict[int, NDArray[Any]]:
         starts = np.full(len(replies), self._size)
         found, wanted = {}, {i for _, i in self._slots}
-        for i in self._packing.texts:
+        for i in self._packing.long:
             ends = starts + rows[f"v{i}"]
             if i in wanted:
-                text = self._packing.kinds[i] == ValueType.STRING
+                take = LONG.get(self._packing.kinds[i], _any)
                 column = np.empty(len(replies), object)
                 spans = zip(replies, starts.tolist(), ends.tolist(), strict=True)
                 for n, (row, start, end) in enumerate(spans):
                     if row and present[n, i]:
-                        column[n] = row[start:end].decode() if text else row[start:end]
+                        column[n] = take(row[start:end])
                 found[i] = column
             starts = ends
         return found
@@ -313,7 +319,12 @@ def _decoded(raw: list[bytes | None], kind: ValueType) -> tuple[NDArray[Any], ND
     for i, value in enumerate(raw):
         if value:
             objects[i] = _text(value, kind) if kind in TEXT else _any(value)
-    return objects, present
+    return objects, _not_none(objects)
+
+
+def _not_none(objects: NDArray[Any]) -> NDArray[np.bool_]:
+    """Feast writes a missing time as a message with a number that stands for it."""
+    return np.array([each is not None for each in objects], np.bool_)
 
 
 def _fields(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.intp]]:

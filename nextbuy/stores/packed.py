@@ -3,8 +3,9 @@
     8 bytes  event timestamp, microseconds since 1970, little endian
     1 byte   per feature: 1 where it is present
     n bytes  per feature, in the view's order: its number (8 bytes for integers and doubles, 4 for
-             floats and int32, 1 for booleans), or for text its length (4 bytes)
-    rest     the texts, one after the other
+             floats and int32, 1 for booleans), or for all else its length (4 bytes)
+    rest     what has a length, one after the other: text and bytes as they are, lists, times and
+             whatever else Feast knows as a serialized `Value`
 
 One MGET reads all rows of a request, and rows without text are a NumPy array as they come. The
 key holds a checksum of the view's schema: rows of another schema are not found, never misread.
@@ -21,17 +22,15 @@ import pyarrow.compute as pc
 from feast.value_type import ValueType
 from numpy.typing import NDArray
 
-from nextbuy.errors import NextbuyError
 from nextbuy.stores import encode
 
+LENGTH = "<u4"
 SLOTS = {
     ValueType.INT32: "<i4",
     ValueType.INT64: "<i8",
     ValueType.FLOAT: "<f4",
     ValueType.DOUBLE: "<f8",
     ValueType.BOOL: "?",
-    ValueType.STRING: "<u4",
-    ValueType.BYTES: "<u4",
 }
 TEXT = (ValueType.STRING, ValueType.BYTES)
 
@@ -48,9 +47,9 @@ class Packing:
     """The fixed part of a row."""
 
     @property
-    def texts(self) -> list[int]:
+    def long(self) -> list[int]:
         """Positions of the features of varying length."""
-        return [i for i, kind in enumerate(self.kinds) if kind in TEXT]
+        return [i for i, kind in enumerate(self.kinds) if kind not in SLOTS]
 
     def keys(self, columns: Sequence[pa.Array], kinds: Sequence[ValueType]) -> pa.BinaryArray:
         """The Redis keys of entities, given their join keys in the order of their names."""
@@ -61,17 +60,24 @@ class Packing:
         return encode.joined(pieces, len(columns[0]) if columns else 1)
 
     def rows(self, columns: Sequence[pa.Array], times: NDArray[np.int64]) -> pa.BinaryArray:
-        """Pack columns (in the order of `names`), one entry per row."""
+        """Pack columns (in the order of `names`), one entry per row.
+
+        A column that is neither numeric nor boolean nor text holds serialized `Value` messages.
+        """
         fixed = np.zeros(len(times), self.dtype)
         fixed["time"] = times
         tails: list[pa.Array] = []
         for i, (column, kind, name) in enumerate(zip(columns, self.kinds, self.names, strict=True)):
-            column = encode.cast(column, kind, name)
+            if kind in SLOTS or kind in TEXT:
+                column = encode.cast(column, kind, name)
             present = np.asarray(column.is_valid())
-            if kind in TEXT:
+            if kind not in SLOTS:
                 raw = column.cast(pa.binary()).fill_null(b"")
-                fixed[f"v{i}"] = np.asarray(pc.binary_length(raw))
+                lengths = np.asarray(pc.binary_length(raw))
+                fixed[f"v{i}"] = lengths
                 tails.append(raw)
+                if kind not in TEXT:
+                    present = lengths != 0  # a `Value` without content is a missing one
             else:
                 numbers = encode.numbers(column)
                 if numbers.dtype.kind == "f":
@@ -85,21 +91,11 @@ class Packing:
 def packing(
     project: str, view: str, join_keys: Sequence[str], features: Sequence[tuple[str, ValueType]]
 ) -> Packing:
-    """The packing of a feature view.
-
-    Raises:
-        NextbuyError: a feature is neither a number, a boolean nor text.
-    """
-    for name, kind in features:
-        if kind not in SLOTS:
-            raise NextbuyError(
-                f"Feature {name!r} of view {view!r} is {kind.name}, which the packed layout does "
-                "not hold. Leave `packed` off in feature_store.yaml for this project."
-            )
+    """The packing of a feature view."""
     schema = repr((project, view, sorted(join_keys), [(n, k.name) for n, k in features]))
     dtype = np.dtype(
         [("time", "<i8"), ("present", "?", (len(features),))]
-        + [(f"v{i}", SLOTS[kind]) for i, (_, kind) in enumerate(features)]
+        + [(f"v{i}", SLOTS.get(kind, LENGTH)) for i, (_, kind) in enumerate(features)]
     )
     return Packing(
         prefix=b"nb" + hashlib.md5(schema.encode(), usedforsecurity=False).digest()[:6],

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores import encode
-from nextbuy.stores.packed import Packing, packing
+from nextbuy.stores.packed import TEXT, Packing, packing
 from nextbuy.stores.script import CLOCK, Expiry, write_script
 from nextbuy.stores.wire import Wire, bulk, command, first_error, header, wire
 
@@ -130,13 +130,18 @@ def rows_from_arrow(
     keys = [columns[name] for name, _ in into.join_keys]
     features = [columns[field.name] for field in into.features]
     times = columns[timestamp].cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy()
+    values = tuple(
+        encode.values(column, field.dtype, field.name)
+        for column, field in zip(features, into.features, strict=True)
+    )
+    if into.packing:
+        for i in into.packing.long:
+            if into.packing.kinds[i] not in TEXT:
+                features[i] = values[i]
     return Rows(
         keys=encode.entity_keys(keys, [name for name, _ in into.join_keys], kinds, config.project),
         features=tuple(field.name for field in into.features),
-        values=tuple(
-            encode.values(column, field.dtype, field.name)
-            for column, field in zip(features, into.features, strict=True)
-        ),
+        values=values,
         times=times,
         packed_keys=into.packing.keys(keys, kinds) if into.packing else None,
         packed=into.packing.rows(features, times) if into.packing else None,
@@ -322,6 +327,8 @@ def _rows_of_group(
 
 
 def _plain(protos: list[Value], kind: ValueType) -> pa.Array:
+    if kind not in encode.SCALARS:
+        return pa.array([proto.SerializeToString() for proto in protos], pa.binary())
     fields = [proto.WhichOneof("val") for proto in protos]
     found = [
         getattr(proto, field) if field else None

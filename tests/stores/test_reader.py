@@ -196,30 +196,44 @@ def test_view_without_entities(tmp_path, flushed, packed):
     assert OnlineReader(repo.store, "all").read({})["shop__value"].to_pylist() == [2]
 
 
-def test_lists_and_timestamps_in_hashes(tmp_path, flushed):
+@LAYOUTS
+def test_lists_and_timestamps(tmp_path, flushed, packed):
     path = write_table(
         tmp_path / "t.parquet",
         {
-            "user_id": ["a"],
-            "event_timestamp": times([1]),
-            "seen": times([5]),
-            "items": pa.array([["x", "y"]], pa.list_(pa.string())),
+            "user_id": ["a", "b", "c"],
+            "event_timestamp": times([1, 1, 1]),
+            "seen": times([5, None, 7]),
+            "text": ["between", "", None],
+            "items": pa.array([["x", "y"], [], None], pa.list_(pa.string())),
         },
     )
     schema = [
         Field(name="user_id", dtype=String),
         Field(name="seen", dtype=UnixTimestamp),
+        Field(name="text", dtype=String),
         Field(name="items", dtype=Array(String)),
     ]
     stats = view(path, schema=schema)
     service = FeatureService(name="all", features=[stats])
-    repo = Repo(tmp_path, [entity(), stats, service], online_store=online(False))
+    repo = Repo(tmp_path, [entity(), stats, service], online_store=online(packed))
     materialize(repo)
-    block = OnlineReader(repo.store, "all").read({"user_id": ["a"]})
-    assert block.columns["stats__items"].values.tolist() == [["x", "y"]]
-    packed = Repo(tmp_path / "p", [entity(), stats, service], online_store=online(True))
-    with pytest.raises(NextbuyError, match="packed layout does not hold"):
-        materialize(packed)
+    asked = {"user_id": ["a", "b", "unknown", "c"]}
+    reader = OnlineReader(repo.store, "all")
+    for _ in range(2):
+        block = reader.read(asked)
+        found = {name: list(column.values) for name, column in block.columns.items()}
+        assert found["stats__items"] == [["x", "y"], [], None, None]
+        assert found["stats__text"] == ["between", "", None, None]
+        assert [value and value.timestamp() for value in found["stats__seen"]] == [
+            at(5).timestamp(), None, None, at(7).timestamp(),
+        ]  # fmt: skip
+        present = [column.present.tolist() for column in block.columns.values()]
+        assert present == [[a is not None for a in column] for column in found.values()]
+        # What a push brings, as protobuf messages, is packed to the same bytes.
+        before = {key: flushed.dump(key) for key in flushed.scan_iter(b"nb*")}
+        repo.store.write_to_online_store("stats", pd.read_parquet(path))
+        assert {key: flushed.dump(key) for key in before} == before
 
 
 @LAYOUTS
