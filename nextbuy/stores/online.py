@@ -26,10 +26,9 @@ from feast.repo_config import RepoConfig
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import asyncio as redis_asyncio
 
-from nextbuy.errors import NextbuyError
 from nextbuy.redis_server import hold
 from nextbuy.settings import Settings
-from nextbuy.stores.wire import command, first_error, wire
+from nextbuy.stores.wire import command, first_error, reading, wire
 from nextbuy.stores.writer import clock_key, layout, rows_from_protos, write
 
 PATIENCE = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0}
@@ -150,7 +149,8 @@ class NextbuyOnlineStore(RedisOnlineStore):
     ) -> list[Read]:
         """As stock; a row older than the view's TTL is `(None, None)`."""
         self._config = config
-        return super().online_read(config, table, entity_keys, requested_features)
+        with reading():
+            return super().online_read(config, table, entity_keys, requested_features)
 
     async def online_read_async(
         self,
@@ -161,17 +161,20 @@ class NextbuyOnlineStore(RedisOnlineStore):
     ) -> list[Read]:
         """As `online_read`."""
         self._config = config
-        return await super().online_read_async(config, table, entity_keys, requested_features)
+        with reading():
+            return await super().online_read_async(config, table, entity_keys, requested_features)
 
     def _read_features_per_fv(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
         self._config = config
-        super()._read_features_per_fv(config, *args, **kwargs)
+        with reading():
+            super()._read_features_per_fv(config, *args, **kwargs)
 
     async def _read_features_per_fv_async(
         self, config: RepoConfig, *args: Any, **kwargs: Any
     ) -> None:
         self._config = config
-        await super()._read_features_per_fv_async(config, *args, **kwargs)
+        with reading():
+            await super()._read_features_per_fv_async(config, *args, **kwargs)
 
     def _generate_hset_keys_for_features(
         self,
@@ -196,14 +199,11 @@ class NextbuyOnlineStore(RedisOnlineStore):
             command(b"HMGET", key, *(f if isinstance(f, bytes) else f.encode() for f in fields))
             for key, fields in commands
         )
-        try:
-            with wire(self.client(config)) as line:
-                line.send(b"".join(encoded))
-                replies = line.read(len(commands))
-        except (redis.RedisError, OSError) as error:
-            raise NextbuyError(f"Redis could not be read: {error}. Try again.") from error
+        with wire(self.client(config)) as line:
+            line.send(b"".join(encoded))
+            replies = line.read(len(commands))
         if refusal := first_error(replies):
-            raise NextbuyError(f"Redis could not be read: {refusal}.")
+            raise refusal
         return replies
 
     def _convert_redis_values_to_protobuf(

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import redis
 from feast import FeatureService, FeatureStore
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.decode import NEVER, Column, HashView, PackedView, ViewReader
 from nextbuy.stores.online import NextbuyOnlineStore
-from nextbuy.stores.wire import command, first_error, wire
+from nextbuy.stores.wire import command, first_error, reading, wire
 from nextbuy.stores.writer import clock_key, layout
 
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -169,14 +168,12 @@ class OnlineReader:
                 away.
         """
         request = _Request(self._views, entity_columns)
-        try:
+        with reading():
             with wire(self._online.client(self._config)) as line:
                 line.send(request.bytes() + command(b"GET", self._clock) * self._by_data)
                 replies = line.read(request.replies + self._by_data)
-        except (redis.RedisError, OSError) as error:
-            raise NextbuyError(f"Redis could not be read: {error}. Try again.") from error
-        if refusal := first_error(replies):
-            raise NextbuyError(f"Redis could not be read: {refusal}.")
+            if refusal := first_error(replies):
+                raise refusal
         return self._block(request, replies, entity_columns, now)
 
     async def read_async(
@@ -186,7 +183,7 @@ class OnlineReader:
         request = _Request(self._views, entity_columns)
         client = await self._online._get_client_async(self._config.online_store)
         commands = request.commands() + [(b"GET", self._clock)] * self._by_data
-        try:
+        with reading():
             if len(commands) == 1:
                 replies = [await client.execute_command(*commands[0])]
             else:
@@ -194,8 +191,6 @@ class OnlineReader:
                     for each in commands:
                         pipe.execute_command(*each)
                     replies = await pipe.execute()
-        except (redis.RedisError, OSError) as error:
-            raise NextbuyError(f"Redis could not be read: {error}. Try again.") from error
         return self._block(request, list(replies), entity_columns, now)
 
     def _block(

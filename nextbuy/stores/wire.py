@@ -11,6 +11,8 @@ from typing import Any
 import hiredis
 import redis
 
+from nextbuy.errors import NextbuyError
+
 CHUNK = 1 << 20
 
 
@@ -56,6 +58,21 @@ def wire(client: redis.Redis) -> Iterator[Wire]:
         raise
     finally:
         pool.release(connection)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """A read from Redis, with one error for whatever keeps it from being answered.
+
+    Raises:
+        NextbuyError: Redis is away, slow, was restarted, or refuses.
+    """
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise NextbuyError(
+            f"Redis could not be read: {error}. Try again, or see that it runs."
+        ) from error
 
 
 def bulk(text: bytes) -> bytes:

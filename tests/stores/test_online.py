@@ -8,18 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pyarrow as pa
 import pytest
-import redis
 from feast import FeatureView, Field, FileSource
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Array, Float64, Int64, String, UnixTimestamp
+from feast.types import Array, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
-
-from nextbuy.errors import NextbuyError
-from nextbuy.stores import engine
 
 CENTURIES = datetime(1900, 1, 1), datetime(2200, 1, 1)  # noqa: DTZ001 (hypothesis wants them bare)
 OURS_ONLINE = {"type": "nextbuy.stores.online.NextbuyOnlineStore", "clock": "data"}
@@ -385,118 +381,6 @@ def test_keys_leave_redis_with_their_last_view(tmp_path, flushed):
     assert 4.9 < left() <= 5
     run("endless")
     assert {flushed.pttl(key) for key in contents(flushed)} == {-1}
-
-
-# Trouble
-
-
-def many(folder, count=5000):
-    return simple(folder, [(f"u{i}", 1, i) for i in range(count)])
-
-
-def test_full_redis(tmp_path, flushed):
-    repo = Repo(tmp_path, [entity(), many(tmp_path, 30_000)], online_store=OURS_ONLINE)
-    used = flushed.info("memory")["used_memory"]
-    flushed.config_set("maxmemory", used + 2_000_000)
-    try:
-        with pytest.raises(NextbuyError, match=r"Redis took \d+ of .*full"):
-            materialize(repo)
-    finally:
-        flushed.config_set("maxmemory", 0)
-    rows = contents(flushed)
-    assert 0 < len(rows) < 30_000
-    assert {len(fields) for fields in rows.values()} == {2}  # each with value and timestamp
-    materialize(repo)
-    assert len(contents(flushed)) == 30_000
-    assert repo.store.get_feature_view("stats").materialization_intervals
-
-
-def test_connection_lost_in_the_middle(tmp_path, flushed, monkeypatch):
-    repo = Repo(tmp_path, [entity(), many(tmp_path)], online_store=OURS_ONLINE)
-    monkeypatch.setattr(engine, "BATCH_ROWS", 1000)
-    sent = []
-    original = engine.write
-
-    def breaking(client, config, into, rows, progress):
-        def cut(count):
-            sent.append(count)
-            if len(sent) == 3:
-                flushed.client_kill_filter(_type="normal", skipme=True)
-            progress(count)
-
-        original(client, config, into, rows, cut)
-
-    monkeypatch.setattr(engine, "write", breaking)
-    with pytest.raises(NextbuyError, match="run the same command again"):
-        materialize(repo)
-    assert not repo.store.get_feature_view("stats").materialization_intervals
-    rows = contents(flushed)
-    assert 0 < len(rows) < 5000
-    assert {len(fields) for fields in rows.values()} == {2}
-    monkeypatch.setattr(engine, "write", original)
-    materialize(repo)
-    assert len(contents(flushed)) == 5000
-
-
-def test_redis_away(tmp_path, data_folder):
-    online = {**OURS_ONLINE, "connection_string": "127.0.0.1:1,socket_connect_timeout=1"}
-    repo = Repo(tmp_path, [entity(), simple(tmp_path, [("a", 1, 1)])], online_store=online)
-    with pytest.raises((NextbuyError, redis.ConnectionError)):
-        materialize(repo)
-    with pytest.raises((NextbuyError, redis.ConnectionError)):
-        value_of(repo)
-
-
-def test_column_of_another_type(tmp_path, flushed):
-    path = write_table(
-        tmp_path / "t.parquet",
-        {"user_id": ["a", "b"], "event_timestamp": times([1, 2]), "value": [1.0, 1.5]},
-    )
-    repo = Repo(tmp_path, [entity(), view(path)], online_store=OURS_ONLINE)
-    with pytest.raises(NextbuyError, match=r"'value' is double, but .* declares INT64"):
-        materialize(repo)
-    assert contents(flushed) == {}
-    write_table(
-        tmp_path / "t.parquet",
-        {"user_id": ["a"], "event_timestamp": times([1]), "value": ["12"]},
-    )
-    with pytest.raises(NextbuyError, match="text is not turned into numbers"):
-        materialize(repo)
-
-
-def test_missing_column(tmp_path, flushed):
-    path = write_table(tmp_path / "t.parquet", {"user_id": ["a"], "event_timestamp": times([1])})
-    repo = Repo(tmp_path, [entity(), view(path)], online_store=OURS_ONLINE)
-    with pytest.raises(NextbuyError, match="no column 'value'"):
-        materialize(repo)
-
-
-def test_key_that_cannot_be_looked_up(tmp_path, flushed):
-    path = write_table(
-        tmp_path / "t.parquet",
-        {"user_id": [1.5], "event_timestamp": times([1]), "value": pa.array([1])},
-    )
-    user = entity("user_id", ValueType.DOUBLE)
-    schema = [Field(name="user_id", dtype=Float64), Field(name="value", dtype=Int64)]
-    repo = Repo(
-        tmp_path, [user, view(path, entities=[user], schema=schema)], online_store=OURS_ONLINE
-    )
-    with pytest.raises(NextbuyError, match="'user_id' is of type DOUBLE"):
-        materialize(repo)
-
-
-def test_partial_push_into_the_packed_layout(tmp_path, flushed):
-    path = everything(tmp_path, ROWS)
-    online = {**OURS_ONLINE, "packed": True}
-    repo = Repo(tmp_path, [entity(), every_type_view(path)], online_store=online)
-    key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="a")])
-    with pytest.raises(NextbuyError, match="whole rows"):
-        repo.store._get_provider().online_write_batch(
-            repo.store.config,
-            repo.store.get_feature_view("stats"),
-            [(key, {"whole": Value(int64_val=1)}, at(1), None)],
-            None,
-        )
 
 
 def test_view_that_goes_takes_its_values_along(tmp_path, flushed):

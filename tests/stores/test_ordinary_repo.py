@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from feast import FeatureStore
+from fastapi.testclient import TestClient
+from feast import FeatureStore, feature_server, ui_server
 from feast.cli.cli import cli
 
 DEFINITIONS = """
@@ -137,6 +138,12 @@ def use(folder, now, monkeypatch):
     history = history.sort_values("driver_id").reset_index(drop=True)
     rows = [{"driver_id": key, "tip": 5} for key in (1001, 1004, 9)]
     online = store.get_online_features(service, rows).to_dict()
+    with TestClient(feature_server.get_app(store)) as server:  # what `feast serve` runs
+        question = {"feature_service": "first", "entities": {"driver_id": [1001, 9], "tip": [5, 5]}}
+        served = server.post("/get-online-features", json=question).json()["results"]
+    with TestClient(ui_server.get_app(store, "rides")) as ui:  # what `feast ui` runs
+        assert "<html" in ui.get("/").text
+        shown = ui.get("/api/v1/feature_views", params={"project": "rides"}).json()["featureViews"]
     push = pd.DataFrame(
         {
             "driver_id": [1001],
@@ -159,6 +166,8 @@ def use(folder, now, monkeypatch):
         .to_numpy()
         .tolist(),
         "online": online,
+        "served": [part["values"] for part in served],
+        "shown": sorted(view["spec"]["name"] for view in shown),
         "pushed": pushed,
     }
 
@@ -173,3 +182,4 @@ def test_runs_unchanged_on_our_stores(tmp_path, monkeypatch):
     assert answers[0] == answers[1]
     assert answers[1]["pushed"]["rides"] == [777]
     assert answers[1]["online"]["rides"][2] is None
+    assert answers[1]["shown"] == ["fresh", "hourly", "with_tip"]
