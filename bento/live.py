@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from nextbuy.live.compute import LiveFeatures, live_tables, session_config
 from nextbuy.live.rows import begin_batch, end_batch
 from nextbuy.live.store import LiveStore, arrow, now_us
 from nextbuy.live.sync import sync
+from nextbuy.redis_server import append_only, hold
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.storage import lock, manifest
 from nextbuy.stores.online import NextbuyOnlineStore
@@ -57,6 +59,7 @@ class Worker:
         self._settings = settings
         self.store = LiveStore(settings)
         self._published = _published(settings)
+        self._forgotten = self.store.note("forgotten")
         sync(settings, self.store, lambda rows: logger.info("%d published events read", rows))
         tables = live_tables(settings)
         self.features = LiveFeatures(tables, session_config(settings))
@@ -73,13 +76,16 @@ class Worker:
         online: Any = self._feast._get_provider().online_store
         assert isinstance(online, NextbuyOnlineStore)
         self._client = online.client(self._feast.config)
+        if settings.redis_url is None:
+            append_only(self._client)
         self._place = -1
         self.beyond: set[str] = set()
         """Shoppers with more than `MOST_HISTORY` events."""
 
     def is_outdated(self) -> bool:
         """Whether something was published that this worker does not know."""
-        return _published(self._settings) != self._published
+        known = self._published, self._forgotten
+        return (_published(self._settings), self.store.note("forgotten")) != known
 
     def step(self) -> int:
         """Work off what arrived, up to `MOST_EVENTS` events; returns how many they were.
@@ -163,6 +169,8 @@ def work(settings: Settings, is_over: Callable[[], bool]) -> None:
             logger.warning("Live features wait for Redis: %s", error)
             worker.features.drop()
             time.sleep(AWAY_SECONDS)
+            with suppress(NextbuyError):
+                hold(settings)  # the embedded server is started again
             continue
         if not busy:
             time.sleep(IDLE_SECONDS)

@@ -28,7 +28,7 @@ class Scored:
 
     request_id: str
     predicted_at: datetime
-    read_at: datetime
+    read_at: datetime | None
     user_id: str
     item_ids: list[str]
     probabilities: NDArray[np.float64]

@@ -94,6 +94,7 @@ def parity(
         NextbuyError: nothing was logged, or nothing materialized by `nextbuy materialize`.
     """
     logged = read_predictions(settings, start, end)
+    logged = logged.filter(pc.invert(logged["is_shadow"]))  # those answered nobody
     if not logged.num_rows:
         raise NextbuyError("No prediction was logged yet. Serve some: nextbuy serve")
     degraded, context = logged["is_degraded"], pc.fill_null(logged["has_context"], False)

@@ -88,3 +88,20 @@ def parity(
             f"The rows are in {Settings().reports / 'parity.json'}."
         )
     what_next("nextbuy monitor")
+
+
+@app.command()
+def forget(user: Annotated[str, typer.Argument(help="The shopper's id.")]) -> None:
+    """Remove a person from every table, log and store, and prove it by a search.
+
+    Example: `nextbuy forget u000042`
+    """
+    from nextbuy.forget import forget as run
+
+    with console.status("forgetting"):
+        proof = run(Settings(), user)
+    for line in str(proof).splitlines():
+        say(line)
+    if proof.left:
+        raise NextbuyError("The id is still there; run the command again.")
+    what_next("nextbuy sessionize")

@@ -8,14 +8,15 @@ from the first new event on are given.
 from collections.abc import Collection, Mapping
 
 import duckdb
+import ibis
 import pyarrow as pa
 
 from nextbuy.features import TABLES, FeatureTable
 from nextbuy.live.store import ARROW
-from nextbuy.sessions import EVENTS, SESSION_EVENTS, SessionConfig, sessionize
+from nextbuy.sessions import EVENTS, SessionConfig, sessionize
 from nextbuy.settings import Settings
 from nextbuy.storage import manifest
-from nextbuy.tables import feature_rows, sql
+from nextbuy.tables import feature_rows, feature_tables
 
 END_OF_TIME = 2**60
 
@@ -26,10 +27,8 @@ def live_tables(settings: Settings) -> tuple[FeatureTable, ...]:
     Items and categories are as of each midnight: no event of the day moves them.
     """
     sessions = manifest(settings.sessions)
-    given = TABLES
-    if sessions is not None:
-        given = tuple(table.given(sessions.info["provides"]) for table in TABLES)
-    return tuple(table for table in given if table.features and "user_id" in table.keys)
+    given = TABLES if sessions is None else feature_tables(sessions)
+    return tuple(table for table in given if "user_id" in table.keys)
 
 
 def session_config(settings: Settings) -> SessionConfig:
@@ -57,12 +56,12 @@ class LiveFeatures:
             self._engine.execute(f"CREATE TABLE {name} AS FROM given")
         self._engine.unregister("given")
         self._engine.execute("CREATE TABLE touched (user_id VARCHAR, since_us BIGINT)")
-        cut = sql(sessionize(EVENTS, config))
+        cut = ibis.to_sql(sessionize(EVENTS, config), dialect="duckdb")
         self._engine.execute(f"CREATE TABLE session_events AS SELECT * FROM ({cut}) LIMIT 0")
         self._engine.execute(f"PREPARE cut AS INSERT INTO session_events {cut}")
         self._names = {table.name: f"rows_of_{table.name}" for table in tables}
         for table in tables:
-            rows = feature_rows(table, table.build(SESSION_EVENTS, END_OF_TIME))
+            rows = feature_rows(table, END_OF_TIME)
             self._engine.execute(
                 f"PREPARE {self._names[table.name]} AS SELECT made.* FROM ({rows}) AS made "
                 "JOIN touched USING (user_id) WHERE epoch_us(event_timestamp) >= since_us "

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nextbuy.live.store import LiveStore, now_us
 from nextbuy.settings import Settings
@@ -53,6 +54,21 @@ def live_rows(store: LiveStore, view: str) -> Iterator[pa.Table]:
         yield rows
 
 
+def forget_rows(store: LiveStore, user: str, remove: bool = True) -> int:
+    """Remove a shopper's rows from the record, or only count them."""
+    changed, count = [], 0
+    for batch, view, packed in store.sql.execute("SELECT batch, view, rows FROM rows"):
+        rows = pa.ipc.open_stream(packed).read_all()
+        kept = rows.filter(pc.not_equal(rows["user_id"], user))
+        if len(kept) < len(rows):
+            changed.append((_packed(kept), batch, view))
+            count += len(rows) - len(kept)
+    if remove:
+        with store.transaction():
+            store.sql.executemany("UPDATE rows SET rows = ? WHERE batch = ? AND view = ?", changed)
+    return count
+
+
 def _packed(rows: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema, options=OPTIONS) as writer:
@@ -62,20 +78,19 @@ def _packed(rows: pa.Table) -> bytes:
 
 @contextmanager
 def recorded_materialization(
-    settings: Settings, views: list[str], newest_us: int
+    settings: Settings, view: str, newest_us: int
 ) -> Iterator[None]:
-    """Keep the tables that the block loads into Redis, and when it did.
+    """Keep the table that the block loads into Redis, and when it did.
 
     The files are kept by hard links: what is built anew later does not change them.
     """
     began = now_us()
     with LiveStore(settings) as store:
-        for view in views:
-            with store.transaction():
-                store.sql.execute(
-                    "INSERT INTO materialized VALUES (?, ?, ?, ?, NULL)",
-                    [view, str(_kept(settings, view)), newest_us, began],
-                )
+        with store.transaction():
+            store.sql.execute(
+                "INSERT INTO materialized VALUES (?, ?, ?, ?, NULL)",
+                [view, str(_kept(settings, view)), newest_us, began],
+            )
         yield
         with store.transaction():
             store.sql.execute(

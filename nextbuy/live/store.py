@@ -243,6 +243,11 @@ class LiveStore:
             circles.setdefault(root, []).append(user)
         return circles
 
+    def compact(self) -> None:
+        """Leave nothing of what was deleted in any of the store's files."""
+        self.sql.execute("VACUUM")
+        self.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def stale(self) -> dict[str, int]:
         """Shoppers whose past was changed by a publication -> since when."""
         return dict(self.sql.execute("SELECT user_id, since_us FROM stale").fetchall())

@@ -4,6 +4,7 @@ import time
 
 import httpx
 import live_shop
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,6 +12,7 @@ from bento.live import CURSOR
 from bento.serve import running
 from generators.replay import replay
 from monitoring.parity import parity
+from nextbuy.forget import forget
 from nextbuy.live.store import LiveStore
 from nextbuy.redis_server import connect
 
@@ -134,3 +136,36 @@ def test_a_replayed_day_has_no_skew(shop, url):
     assert report.values >= 100_000
     assert report.mismatches == 0, str(report)
     assert report.degraded == report.not_comparable == 0
+
+
+def names_anywhere(settings, user):
+    """Where the id still is, searched by other means than `forget` searches."""
+    found = []
+    for file in settings.data.rglob("*"):
+        if file.suffix == ".parquet" and file.is_file():
+            for column in pq.ParquetFile(file).read().columns:
+                if pa.types.is_string(column.type) and user in " ".join(
+                    column.drop_null().to_pylist()
+                ):
+                    found.append(file)
+        elif file.is_file() and (file.suffix == ".json" or "sqlite" in file.name):
+            found += [file] if user.encode() in file.read_bytes() else []
+    return found + [key for key in connect(settings).scan_iter() if user.encode() in key]
+
+
+def test_a_forgotten_person_is_found_nowhere(shop, url):
+    settings, files = shop
+    user = pq.read_table(files[0])["user_id"][0].as_py()
+    worked_off(settings)
+    places = names_anywhere(settings, user)
+    wanted = ("events-", "sessions-", "user-", "user_item-", "labels-", "predictions", "sqlite")
+    for part in wanted:
+        assert any(part in str(place) for place in places), part
+    before = LiveStore(settings).sizes(["stranger"])
+    proof = forget(settings, user)
+    assert proof.left == []
+    assert {"live", "Redis", "events", "sessions", "predictions"} <= set(proof.removed)
+    assert names_anywhere(settings, user) == []
+    assert LiveStore(settings).sizes(["stranger"]) == before
+    assert forget(settings, user).removed == {}
+    assert score(url, user, ["i00001"])["cold_start"]
