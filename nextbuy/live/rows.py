@@ -77,9 +77,7 @@ def _packed(rows: pa.Table) -> bytes:
 
 
 @contextmanager
-def recorded_materialization(
-    settings: Settings, view: str, newest_us: int
-) -> Iterator[None]:
+def recorded_materialization(settings: Settings, view: str, newest_us: int) -> Iterator[None]:
     """Keep the table that the block loads into Redis, and when it did.
 
     The files are kept by hard links: what is built anew later does not change them.
