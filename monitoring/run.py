@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from monitoring.checks import check_events
 from monitoring.drift import feature_drift, training_windows
+from monitoring.parity import parity
 from nextbuy.contract import CHAMPION, REGISTERED_MODEL
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
@@ -47,8 +48,9 @@ class MonitorReport(BaseModel):
 
 
 def monitor(settings: Settings) -> MonitorReport:
-    """Look at the events, the tables, the champion and the drift of its features."""
+    """Look at events, tables and champion, the drift of its features, and parity."""
     findings = [*_events(settings), *_tables(settings), _champion(settings), *_drift(settings)]
+    findings += _parity(settings)
     return MonitorReport(findings=tuple(findings))
 
 
@@ -106,6 +108,18 @@ def _drift(settings: Settings) -> list[Finding]:
             message=f"{len(moved)} of {len(found)} features moved since the training period"
             + (f", most of all {worst}. See them with: nextbuy dashboard" if moved else ""),
         )
+    ]
+
+
+def _parity(settings: Settings) -> list[Finding]:
+    if not any(settings.predictions.glob("day=*/*.parquet")):
+        return []
+    try:
+        found = parity(settings)
+    except NextbuyError as error:
+        return [Finding(status="warn", subject="parity", message=str(error))]
+    return [
+        Finding(status="fail" if found.mismatches else "ok", subject="parity", message=str(found))
     ]
 
 

@@ -54,6 +54,25 @@ def live_rows(store: LiveStore, view: str) -> Iterator[pa.Table]:
         yield rows
 
 
+def prune(store: LiveStore, before_us: int) -> None:
+    """Drop the record of what was written before a moment, and replaced since."""
+    newest = "SELECT view, max(began_us) FROM materialized GROUP BY view"
+    with store.transaction():
+        store.sql.execute(
+            "DELETE FROM rows WHERE batch IN (SELECT batch FROM batches WHERE created_us < ?)",
+            [before_us],
+        )
+        store.sql.execute("DELETE FROM batches WHERE created_us < ?", [before_us])
+        store.sql.execute(
+            f"DELETE FROM materialized WHERE began_us < ? AND (view, began_us) NOT IN ({newest})",
+            [before_us],
+        )
+        kept = {Path(f) for (f,) in store.sql.execute("SELECT folder FROM materialized")}
+    for folder in (store.path.parent / "materialized").glob("*"):
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
 def forget_rows(store: LiveStore, user: str, remove: bool = True) -> int:
     """Remove a shopper's rows from the record, or only count them."""
     changed, count = [], 0

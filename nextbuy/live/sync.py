@@ -5,10 +5,14 @@ from collections.abc import Callable
 from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
-from nextbuy.live.store import COLUMNS, LiveStore, Row, arrow
+from nextbuy.live.rows import prune
+from nextbuy.live.store import COLUMNS, LiveStore, Row, arrow, now_us
+from nextbuy.sessions import DAY
 from nextbuy.settings import Settings
 from nextbuy.storage import files, fingerprint, manifest, new_version
 
+KEPT_US = 30 * DAY
+"""For so long what was written to Redis stays on record, for parity."""
 CHUNK = 20_000  # rows in one transaction: others may write in between
 SELECTED = ", ".join("epoch_us(event_time) AS event_us" if c == "event_us" else c for c in COLUMNS)
 
@@ -83,6 +87,7 @@ def absorb(settings: Settings) -> int:
             "Begin with: nextbuy ingest LOG --source configs/sources/NAME.yaml"
         )
     with LiveStore(settings) as store:
+        prune(store, now_us() - KEPT_US)
         live = arrow(
             store.sql.execute(
                 f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq IS NOT NULL"
