@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
+from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.live.rows import forget_rows
@@ -27,7 +30,7 @@ from nextbuy.redis_server import redis_lease
 from nextbuy.settings import Settings
 from nextbuy.storage import ROW_GROUP, Manifest, file_digest, lock
 
-TEXT = ("VARCHAR", "VARCHAR[]")
+TEXTS = pa.list_(pa.string())
 SCANNED = 1000
 
 
@@ -96,59 +99,51 @@ def _place(settings: Settings, file: Path) -> str:
     return parts[0]
 
 
-def _condition(engine: duckdb.DuckDBPyConnection, file: Path) -> str | None:
-    """SQL that holds for the person's rows, `$user` and `$word` given; None without any text."""
-    columns = engine.execute(
-        "SELECT column_name, column_type FROM (DESCRIBE FROM read_parquet($file, "
-        "hive_partitioning = false))",
-        {"file": str(file)},
-    ).fetchall()
-    tests = []
-    for name, kind in columns:
-        quoted = '"' + name.replace('"', '""') + '"'
-        if kind == "VARCHAR":
-            # `raw` and `value` of a refused row are text as it came.
-            tests.append(f"{quoted} = $user OR regexp_matches({quoted}, $word)")
-        elif kind == "VARCHAR[]":
-            tests.append(f"list_contains({quoted}, $user)")
-    return " OR ".join(f"coalesce({test}, false)" for test in tests) or None
-
-
 def _word(user: str) -> str:
     """The id on its own, not within a longer one."""
     return rf"(^|[^\w-]){re.escape(user)}($|[^\w-])"
 
 
 def _from_parquet(file: Path, user: str) -> int:
-    with duckdb.connect() as engine:
-        engine.execute("SET TimeZone = 'UTC'")
-        condition = _condition(engine, file)
-        if condition is None:
-            return 0
-        given = {"user": user, "word": _word(user)}
-        source = f"read_parquet({_literal(file)}, hive_partitioning = false)"
-        ((count,),) = engine.execute(
-            f"SELECT count(*) FROM {source} WHERE {condition}", _used(condition, given)
-        ).fetchall()
-        if not count:
-            return 0
-        # Arrow keeps the file's own schema; DuckDB tells which rows stay.
-        keep = engine.execute(
-            f"SELECT NOT ({condition}) FROM {source}", _used(condition, given)
-        ).fetchall()
-    schema = pq.read_schema(file)
-    table = pq.ParquetFile(file).read().filter([kept for (kept,) in keep])
+    named = _named(file, user)
+    count = int(named.sum())
+    if not count:
+        return 0
+    table = pq.ParquetFile(file).read()
     aside = file.with_name(f".{file.name}.forgetting")
-    pq.write_table(table.cast(schema), aside, compression="zstd", row_group_size=ROW_GROUP)
+    pq.write_table(
+        table.filter(pa.array(~named)), aside, compression="zstd", row_group_size=ROW_GROUP
+    )
     with aside.open("rb") as written:
         os.fsync(written.fileno())
     aside.replace(file)
     _renew_manifest(file, count)
-    return int(count)
+    return count
 
 
-def _used(condition: str, given: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in given.items() if f"${name}" in condition}
+def _named(file: Path, user: str) -> NDArray[np.bool_]:
+    """Which rows of a Parquet file name the person in one of their texts."""
+    parquet = pq.ParquetFile(file)
+    kinds = {field.name: field.type for field in parquet.schema_arrow}
+    texts = [name for name, kind in kinds.items() if kind in (pa.string(), TEXTS)]
+    found = np.zeros(parquet.metadata.num_rows, np.bool_)
+    if not texts:
+        return found
+    for name, column in zip(texts, parquet.read(columns=texts).columns, strict=True):
+        array = column.combine_chunks()
+        if kinds[name] == TEXTS:
+            rows = np.asarray(pc.list_parent_indices(array))
+            found[rows[_mentions(pc.list_flatten(array), user)]] = True
+        else:
+            found |= _mentions(array, user)
+    return found
+
+
+def _mentions(texts: pa.Array, user: str) -> NDArray[np.bool_]:
+    likely = pc.fill_null(pc.match_substring(texts, user), False)  # far faster than a pattern
+    if pc.any(likely).as_py():
+        likely = pc.fill_null(pc.match_substring_regex(texts, _word(user)), False)
+    return np.asarray(likely)
 
 
 def _renew_manifest(file: Path, removed: int) -> None:
@@ -214,7 +209,7 @@ def _keys(client: redis.Redis, user: str) -> Iterator[bytes]:
 def _search(settings: Settings, client: redis.Redis, user: str, proof: Proof) -> None:
     for file in sorted(_files(settings, "*.parquet")):
         proof.searched += 1
-        if _holds(file, user):
+        if _named(file, user).any():
             proof.left.append(str(file))
     for file in sorted(_files(settings, "*.json")):
         proof.searched += 1
@@ -228,20 +223,3 @@ def _search(settings: Settings, client: redis.Redis, user: str, proof: Proof) ->
     size: Any = client.dbsize()
     proof.searched += size
     proof.left += [f"Redis key {key!r}" for key in _keys(client, user)]
-
-
-def _holds(file: Path, user: str) -> bool:
-    with duckdb.connect() as engine:
-        condition = _condition(engine, file)
-        if condition is None:
-            return False
-        found = engine.execute(
-            f"SELECT 1 FROM read_parquet({_literal(file)}, hive_partitioning = false) "
-            f"WHERE {condition} LIMIT 1",
-            _used(condition, {"user": user, "word": _word(user)}),
-        ).fetchall()
-    return bool(found)
-
-
-def _literal(file: Path) -> str:
-    return "'" + str(file).replace("'", "''") + "'"

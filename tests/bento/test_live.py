@@ -12,6 +12,7 @@ from bento.live import CURSOR
 from bento.serve import running
 from generators.replay import replay
 from monitoring.parity import parity
+from nextbuy.features import TABLES
 from nextbuy.forget import forget
 from nextbuy.live.store import LiveStore
 from nextbuy.redis_server import connect
@@ -136,6 +137,22 @@ def test_a_replayed_day_has_no_skew(shop, url):
     assert report.values >= 100_000
     assert report.mismatches == 0, str(report)
     assert report.degraded == report.not_comparable == 0
+
+
+def test_rows_that_the_service_had_too_late_are_found_out(shop, url):
+    settings, _ = shop
+    hour = 3_600_000_000
+    with LiveStore(settings) as store:
+        shift = "UPDATE batches SET created_us = created_us + ?, written_us = written_us + ?"
+        store.sql.execute(shift, [hour, hour])
+        try:
+            report = parity(settings)
+        finally:
+            store.sql.execute(shift, [-hour, -hour])
+    assert report.mismatches > 0
+    assert set(report.features) & {f"user__{f.name}" for f in TABLES[0].features}
+    assert report.worst
+    assert parity(settings).mismatches == 0
 
 
 def names_anywhere(settings, user):
