@@ -1,32 +1,142 @@
-"""What the rules said, run by run, and what was refused."""
+"""What the rules said, how each day looked, and what was refused."""
 
+import altair as alt
+import pandas as pd
 import streamlit as st
 
 from monitoring import reports
-from monitoring.dashboard.read import parquet
+from monitoring.config import load_config
+from monitoring.dashboard.read import BAD, GOOD, page, parquet, series, show_chart
+from monitoring.profile import MEASURES, anomalies
 from nextbuy.settings import Settings
 
+SHOWN = 1000
+"""Refused rows in the table; the download holds them, too."""
 
+
+@page("Data quality", "Rules on every table, measures of every day, and the refused rows.")
 def show() -> None:
     """Draw the page."""
-    st.title("Data quality")
-    settings = Settings()
-    runs = parquet(f"{reports.folder(settings, reports.CHECKS)}/*.parquet")
+    rules, days, refused = st.tabs(["Rules", "Days", "Quarantine"])
+    with rules:
+        _rules()
+    with days:
+        _days()
+    with refused:
+        _quarantine()
+
+
+def _rules() -> None:
+    runs = series(reports.CHECKS)
     if runs is None:
         st.info("Nothing was checked yet. Run `nextbuy ingest` or `nextbuy monitor`.")
-    else:
-        moments = sorted(runs["checked_at"].unique(), reverse=True)
-        at = st.selectbox("Run", moments, format_func=lambda m: f"{m:%Y-%m-%d %H:%M:%S} UTC")
-        chosen = runs[runs["checked_at"] == at].sort_values(["passed", "severity", "rule"])
-        st.metric("Rules kept", f"{int(chosen['passed'].sum())} of {len(chosen)}")
-        columns = ["passed", "severity", "rule", "columns", "unexpected", "observed", "remedy"]
-        st.dataframe(chosen[columns], hide_index=True)
-    st.subheader("Quarantine")
-    refused = parquet(f"{settings.quarantine}/**/*.parquet")
-    if refused is None or refused.empty:
+        return
+    last = runs.sort_values("checked_at").groupby(["table", "rule"]).tail(1)
+    broken = last[~last["passed"]]
+    columns = st.columns(3)
+    columns[0].metric("Rules kept", f"{int(last['passed'].sum())} of {len(last)}", border=True)
+    columns[1].metric(
+        "Blocking rules broken", int((broken["severity"] == "block").sum()), border=True
+    )
+    columns[2].metric("Rows checked", f"{last.groupby('table')['rows'].max().sum():,}", border=True)
+    over_time = (
+        runs.groupby(["checked_at", "table"])
+        .agg(broken=("passed", lambda kept: int((~kept).sum())), rules=("passed", "size"))
+        .reset_index()
+    )
+    over_time["run"] = over_time["checked_at"].dt.strftime("%Y-%m-%d %H:%M:%S")
+    st.subheader("Broken rules, run by run")
+    show_chart(
+        alt.Chart(over_time)
+        .mark_rect(cornerRadius=2, stroke="gray", strokeWidth=0.3)
+        .encode(
+            x=alt.X("run:O", title=None, axis=alt.Axis(labelAngle=-30)),
+            y=alt.Y("table:N", title=None, axis=alt.Axis(labelOverlap=False)),
+            color=alt.condition("datum.broken > 0", alt.value(BAD), alt.value(GOOD)),
+            tooltip=["run", "table", "rules", "broken"],
+        ),
+        max(120, 26 * over_time["table"].nunique()),
+    )
+    st.subheader("Rules at their last run")
+    table = st.selectbox("Table", ["all tables", *sorted(last["table"].unique())])
+    chosen = last if table == "all tables" else last[last["table"] == table]
+    shown = ["table", "rule", "passed", "severity", "observed", "unexpected", "columns", "remedy"]
+    st.dataframe(
+        chosen.sort_values(["passed", "severity", "table", "rule"])[shown], hide_index=True
+    )
+
+
+def _days() -> None:
+    days = parquet(Settings().reports / reports.PROFILE)
+    if days is None:
+        st.info("No day was looked at yet. Run `nextbuy monitor`.")
+        return
+    unusual = _unusual(days)
+    st.markdown(
+        f"Each of {len(days)} days, held against the four weeks before it. "
+        + (f"**{len(unusual)}** values stood out." if len(unusual) else "No value stood out.")
+    )
+    names = [measure.name for measure in MEASURES if days[measure.name].notna().any()]
+    first = [*dict.fromkeys([*unusual["measure"], "events", "users", "median_price"])]
+    chosen = st.multiselect("Measures", names, default=[n for n in first if n in names][:4])
+    for start in range(0, len(chosen), 2):
+        for place, name in zip(st.columns(2), chosen[start : start + 2], strict=False):
+            with place:
+                line = (
+                    alt.Chart(days)
+                    .mark_line(strokeWidth=1.5)
+                    .encode(
+                        x=alt.X("day:T", title=None),
+                        y=alt.Y(f"{name}:Q", title=name.replace("_", " ")),
+                    )
+                )
+                marks = (
+                    alt.Chart(unusual[unusual["measure"] == name])
+                    .mark_point(color=BAD, size=70, filled=True)
+                    .encode(x="day:T", y="value:Q", tooltip=["day:T", "value", "usual", "reason"])
+                )
+                show_chart(line + marks, 220)
+    if len(unusual):
+        st.dataframe(unusual, hide_index=True)
+
+
+@st.cache_data(show_spinner=False)
+def _unusual(days: pd.DataFrame) -> pd.DataFrame:
+    """What each day's run would have said of it."""
+    config = load_config().profile
+    found = [
+        anomaly.model_dump()
+        for end in range(config.reference_days + 1, len(days))
+        for anomaly in anomalies(days.iloc[:end], config)
+        if anomaly.span == "day"
+    ]
+    columns = ["day", "measure", "value", "usual", "reason"]
+    table = pd.DataFrame(found, columns=[*columns, "span", "z"])[columns]
+    return table.assign(day=pd.to_datetime(table["day"])).sort_values("day", ascending=False)
+
+
+def _quarantine() -> None:
+    pattern = f"{Settings().quarantine}/**/*.parquet"
+    counts = parquet(pattern, "reason, count(*) AS rows", "true GROUP BY reason")
+    if counts is None or counts.empty:
         st.success("No row was refused.")
         return
-    if "reason" in refused:
-        st.bar_chart(refused["reason"].value_counts())
-    st.dataframe(refused.head(1000), hide_index=True)
-    st.download_button("Download as CSV", refused.to_csv(index=False), "quarantine.csv")
+    counts = counts.sort_values("rows", ascending=False)
+    show_chart(
+        alt.Chart(counts)
+        .mark_bar()
+        .encode(
+            x=alt.X("rows:Q", title="refused rows"),
+            y=alt.Y("reason:N", sort="-x", title=None),
+            tooltip=["reason", "rows"],
+        ),
+        max(80, 32 * len(counts)),
+    )
+    reason = st.selectbox("Reason", counts["reason"])
+    quoted = reason.replace("'", "''")
+    rows = parquet(pattern, "*", f"reason = '{quoted}' LIMIT {SHOWN}")
+    assert rows is not None
+    total = int(counts.loc[counts["reason"] == reason, "rows"].iloc[0])
+    st.caption(f"{len(rows):,} of {total:,} rows")
+    st.dataframe(rows, hide_index=True)
+    st.download_button("Download as CSV", rows.to_csv(index=False), f"quarantine-{reason}.csv")

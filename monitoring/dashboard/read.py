@@ -1,26 +1,101 @@
-"""Reads Parquet for the pages, through DuckDB, kept until the files change."""
+"""Reads what the runs left behind, kept until the files change; says so where it cannot."""
 
+import json
+from collections.abc import Callable
+from functools import wraps
 from glob import glob
 from pathlib import Path
+from typing import Any
 
+import altair as alt
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import streamlit as st
 
+from monitoring import reports
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import Settings
 
-def parquet(pattern: str) -> pd.DataFrame | None:
-    """All rows of the files behind a glob, or None where there is no file."""
-    found = sorted(glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+Page = Callable[[], None]
+GOOD, BAD, QUIET = "#2a9d8f", "#e4572e", "#8d99ae"
+"""Told apart in light and dark, and without red and green."""
+
+
+def page(title: str, caption: str) -> Callable[[Page], Page]:
+    """A page with its title; what cannot be read is an error with its remedy, not a traceback."""
+
+    def decorate(draw: Page) -> Page:
+        @wraps(draw)
+        def show() -> None:
+            st.title(title)
+            st.caption(caption)
+            try:
+                draw()
+            except NextbuyError as error:
+                st.error(str(error), icon=":material/error:")
+
+        return show
+
+    return decorate
+
+
+def parquet(pattern: str | Path, columns: str = "*", where: str = "true") -> pd.DataFrame | None:
+    """All rows of the files behind a glob, or None where there is no file.
+
+    Raises:
+        NextbuyError: a file is no Parquet, or lacks a column.
+    """
+    found = sorted(glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
     if not found:
         return None
-    return _read(tuple(found), tuple(Path(file).stat().st_mtime_ns for file in found))
+    changed = tuple(Path(file).stat().st_mtime_ns for file in found)
+    return _read(tuple(found), changed, columns, where)
 
 
-@st.cache_data(show_spinner=False, max_entries=20)
-def _read(found: tuple[str, ...], changed: tuple[int, ...]) -> pd.DataFrame:
+def series(schema: pa.Schema) -> pd.DataFrame | None:
+    """A series of reports, all runs."""
+    return parquet(f"{reports.folder(Settings(), schema)}/*.parquet")
+
+
+def json_file(file: Path) -> Any | None:
+    """What a JSON file holds, or None where there is none.
+
+    Raises:
+        NextbuyError: it is no JSON.
+    """
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise NextbuyError(f"{file} is spoiled ({error}). Delete it and run the verb again.") from (
+            error
+        )
+
+
+def show_chart(chart: alt.Chart | alt.LayerChart | alt.FacetChart, height: int = 260) -> None:
+    """Draw a chart as wide as its place."""
+    if not isinstance(chart, alt.FacetChart):
+        chart = chart.properties(height=height)
+    st.altair_chart(chart)
+
+
+@st.cache_data(show_spinner=False, max_entries=40)
+def _read(
+    found: tuple[str, ...], changed: tuple[int, ...], columns: str, where: str
+) -> pd.DataFrame:
     del changed  # part of the cache's key alone
-    with duckdb.connect() as engine:
-        engine.execute("SET TimeZone = 'UTC'")
-        return engine.execute(
-            "SELECT * FROM read_parquet(?, union_by_name = true)", [list(found)]
-        ).df()
+    try:
+        with duckdb.connect() as engine:
+            engine.execute("SET TimeZone = 'UTC'")
+            return engine.execute(
+                f"SELECT {columns} FROM read_parquet(?, union_by_name = true, "
+                f"hive_partitioning = false) WHERE {where}",
+                [list(found)],
+            ).df()
+    except duckdb.Error as error:
+        raise NextbuyError(
+            f"{Path(found[0]).parent} holds a file that cannot be read: {error}. "
+            "Delete the spoiled file and run the verb again."
+        ) from error

@@ -1,16 +1,22 @@
 """Health at a glance."""
 
-import json
-
 import streamlit as st
 
+from monitoring import reports
+from monitoring.dashboard.read import json_file, page, parquet, series, show_chart
 from nextbuy.settings import Settings
 from nextbuy.storage import manifest
 
+ICONS = {
+    "raised": ":material/notifications_active:",
+    "acknowledged": ":material/done:",
+    "silenced": ":material/notifications_off:",
+}
 
+
+@page("Today", "Is everything as it should be? Every number is from the last `nextbuy monitor`.")
 def show() -> None:
     """Draw the page."""
-    st.title("Today")
     settings = Settings()
     events = manifest(settings.events)
     if events is None:
@@ -18,27 +24,134 @@ def show() -> None:
             "Nothing is ingested yet. Run `nextbuy demo`, or `nextbuy ingest LOG --source NAME`."
         )
         return
-    report = settings.reports / "evaluation.json"
-    evaluation = json.loads(report.read_text()) if report.exists() else None
-    columns = st.columns(4)
-    columns[0].metric("Events", f"{events.rows:,}")
-    columns[1].metric("Newest day", max(events.days, default="-"))
-    labels = manifest(settings.labels)
-    columns[2].metric("Labelled rows", f"{labels.rows:,}" if labels else "-")
-    if evaluation:
-        metrics = evaluation["models"][evaluation["champion"]]
-        columns[3].metric("Champion's PR-AUC", f"{metrics['pr_auc']['value']:.3f}")
-    else:
-        columns[3].metric("Champion's PR-AUC", "-")
-        st.info("No model was evaluated yet. Run `nextbuy train` and `nextbuy evaluate`.")
+    _alerts()
+    _tiles(settings, events.rows, max(events.days, default="-"))
+    _traffic(settings)
     st.subheader("Tables")
-    tables = {"events": events, "sessions": manifest(settings.sessions), "labels": labels}
-    tables |= {f.parent.name: manifest(f.parent) for f in settings.features.glob("*/manifest.json")}
+    tables = {"events": events}
+    for folder in (settings.sessions, *sorted(settings.features.glob("*")), settings.labels):
+        found = manifest(folder)
+        if found is not None:
+            tables[folder.name] = found
     st.dataframe(
         [
             {"table": name, "rows": m.rows, "from": min(m.days), "to": max(m.days)}
             for name, m in tables.items()
-            if m is not None and m.days
+            if m.days
         ],
+        column_config={"rows": st.column_config.NumberColumn(format="localized")},
         hide_index=True,
     )
+
+
+def _alerts() -> None:
+    runs = series(reports.ALERTS)
+    if runs is None:
+        st.info("Nothing was monitored yet. Run `nextbuy monitor` (or `--at newest`).")
+        return
+    last = runs[runs["ran_at"] == runs["ran_at"].max()]
+    raised = last[last["state"].isin(list(ICONS))].sort_values(["level", "alert"])
+    at = f"as of {last['at'].iloc[0]:%Y-%m-%d %H:%M} UTC"
+    loud = raised[raised["state"] == "raised"]
+    if (loud["level"] == "fail").any():
+        st.error(f"**{len(loud)} alerts** are raised, {at}.", icon=":material/error:")
+    elif len(loud):
+        st.warning(f"**{len(loud)} alerts** are raised, {at}.", icon=":material/warning:")
+    else:
+        st.success(f"**No alert is raised**, {at}.", icon=":material/check_circle:")
+    for alert in raised.itertuples():
+        label = f"{alert.alert.replace('_', ' ')} ({alert.level}), since {alert.since:%Y-%m-%d}"
+        with st.expander(f"{ICONS[alert.state]} {label}", expanded=alert.level == "fail"):
+            st.markdown(alert.message)
+            if alert.features:
+                st.markdown(f"Columns: `{alert.features}`")
+            st.markdown(f"**What to do:** {alert.remedy}")
+
+
+def _tiles(settings: Settings, n_events: int, newest: str) -> None:
+    checks, drift, weeks = (
+        series(reports.CHECKS),
+        series(reports.DRIFT),
+        series(reports.PERFORMANCE),
+    )
+    delays, alerts = series(reports.LATENCY), series(reports.ALERTS)
+    first, second = st.columns(4), st.columns(4)
+    hours = None
+    if alerts is not None:
+        fresh = alerts[alerts["alert"] == "freshness"].sort_values("ran_at")
+        hours = fresh["value"].iloc[-1] if len(fresh) else None
+    first[0].metric(
+        "Freshness", _age(hours), border=True, height="stretch", help=f"Newest event: {newest}"
+    )
+    kept: str = "-"
+    if checks is not None:
+        last = checks.sort_values("checked_at").groupby(["table", "rule"]).tail(1)
+        kept = f"{int(last['passed'].sum())} of {len(last)}"
+    first[1].metric("Quality rules kept", kept, border=True, height="stretch")
+    moved: str = "-"
+    if drift is not None:
+        against = drift[drift["against"] == "training"]
+        now = against[against["compared_at"] == against["compared_at"].max()]
+        now = now[now["week"] == now["week"].max()]
+        moved = f"{int(now['is_drifted'].sum())} of {len(now)}"
+    first[2].metric(
+        "Features moved",
+        moved,
+        border=True,
+        height="stretch",
+        help="Newest week against the training",
+    )
+    first[3].metric(
+        "Events", f"{n_events:,}", border=True, height="stretch", help=f"The newest day is {newest}"
+    )
+    score, trend = "-", None
+    if weeks is not None:
+        ripe = weeks[(weeks["state"] == "measured") & (weeks["origin"] == "backtest")]
+        ripe = ripe[ripe["measured_at"] == ripe["measured_at"].max()].sort_values("week")
+        if len(ripe):
+            score, trend = f"{ripe['pr_auc'].iloc[-1]:.3f}", ripe["pr_auc"].round(3).tolist()
+    second[0].metric(
+        "PR-AUC, newest ripe week",
+        score,
+        border=True,
+        height="stretch",
+        chart_data=trend,
+        chart_type="line",
+    )
+    evaluation = json_file(settings.reports / "evaluation.json")
+    champion = f"v{evaluation['version']} {evaluation['family']}" if evaluation else "-"
+    second[1].metric("Champion", champion, border=True, height="stretch")
+    p99 = f"{delays.sort_values('at')['p99_ms'].iloc[-1]:.0f} ms" if delays is not None else "-"
+    second[2].metric(
+        "Latency, p99", p99, border=True, height="stretch", help="Needs a running `nextbuy serve`"
+    )
+    logged = parquet(settings.predictions / "day=*" / "[!.]*.parquet", "count(*) AS n")
+    second[3].metric(
+        "Predictions served",
+        f"{0 if logged is None else logged['n'][0]:,}",
+        border=True,
+        height="stretch",
+    )
+
+
+def _traffic(settings: Settings) -> None:
+    days = parquet(settings.reports / reports.PROFILE, "day, events, users")
+    if days is None:
+        return
+    days = days.sort_values("day").iloc[:-1]  # the newest still runs
+    import altair as alt
+
+    st.subheader("Traffic")
+    columns = st.columns(2)
+    for place, measure in zip(columns, ("events", "users"), strict=True):
+        with place:
+            base = alt.Chart(days).encode(
+                x=alt.X("day:T", title=None), y=alt.Y(f"{measure}:Q", title=f"{measure} a day")
+            )
+            show_chart(base.mark_area(opacity=0.25, line=True), 200)
+
+
+def _age(hours: float | None) -> str:
+    if hours is None:
+        return "-"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.0f} days"

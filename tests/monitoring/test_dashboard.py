@@ -46,6 +46,19 @@ def test_today_counts_what_was_published(data):
     with duckdb_engine(data) as engine, new_version(data.events, "x") as version:
         engine.execute("CREATE TABLE e AS SELECT i, DATE '2024-01-05' AS d FROM range(1234) r(i)")
         version.write_days(engine, "e", "d", ["i"])
-    shown = {metric.label: metric.value for metric in opened("today").metric}
+    app = opened("today")
+    shown = {metric.label: metric.value for metric in app.metric}
     assert shown["Events"] == "1,234"
-    assert shown["Newest day"] == "2024-01-05"
+    assert app.dataframe[0].value["to"].tolist() == ["2024-01-05"]
+    assert any("nextbuy monitor" in info.value for info in app.info)
+
+
+def test_a_spoiled_report_is_an_error_and_no_blank_page(data):
+    for kind in ("checks", "drift", "performance"):
+        folder = data.reports / kind
+        folder.mkdir(parents=True)
+        (folder / "20240101.parquet").write_bytes(b"PAR1 cut off")
+    for page in ("quality", "drift", "model"):
+        assert any("cannot be read" in error.value for error in opened(page).error)
+    (data.reports / "evaluation.json").write_text("{")
+    assert any("spoiled" in error.value for error in opened("model").error)

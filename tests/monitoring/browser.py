@@ -1,0 +1,136 @@
+"""The dashboard in the system's Chromium.
+
+`python tests/monitoring/browser.py` writes the pictures of docs/images from the data folder.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import httpx
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from nextbuy.settings import PROJECT
+
+PAGES = {
+    "today": "Today",
+    "quality": "Data quality",
+    "drift": "Drift",
+    "model": "Model",
+    "features": "Features",
+    "try": "Try it",
+}
+"""Path -> title."""
+PATIENCE = 120
+"""Seconds that a page may take on a busy machine."""
+
+
+def browser() -> str | None:
+    """The system's Chromium, by whichever name."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def missing() -> str | None:
+    """What is not installed, with the command that does."""
+    if browser() is None or shutil.which("chromedriver") is None:
+        return "no chromium and chromedriver: apt-get install chromium chromium-driver"
+    return None
+
+
+@contextmanager
+def dashboard(env: Mapping[str, str]) -> Iterator[str]:
+    """A running dashboard; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "monitoring/dashboard/app.py"]
+    process = subprocess.Popen(
+        [*command, f"--server.port={port}"],
+        cwd=PROJECT,
+        env={**os.environ, **env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                httpx.get(f"{url}/_stcore/health").raise_for_status()
+                break
+            except httpx.HTTPError:
+                assert process.poll() is None, "the dashboard ended"
+                assert time.monotonic() < until, "the dashboard does not answer"
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def chromium(is_dark: bool = False, height: int = 1300) -> Iterator[webdriver.Chrome]:
+    """A headless browser of a laptop's width."""
+    options = Options()
+    options.binary_location = str(browser())
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        f"--window-size=1440,{height}", "--force-device-scale-factor=1",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    # With both paths given, Selenium looks for nothing on the network.
+    driver = webdriver.Chrome(options, Service(str(shutil.which("chromedriver"))))
+    try:
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        yield driver
+    finally:
+        driver.quit()
+
+
+def opened(driver: webdriver.Chrome, url: str, path: str) -> str:
+    """Open a page, wait until it is drawn, and give its text.
+
+    Raises:
+        AssertionError: the page shows an exception.
+    """
+    driver.get(f"{url}/{path}" if path != "today" else url)
+
+    def is_drawn(page: webdriver.Chrome) -> bool:
+        titles = [h.text for h in page.find_elements(By.TAG_NAME, "h1")]
+        app = page.find_elements(By.CSS_SELECTOR, "[data-testid=stApp]")
+        state = app[0].get_attribute("data-test-script-state") if app else None
+        return PAGES[path] in titles and state == "notRunning"
+
+    WebDriverWait(driver, PATIENCE, ignored_exceptions=[Exception]).until(is_drawn)
+    trouble = driver.find_elements(By.CSS_SELECTOR, "[data-testid=stException]")
+    assert not trouble, trouble[0].text
+    return str(driver.find_element(By.TAG_NAME, "body").text)
+
+
+def main() -> None:
+    """Take the pictures, light and dark."""
+    folder = PROJECT / "docs" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    with dashboard({}) as url:
+        for scheme in ("light", "dark"):
+            with chromium(scheme == "dark") as driver:
+                for path in PAGES:
+                    opened(driver, url, path)
+                    time.sleep(3)  # charts are drawn after the page says it is done
+                    driver.save_screenshot(str(folder / f"{path}-{scheme}.png"))
+                    print(folder / f"{path}-{scheme}.png", flush=True)
+
+
+if __name__ == "__main__":
+    main()
