@@ -19,13 +19,14 @@ from great_expectations.data_context.types.base import (
     InMemoryStoreBackendDefaults,
     ProgressBarsConfig,
 )
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 import nextbuy.telemetry  # noqa: F401  # before Great Expectations looks at the environment
 from monitoring import reports
+from monitoring.bounds import Severity
 from monitoring.config import MonitoringConfig, load_config
 from monitoring.duckdb_dialect import URL, cursors
-from monitoring.rules import Rule, Severity, configured
+from monitoring.rules import Rule, configured
 from monitoring.suites.events import event_rules
 from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
@@ -77,6 +78,8 @@ class CheckReport(BaseModel):
     results: tuple[RuleResult, ...]
     quarantine: Path | None = None
     """Where the rows that break blocking rules were copied to."""
+    outcome: Any = Field(default=None, exclude=True, repr=False)
+    """Great Expectations' own result, for its Data Docs."""
 
     @property
     def blocking(self) -> list[RuleResult]:
@@ -149,7 +152,7 @@ def check(
         )
         report = CheckReport(table=table, source=source, checked_at=now, rows=rows, results=results)
         folder = _quarantine(engine, rules, report, settings)
-    report = report.model_copy(update={"quarantine": folder})
+    report = report.model_copy(update={"quarantine": folder, "outcome": outcome})
     _keep(report, settings)
     return report
 

@@ -5,8 +5,11 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from monitoring.rules import RuleOverride
-from monitoring.suites.events import EventBounds
+from monitoring.alerts import AlertRule
+from monitoring.bounds import EventBounds, RuleOverride
+from monitoring.drift import DriftConfig
+from monitoring.performance import PerformanceConfig
+from monitoring.profile import ProfileConfig
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT
 
@@ -21,6 +24,11 @@ class MonitoringConfig(BaseModel):
     checks: dict[str, dict[str, RuleOverride]] = {}
     """Table -> rule -> severity and tolerance, where they differ from the suite's."""
     events: EventBounds = EventBounds()
+    profile: ProfileConfig = ProfileConfig()
+    drift: DriftConfig = DriftConfig()
+    performance: PerformanceConfig = PerformanceConfig()
+    alerts: dict[str, AlertRule] = {}
+    """Signal -> from where on it is an alert; a signal without a rule is refused."""
 
 
 def load_config(file: Path = FILE) -> MonitoringConfig:

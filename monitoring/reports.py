@@ -45,6 +45,89 @@ CHECKS = pa.schema(
 )
 """A row per rule and run."""
 
+DRIFT = pa.schema(
+    [
+        ("compared_at", MOMENT),
+        ("against", TEXT),  # training, previous, or served (skew)
+        ("week", MOMENT),
+        ("feature", TEXT),
+        ("method", TEXT),
+        ("distance", REAL),
+        ("threshold", REAL),
+        ("is_drifted", YES),
+        ("missing", REAL),
+    ],
+    metadata={"kind": "drift"},
+)
+"""A row per feature, window and run; `probability` is the prediction, `label` the target."""
+
+PERFORMANCE = pa.schema(
+    [
+        ("measured_at", MOMENT),
+        ("origin", TEXT),  # served (over HTTP) or backtest (every row since the training)
+        ("week", MOMENT),
+        ("state", TEXT),  # measured, estimated, one class, too few
+        ("rows", WHOLE),
+        ("open", WHOLE),
+        ("censored", WHOLE),
+        ("base_rate", REAL),
+        ("mean_probability", REAL),
+        ("pr_auc", REAL),
+        ("precision_at_5", REAL),
+        ("calibration_error", REAL),
+        ("profit", REAL),
+    ],
+    metadata={"kind": "performance"},
+)
+"""A row per origin and week and run; cents for `profit`."""
+
+ALERTS = pa.schema(
+    [
+        ("ran_at", MOMENT),
+        ("at", MOMENT),  # the moment that was looked at
+        ("alert", TEXT),
+        ("level", TEXT),
+        ("state", TEXT),  # quiet, waiting, raised, acknowledged, silenced
+        ("value", REAL),
+        ("bound", REAL),
+        ("since", MOMENT),
+        ("message", TEXT),
+        ("features", TEXT),
+        ("remedy", TEXT),
+    ],
+    metadata={"kind": "alerts"},
+)
+"""A row per rule and run."""
+
+LATENCY = pa.schema(
+    [
+        ("at", MOMENT),
+        ("requests", WHOLE),
+        ("p50_ms", REAL),
+        ("p99_ms", REAL),
+    ],
+    metadata={"kind": "latency"},
+)
+"""A row per run."""
+
+VERSIONS = pa.schema(
+    [
+        ("at", MOMENT),
+        ("version", TEXT),
+        ("alias", TEXT),
+        ("family", TEXT),
+        ("validation_pr_auc", REAL),
+        ("test_pr_auc", REAL),
+        ("recent_pr_auc", REAL),
+    ],
+    metadata={"kind": "versions"},
+)
+"""A row per registered version and run."""
+
+
+PROFILE = "profile.parquet"
+"""File with the measures of each day; made anew by each run."""
+
 
 def folder(settings: Settings, schema: pa.Schema) -> Path:
     """Where the series of this schema lies."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
 
 import pyarrow as pa
 from great_expectations.expectations.core.expect_column_proportion_of_unique_values_to_be_between import (  # noqa: E501
@@ -21,11 +20,9 @@ from great_expectations.expectations.core.unexpected_rows_expectation import (
     UnexpectedRowsExpectation,
 )
 from great_expectations.expectations.expectation import Expectation
-from pydantic import BaseModel, ConfigDict, Field
 
+from monitoring.bounds import RuleOverride, Severity
 from nextbuy.errors import NextbuyError
-
-Severity = Literal["block", "warn"]
 
 DUCKDB_TYPES: dict[pa.DataType, str] = {
     pa.string(): "VARCHAR",
@@ -57,15 +54,6 @@ class Rule:
     failing: str | None = None
     severity: Severity = "block"
     tolerance: float = 0.0
-
-
-class RuleOverride(BaseModel):
-    """What the configuration may say of a rule."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    severity: Severity | None = None
-    tolerance: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 def row_rule(

@@ -1,19 +1,26 @@
 """One look at everything: `nextbuy monitor`."""
 
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-import mlflow
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 from pydantic import BaseModel, ConfigDict
 
-from monitoring.checks import check_events
-from monitoring.drift import feature_drift, training_windows
-from monitoring.parity import parity
-from nextbuy.contract import CHAMPION, REGISTERED_MODEL
+from monitoring import signals
+from monitoring.alerts import (
+    Alert,
+    Signal,
+    evaluate,
+    read_quieted,
+    read_state,
+    write_state,
+)
+from monitoring.config import MonitoringConfig, load_config
+from monitoring.notify import notify
+from monitoring.published import check_published
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import files, manifest
+from nextbuy.storage import manifest
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -32,103 +39,128 @@ class Finding(BaseModel):
 
 
 class MonitorReport(BaseModel):
-    """All findings of one run."""
+    """All findings of one run, and the alerts after it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    at: datetime
     findings: tuple[Finding, ...]
+    alerts: tuple[Alert, ...] = ()
+
+    @property
+    def raised(self) -> list[Alert]:
+        """Alerts that nobody has acknowledged or silenced."""
+        return [a for a in self.alerts if a.state == "raised"]
 
     @property
     def exit_code(self) -> int:
-        """1 where something failed or is missing; warnings alone do not stop a pipeline."""
-        return int(any(finding.status == "fail" for finding in self.findings))
+        """1 where a look failed or an alert of level `fail` is raised; warnings alone give 0."""
+        failed = any(finding.status == "fail" for finding in self.findings)
+        return int(failed or any(a.level == "fail" for a in self.raised))
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.findings))
+        lines = [*map(str, self.findings)]
+        for alert in self.alerts:
+            if alert.is_raised:
+                lines.append(f"{'ALERT' if alert.quieted is None else alert.quieted:<5} {alert}")
+        return "\n".join(lines)
 
 
-def monitor(settings: Settings) -> MonitorReport:
-    """Look at events, tables and champion, the drift of its features, and parity."""
-    findings = [*_events(settings), *_tables(settings), _champion(settings), *_drift(settings)]
-    findings += _parity(settings)
-    return MonitorReport(findings=tuple(findings))
+def monitor(
+    settings: Settings,
+    at: datetime | None = None,
+    *,
+    config: MonitoringConfig | None = None,
+    pages: bool = True,
+    progress: Callable[[str], None] = lambda step: None,
+) -> MonitorReport:
+    """Check the tables, judge days, drift and predictions, and evaluate the alert rules.
 
+    Args:
+        settings: where everything is.
+        at: the moment of the look, instead of now: a log of the past has its own present.
+        config: instead of `configs/monitoring.yaml`.
+        pages: whether Evidently writes its full report.
+        progress: told of each step.
 
-def _events(settings: Settings) -> list[Finding]:
-    if manifest(settings.events) is None:
-        return [_missing("events", "nextbuy ingest LOG --source NAME")]
-    report = check_events(files(settings.events), settings)
-    told = [Finding(status="fail", subject="events", message=str(r)) for r in report.blocking]
-    told += [Finding(status="warn", subject="events", message=str(r)) for r in report.warnings]
-    passed = len(report.results) - len(told)
-    message = f"{report.rows:,} rows keep {passed} of {len(report.results)} rules"
-    return [Finding(status="ok", subject="events", message=message), *told]
-
-
-def _tables(settings: Settings) -> list[Finding]:
-    sessions, labels = manifest(settings.sessions), manifest(settings.labels)
-    if sessions is None or labels is None:
-        return [_missing("sessions", "nextbuy sessionize")]
-    found = [_is_there("sessions", sessions.rows), _is_there("labels", labels.rows)]
-    built = sorted(settings.features.glob("*/manifest.json"))
-    if not built:
-        return [*found, _missing("features", "nextbuy features")]
-    rows = {file.parent.name: manifest(file.parent) for file in built}
-    return [*found, *(_is_there(name, table.rows) for name, table in rows.items() if table)]
-
-
-def _champion(settings: Settings) -> Finding:
-    if settings.mlflow_tracking_uri is None and not (settings.data / "mlflow").is_dir():
-        return _missing("champion", "nextbuy train")
-    mlflow.set_tracking_uri(settings.tracking_uri)
+    What cannot be looked at is a finding that fails, and the other looks go on.
+    """
+    ran = datetime.now(UTC)
+    config, at = config or load_config(), at or ran
+    findings: list[Finding] = []
+    seen: list[Signal] = []
+    steps: dict[str, Callable[[], Iterator[Finding | Signal]]] = {
+        "quality": lambda: _quality(settings, config, ran),
+        "days": lambda: _said("days", signals.unusual_days(settings, config)),
+        "freshness": lambda: _said("freshness", signals.freshness(settings, at)),
+        "model": lambda: _said("model", signals.model(settings, config, ran, pages)),
+        "served": lambda: _said("served", signals.served(settings, config, at, ran)),
+        "parity": lambda: _said("parity", signals.parity(settings)),
+        "latency": lambda: _said("latency", signals.latency(settings, ran)),
+    }
+    for subject, look in steps.items():
+        progress(subject)
+        try:
+            for told in look():
+                (seen if isinstance(told, Signal) else findings).append(told)  # type: ignore[arg-type]
+        except NextbuyError as error:
+            findings.append(Finding(status="fail", subject=subject, message=str(error)))
     try:
-        version = MlflowClient().get_model_version_by_alias(REGISTERED_MODEL, CHAMPION)
-    except MlflowException as error:
-        return Finding(
-            status="fail",
-            subject="champion",
-            message=f"MLflow names none ({error}). Make one with: nextbuy train",
-        )
-    metrics = MlflowClient().get_run(str(version.run_id)).data.metrics
-    score = f", test PR-AUC {metrics['test_pr_auc']:.3f}" if "test_pr_auc" in metrics else ""
-    return Finding(status="ok", subject="champion", message=f"version {version.version}{score}")
-
-
-def _drift(settings: Settings) -> list[Finding]:
-    try:
-        found = feature_drift(*training_windows(settings), settings)
+        alerts = evaluate(config.alerts, seen, read_state(settings), read_quieted(settings), at)
     except NextbuyError as error:
-        return [Finding(status="fail", subject="drift", message=str(error))]
-    moved = [drift for drift in found if drift.is_drifted]
-    worst = ", ".join(f"{d.feature} {d.distance:.2f}" for d in moved[:3])
-    return [
-        Finding(
-            status="warn" if moved else "ok",
-            subject="drift",
-            message=f"{len(moved)} of {len(found)} features moved since the training period"
-            + (f", most of all {worst}. See them with: nextbuy dashboard" if moved else ""),
+        findings.append(Finding(status="fail", subject="alerts", message=str(error)))
+        return MonitorReport(at=at, findings=tuple(findings))
+    told_alerts, trouble = notify(list(alerts.values()))
+    write_state(settings, told_alerts, config.alerts, at, ran)
+    if trouble:
+        findings.append(Finding(status="fail", subject="webhook", message=trouble))
+    return MonitorReport(at=at, findings=tuple(findings), alerts=tuple(told_alerts))
+
+
+def newest_event(settings: Settings) -> datetime:
+    """The present of a log of the past: the moment of its newest event.
+
+    Raises:
+        NextbuyError: there are no sessions yet.
+    """
+    return signals.newest_event(settings) + timedelta(seconds=1)
+
+
+def _quality(
+    settings: Settings, config: MonitoringConfig, ran: datetime
+) -> Iterator[Finding | Signal]:
+    for name, command in (
+        ("events", "nextbuy ingest LOG --source NAME"),
+        ("sessions", "nextbuy sessionize"),
+        ("labels", "nextbuy sessionize"),
+    ):
+        if manifest(getattr(settings, name)) is None:
+            message = f"not there yet. Make it with: {command}"
+            yield Finding(status="fail", subject=name, message=message)
+    if not any(settings.features.glob("*/manifest.json")):
+        message = "not there yet. Make them with: nextbuy features"
+        yield Finding(status="fail", subject="features", message=message)
+    reports = check_published(settings, config, ran)
+    for report in reports:
+        for result in report.blocking:
+            yield Finding(status="fail", subject=report.table, message=str(result))
+        for result in report.warnings:
+            yield Finding(status="warn", subject=report.table, message=str(result))
+        kept = sum(result.passed for result in report.results)
+        yield Finding(
+            status="ok",
+            subject=report.table,
+            message=f"{report.rows:,} rows keep {kept} of {len(report.results)} rules",
         )
-    ]
+    if reports:
+        yield from signals.quality(reports)
 
 
-def _parity(settings: Settings) -> list[Finding]:
-    if not any(settings.predictions.glob("day=*/*.parquet")):
-        return []
-    try:
-        found = parity(settings)
-    except NextbuyError as error:
-        return [Finding(status="warn", subject="parity", message=str(error))]
-    return [
-        Finding(status="fail" if found.mismatches else "ok", subject="parity", message=str(found))
-    ]
-
-
-def _missing(subject: str, command: str) -> Finding:
-    return Finding(
-        status="fail", subject=subject, message=f"not there yet. Make it with: {command}"
-    )
-
-
-def _is_there(name: str, rows: int) -> Finding:
-    status: Status = "ok" if rows else "fail"
-    return Finding(status=status, subject=name, message=f"{rows:,} rows")
+def _said(subject: str, found: Iterator[Signal | str]) -> Iterator[Finding | Signal]:
+    """Signals as they are; a text is a finding that something cannot be said yet."""
+    for one in found:
+        if isinstance(one, Signal):
+            yield Finding(status="ok", subject=subject, message=one.message)
+            yield one
+        else:
+            yield Finding(status="warn", subject=subject, message=one)

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import nextbuy.cli
-from nextbuy.cli import data, demo, live, model, online, watch  # noqa: F401
+from nextbuy.cli import data, demo, model, online, watch  # noqa: F401
 from nextbuy.cli.app import app
 from nextbuy.cli.config import read_config
 from nextbuy.errors import NextbuyError
@@ -15,7 +15,7 @@ from nextbuy.features import TABLES
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 WANTED = {
     "simulate", "ingest", "sessionize", "features", "apply", "materialize", "train", "evaluate",
-    "predict", "serve", "monitor", "dashboard", "demo",
+    "predict", "serve", "check", "monitor", "dashboard", "demo",
 }  # fmt: skip
 
 

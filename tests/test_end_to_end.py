@@ -99,3 +99,19 @@ def test_mlflow_holds_both_families_and_the_champion(shop):
 def test_monitoring_has_a_word_on_the_demo_s_data(shop):
     env, _ = shop
     assert run(env, "nextbuy", "monitor").strip()
+
+
+def test_every_page_of_the_dashboard_opens_in_a_browser(shop):
+    sys.path.insert(0, str(ROOT / "tests" / "monitoring"))
+    from browser import PAGES, chromium, dashboard, missing, opened
+
+    if missing():
+        pytest.skip(missing())
+    env, _ = shop
+    with dashboard({"NEXTBUY_DATA": env["NEXTBUY_DATA"]}) as url, chromium() as driver:
+        shown = {path: opened(driver, url, path) for path in PAGES}
+    assert "Champion" in shown["today"]
+    assert "as of 2024-" in shown["today"]
+    for path in ("today", "quality", "drift", "model", "features"):
+        assert "nextbuy monitor`" not in shown[path]
+        assert "Run nextbuy" not in shown[path]

@@ -2,8 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from monitoring.bounds import EventBounds
 from monitoring.rules import (
     Rule,
     present,
@@ -17,34 +16,6 @@ from nextbuy.events import EVENT_SCHEMA, MAX_CENTS, MAX_TEXT, REQUIRED, EventTyp
 from nextbuy.sessions import DAY
 
 TEXTS = ("user_id", "item_id", "category", "brand", "source_session_id")
-
-
-class EventBounds(BaseModel):
-    """From where on a batch of events looks wrong, although each row alone is possible."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    oldest_year: int = 1995
-    """No shop had a click log before."""
-    hours_ahead: float = Field(default=24, ge=0)
-    """Clocks may run this far ahead of ours."""
-    shares: dict[EventType, tuple[float, float]] = {
-        EventType.VIEW: (0.2, 1.0),
-        EventType.ADD_TO_CART: (0.0, 0.5),
-        EventType.REMOVE_FROM_CART: (0.0, 0.4),
-        EventType.PURCHASE: (0.0, 0.3),
-        EventType.LOGIN: (0.0, 0.2),
-    }
-    """Event type -> smallest and largest share of the events, over any shop we have seen."""
-    volume_factor: float = Field(default=5, gt=1)
-    """A full day has at most this many times, and at least one over this of, the median day."""
-    min_rows: int = Field(default=1000, ge=1)
-    """Fewer events than this (per day, for what is told per day) are not judged by shares."""
-    repeated_share: float = Field(default=0.15, gt=0, le=1)
-    """Share of a day's events that may say the same as another, but for the id. It is estimated
-    with an error of some 2 %."""
-    one_user_share: float = Field(default=0.4, gt=0, le=1)
-    """Share of a day's events that one user may have; the shop's own crawlers are often there."""
 
 
 def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nextbuy.cli import data, model, online
+from nextbuy.cli import data, model, online, watch
 from nextbuy.cli.app import app, console, quiet_libraries, stage
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
@@ -59,6 +59,8 @@ def demo(
         online.predict(_recent_shopper(settings))
     with stage("evaluate"):
         model.evaluate(config_file)
+    with stage("monitor: checks, drift, performance, alerts"):
+        watch.run_monitor(watch.NEWEST, pages=True)
     _farewell(settings)
 
 

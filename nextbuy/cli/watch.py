@@ -1,30 +1,141 @@
-"""Verbs that watch: monitor, dashboard."""
+"""Verbs that watch: check, monitor, dashboard."""
 
 import subprocess
 import sys
-from typing import Annotated
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
+from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
+
+if TYPE_CHECKING:
+    from monitoring.checks import CheckReport
+
+NEWEST = "newest"
 
 
 @app.command()
-def monitor() -> None:
-    """Check the published tables, drift and predictions; exit 1 where something is wrong.
+def check(
+    logs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files or globs of a log; none: the tables published here."),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Mapping of the log, by name or file.")] = None,
+    docs: Annotated[
+        bool, typer.Option("--docs", help="Write Great Expectations' Data Docs too.")
+    ] = False,
+) -> None:
+    """Check a log, or the published tables, by their rules; exit 1 where a blocking one breaks.
 
-    Example: `nextbuy monitor`
+    A log is mapped and checked aside: nothing is published.
+
+    Example: `nextbuy check 'logs/*.csv.gz' --source rees46`
     """
     quiet_libraries()
-    from monitoring.run import monitor as run
+    from monitoring.config import load_config
+    from monitoring.docs import write_docs
+    from monitoring.published import check_published
 
-    with console.status("monitoring"):
-        report = run(Settings())
+    settings, config = Settings(), load_config()
+    checked: list[CheckReport]
+    if logs:
+        if source is None:
+            raise NextbuyError("A log needs its mapping: --source NAME or FILE.")
+        with console.status("checking"):
+            checked = [_check_log(logs, source, settings)]
+    else:
+        with console.status("checking") as status:
+            checked = check_published(
+                settings, config, progress=lambda table: status.update(f"checking {table}")
+            )
+        if not checked:
+            raise NextbuyError(
+                f"Nothing is published in {settings.data}. Run: nextbuy ingest LOG --source NAME"
+            )
+    for report in checked:
+        kept = sum(result.passed for result in report.results)
+        say(
+            f"{report.table:<14} {report.rows:>11,} rows keep {kept} of {len(report.results)} rules"
+        )
+        for result in report.blocking:
+            say(f"  block {result}")
+        for result in report.warnings:
+            say(f"  warn  {result}")
+    if docs:
+        say(f"Data Docs: {write_docs(checked, settings)}")
+    what_next("nextbuy dashboard")
+    raise typer.Exit(int(any(report.blocking for report in checked)))
+
+
+def _check_log(logs: list[str], source: str, settings: Settings) -> "CheckReport":
+    """Map the log in a folder of its own; reports and quarantine go to the usual places."""
+    from monitoring.checks import check_events
+    from nextbuy.cli.data import source_file
+    from nextbuy.ingest import ingest
+    from nextbuy.sources import load_source
+
+    checked: list[CheckReport] = []
+    with tempfile.TemporaryDirectory(prefix="nextbuy-check-") as folder:
+        aside = Settings(
+            data=Path(folder), memory_limit=settings.memory_limit, threads=settings.threads
+        )
+        report = ingest(
+            logs,
+            load_source(source_file(source)),
+            aside,
+            gate=lambda staged: checked.append(check_events(staged, settings)),
+        )
+    say(str(report))
+    return checked[0]
+
+
+@app.command()
+def monitor(
+    at: Annotated[
+        str | None,
+        typer.Option(help="Look as of this moment (ISO, UTC), or `newest`: the newest event's."),
+    ] = None,
+    pages: Annotated[
+        bool, typer.Option(help="Write Evidently's full report (reports/evidently.html).")
+    ] = True,
+) -> None:
+    """Check tables, days, drift and predictions, and evaluate the alert rules.
+
+    Exit 1 where a look fails, or an alert of level `fail` is raised and nobody acknowledged it.
+    Rules: `configs/monitoring.yaml`. Webhook: NEXTBUY_ALERT_WEBHOOK. Acknowledge and silence:
+    `alerts.yaml` in the data folder.
+
+    Example: `nextbuy monitor --at newest`
+    """
+    raise typer.Exit(run_monitor(at, pages))
+
+
+def run_monitor(at: str | None, pages: bool) -> int:
+    """Run it, print what it found, and give the exit code."""
+    quiet_libraries()
+    from monitoring.run import monitor as run
+    from monitoring.run import newest_event
+
+    settings = Settings()
+    try:
+        moment = datetime.fromisoformat(at) if at and at != NEWEST else None
+    except ValueError as error:
+        raise NextbuyError(f"--at {at} is no moment: 2024-01-31T12:00, or newest.") from error
+    if moment and moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if at == NEWEST:
+        moment = newest_event(settings)
+    with console.status("monitoring") as status:
+        report = run(settings, moment, pages=pages, progress=status.update)
     for line in str(report).splitlines():
         say(line)
     what_next("nextbuy dashboard")
-    raise typer.Exit(report.exit_code)
+    return report.exit_code
 
 
 @app.command()

@@ -1,0 +1,166 @@
+"""How good the predictions were, week by week, once their outcomes are known.
+
+A week is measured when the horizon of its last prediction is over. Before that its known outcomes
+are those of shoppers who came back soon: measuring them would flatter or slander the model. Until
+then there is an estimate from the probabilities alone, which holds as far as they are calibrated
+(the idea of confidence-based performance estimation; docs/decisions/041).
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from sklearn.metrics import average_precision_score
+
+from monitoring.weeks import weeks
+
+TOP = 0.05
+BINS = 10
+
+
+class PerformanceConfig(BaseModel):
+    """What a hit is worth and from how many rows on a week is measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gain_cents: int = Field(default=800, ge=0)
+    """Margin of a purchase that was singled out."""
+    contact_cents: int = Field(default=100, ge=0)
+    """Cost of singling out one shopper and item."""
+    min_rows: int = Field(default=200, ge=20)
+    """A week with fewer rows is not measured."""
+
+
+class Measures(NamedTuple):
+    """Of one window; None where it cannot be said."""
+
+    base_rate: float | None
+    mean_probability: float
+    pr_auc: float | None
+    precision_at_5: float | None
+    calibration_error: float | None
+    profit: float | None
+
+
+def by_week(
+    rows: pa.Table,
+    origin: str,
+    horizon: timedelta,
+    newest: datetime,
+    at: datetime,
+    config: PerformanceConfig,
+) -> list[dict[str, Any]]:
+    """The rows of `reports.PERFORMANCE` for judged predictions.
+
+    Args:
+        rows: `predicted_at, probability, label` and, where there is one, `state`.
+        origin: `served` or `backtest`.
+        horizon: of the label.
+        newest: time of the newest event.
+        at: the moment of the run.
+        config: worth of a hit, smallest week.
+    """
+    found = []
+    for week, part in weeks(rows):
+        probability = np.asarray(part["probability"].to_numpy(), np.float64)
+        label = part["label"].to_pandas().to_numpy(float)
+        is_ripe = week + timedelta(days=7) + horizon <= newest
+        n_open = int(np.isnan(label).sum())
+        states = part["state"].to_pylist() if "state" in part.column_names else []
+        censored = states.count("censored")
+        known = ~np.isnan(label)
+        if part.num_rows < config.min_rows:
+            state, seen = "too few", None
+        elif not is_ripe:
+            state, seen = "estimated", estimate(probability, config)
+        elif not 0 < label[known].sum() < known.sum():
+            state, seen = "one class", None
+        else:
+            state, seen = "measured", measure(label[known], probability[known], config)
+        values = seen._asdict() if seen else dict.fromkeys(Measures._fields)
+        values["mean_probability"] = float(probability.mean())
+        found.append(
+            {
+                "measured_at": at,
+                "origin": origin,
+                "week": week,
+                "state": state,
+                "rows": part.num_rows,
+                "open": n_open - censored,
+                "censored": censored,
+                **values,
+            }
+        )
+    return found
+
+
+def measure(
+    label: NDArray[np.float64], probability: NDArray[np.float64], config: PerformanceConfig
+) -> Measures:
+    """From outcomes."""
+    top = _top(probability)
+    hits = float(label[top].sum())
+    return Measures(
+        base_rate=float(label.mean()),
+        mean_probability=float(probability.mean()),
+        pr_auc=float(average_precision_score(label, probability)),
+        precision_at_5=float(label[top].mean()),
+        calibration_error=float(
+            sum(abs(seen - said) * n for said, seen, n in calibration(label, probability))
+            / len(label)
+        ),
+        profit=hits * config.gain_cents - len(top) * config.contact_cents,
+    )
+
+
+def estimate(probability: NDArray[np.float64], config: PerformanceConfig) -> Measures:
+    """What `measure` is to be expected to say if each probability is true."""
+    ordered = np.sort(probability)[::-1]
+    precision = np.cumsum(ordered) / np.arange(1, len(ordered) + 1)
+    top = _top(probability)
+    hits = float(probability[top].sum())
+    total = float(ordered.sum())
+    return Measures(
+        base_rate=float(probability.mean()),
+        mean_probability=float(probability.mean()),
+        pr_auc=float((precision * ordered).sum() / total) if total else None,
+        precision_at_5=float(probability[top].mean()),
+        calibration_error=None,  # taken for granted, so it cannot be estimated
+        profit=hits * config.gain_cents - len(top) * config.contact_cents,
+    )
+
+
+def calibration(
+    label: NDArray[np.float64], probability: NDArray[np.float64]
+) -> list[tuple[float, float, int]]:
+    """Mean probability, share of positives and rows of ten equally large groups, in order."""
+    order = np.argsort(probability, kind="stable")
+    return [
+        (float(probability[part].mean()), float(label[part].mean()), len(part))
+        for part in np.array_split(order, BINS)
+        if len(part)
+    ]
+
+
+def profit_curve(
+    label: NDArray[np.float64], probability: NDArray[np.float64], config: PerformanceConfig
+) -> list[tuple[float, float, float]]:
+    """Share singled out, lift over chance, profit in cents, for 1 % to 100 %."""
+    order = np.argsort(-probability, kind="stable")
+    hits = np.cumsum(label[order])
+    base = float(label.mean())
+    curve = []
+    for percent in range(1, 101):
+        n = max(1, len(order) * percent // 100)
+        lift = float(hits[n - 1]) / n / base if base else 0.0
+        profit = float(hits[n - 1]) * config.gain_cents - n * config.contact_cents
+        curve.append((percent / 100, lift, profit))
+    return curve
+
+
+def _top(probability: NDArray[np.float64]) -> NDArray[np.intp]:
+    n = max(1, int(len(probability) * TOP))
+    return np.argsort(-probability, kind="stable")[:n]

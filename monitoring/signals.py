@@ -1,0 +1,301 @@
+"""What a run sees, as numbers that alert rules judge.
+
+Each look yields signals, and a text for what cannot be said yet; it raises where something that
+must be there is not.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monitoring import reports
+from monitoring.alerts import Signal
+from monitoring.backtest import scored_since, training_rows
+from monitoring.champion import named
+from monitoring.checks import CheckReport
+from monitoring.config import MonitoringConfig
+from monitoring.drift import PREDICTION, TARGET, drift_rows, series, write_page
+from monitoring.latency import SERVICE, scrape
+from monitoring.outcomes import judged
+from monitoring.performance import by_week
+from monitoring.profile import anomalies, daily_profile
+from monitoring.versions import versions
+from monitoring.weeks import ripe_weeks, weeks
+from nextbuy.errors import NextbuyError
+from nextbuy.predictions import read_predictions
+from nextbuy.settings import Settings
+from nextbuy.storage import files, require
+
+Looked = Iterator[Signal | str]
+ON_PAGE = 40
+"""Columns in Evidently's report, the farthest moved: each costs a plot of a quarter second."""
+
+
+def newest_event(settings: Settings) -> datetime:
+    """Time of the newest event.
+
+    Raises:
+        NextbuyError: there are no sessions yet.
+    """
+    us = int(require(settings.sessions, "nextbuy sessionize").info["newest_us"])
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+
+
+def quality(checked: Sequence[CheckReport]) -> Iterator[Signal]:
+    """Broken rules over all tables."""
+    for name, broken, remedy in (
+        (
+            "quality_blocked",
+            [(r.table, x) for r in checked for x in r.blocking],
+            "Keep the table from use: mend its source and publish it again.",
+        ),
+        (
+            "quality_warned",
+            [(r.table, x) for r in checked for x in r.warnings],
+            "See the rule's remedy on the dashboard's page Data quality.",
+        ),
+    ):
+        rules = sum(len(r.results) for r in checked)
+        listed = ", ".join(f"{table}.{result.rule}" for table, result in broken)
+        kind = "blocking" if name == "quality_blocked" else "warning"
+        yield Signal(
+            name=name,
+            value=len(broken),
+            message=f"{len(broken)} of {rules} rules break, {kind}"
+            + (f": {listed}." if broken else "."),
+            remedy=remedy,
+            features=tuple(sorted({c for _, result in broken for c in result.columns})),
+        )
+
+
+def unusual_days(settings: Settings, config: MonitoringConfig) -> Looked:
+    """Measures of the newest whole day and week that left their past."""
+    require(settings.events, "nextbuy ingest LOG --source NAME")
+    days = daily_profile(settings, files(settings.events))
+    target = settings.reports / reports.PROFILE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_suffix(".tmp")
+    days.to_parquet(aside, index=False)
+    aside.rename(target)
+    whole = days.iloc[:-1]  # the newest day still runs
+    least = config.profile.reference_days + config.profile.week_days
+    if len(whole) < least:
+        yield f"{len(whole)} whole days are too few to know what is usual; {least} are enough."
+        return
+    found = anomalies(whole, config.profile)
+    yield Signal(
+        name="unusual_days",
+        value=len(found),
+        message=" ".join(map(str, found))
+        or f"{whole['day'].iloc[-1]:%Y-%m-%d} looks like the days before it.",
+        remedy="See the measures on the dashboard's page Data quality.",
+        features=tuple(sorted({a.measure for a in found})),
+    )
+
+
+def freshness(settings: Settings, at: datetime) -> Looked:
+    """Hours since the newest event."""
+    newest = newest_event(settings)
+    hours = (at - newest).total_seconds() / 3600
+    yield Signal(
+        name="freshness",
+        value=hours,
+        message=f"The newest event is {hours:,.1f} hours old ({newest:%Y-%m-%d %H:%M} UTC).",
+        remedy="Ingest what came since, or look at a log of the past: nextbuy monitor --at newest",
+    )
+
+
+def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bool) -> Looked:
+    """Drift and performance of every row since the training."""
+    champion = named(settings)
+    training = training_rows(settings)
+    rows = scored_since(settings, champion, training)
+    training = training.append_column(PREDICTION, pa.array(champion.score(training)))
+    newest = newest_event(settings)
+    labels = require(settings.labels, "nextbuy sessionize")
+    horizon = timedelta(days=int(labels.info["labels"]["horizon_days"]))
+    if rows.num_rows == 0:
+        yield "There is no row since the training period yet: nothing to compare."
+        return
+    measured = by_week(rows, "backtest", horizon, newest, ran, config.performance)
+    reports.append(settings, reports.PERFORMANCE, measured, ran)
+    known = rows.filter(pc.less(rows["predicted_at"], pa.scalar(newest - horizon)))
+    known = known.filter(pc.is_valid(known[TARGET]))
+    reports.append(settings, reports.VERSIONS, versions(settings, known, ran), ran)
+    yield from _performance(measured, champion.metrics)
+    complete = [(w, t) for w, t in weeks(rows) if w + timedelta(days=7) <= newest]
+    weekly = ripe_weeks(complete, horizon, newest)
+    moved = series(training, weekly, ran, config.drift)
+    if not moved:
+        yield f"No week since the training has {config.drift.min_rows} rows: nothing to compare."
+        return
+    reports.append(settings, reports.DRIFT, moved, ran)
+    yield from _drift(moved)
+    if pages:
+        ripe = [pair for pair in weekly if pair[1][TARGET].null_count == 0]
+        week, window = (ripe or weekly)[-1]
+        columns = [r["feature"] for r in moved if r["week"] == week and r["against"] == "training"]
+        columns = [name for name in columns if name not in (PREDICTION, TARGET)][:ON_PAGE]
+        columns += [PREDICTION, *([TARGET] if ripe else [])]
+        write_page(settings, training.select(columns), window.select(columns), config.drift)
+
+
+def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: datetime) -> Looked:
+    """Performance of what was answered over HTTP, and skew of its vectors against history's."""
+    log = read_predictions(settings)
+    log = log.filter(pc.invert(log["is_shadow"]))
+    if log.num_rows == 0:
+        yield "No prediction was served yet. Serve some: nextbuy serve"
+        return
+    labels = require(settings.labels, "nextbuy sessionize")
+    horizon = timedelta(days=int(labels.info["labels"]["horizon_days"]))
+    rows = judged(settings, log, at)
+    measured = by_week(rows, "served", horizon, newest_event(settings), ran, config.performance)
+    reports.append(settings, reports.PERFORMANCE, measured, ran)
+    states = rows["state"].to_pylist()
+    told = ", ".join(f"{states.count(s):,} {s}" for s in ("ripe", "open", "censored"))
+    if log.num_rows < config.drift.min_rows:
+        yield (
+            f"{log.num_rows:,} predictions are logged ({told}); "
+            f"{config.drift.min_rows} are enough to compare them."
+        )
+        return
+    champion = named(settings)
+    newest_model = log["model"].to_pylist()[-1]
+    vectors = log.filter(pc.equal(log["model"], newest_model))["vector"]
+    features = champion.contract.features
+    matrix = np.array(vectors.to_pylist()[-10_000:], np.float32)
+    if matrix.ndim != 2 or matrix.shape[1] != len(features):
+        raise NextbuyError(
+            f"Served vectors of {newest_model} do not have the champion's {len(features)} "
+            "features. Restart the service with the champion: nextbuy serve"
+        )
+    history = scored_since(settings, champion, training_rows(settings))
+    recent = champion.contract.matrix(history)[-10_000:]
+    past, live = (
+        pa.table({n: pa.array(c, from_pandas=True) for n, c in zip(features, m.T, strict=True)})
+        for m in (recent, matrix)
+    )
+    moved = drift_rows(past, live, "served", ran, ran, config.drift)
+    reports.append(settings, reports.DRIFT, moved, ran)
+    yield _share(
+        "skew",
+        moved,
+        f"of the served vectors differ from history's ({told})",
+        "Compare the live path row by row: nextbuy parity",
+    )
+
+
+def parity(settings: Settings) -> Looked:
+    """Mismatches that the last `nextbuy parity --json` wrote to the reports."""
+    file = settings.reports / "parity.json"
+    if not file.exists():
+        yield f"Live and batch features were not compared. Run: nextbuy parity --json {file}"
+        return
+    try:
+        content = json.loads(file.read_text())
+        counts = content.get("mismatches", content)
+        wrong = {k: int(v) for k, v in counts.items() if isinstance(v, int | float) and v}
+    except (OSError, ValueError, AttributeError) as error:
+        raise NextbuyError(
+            f"{file} is spoiled ({error}). Write it again: nextbuy parity"
+        ) from error
+    yield Signal(
+        name="parity",
+        value=sum(wrong.values()),
+        message=f"{sum(wrong.values()):,} live values differ from the batch's.",
+        remedy="Look at the features named; materialize again: nextbuy materialize",
+        features=tuple(sorted(wrong)),
+    )
+
+
+def latency(settings: Settings, ran: datetime) -> Looked:
+    """The 99th percentile of the running service's answers, since it was started."""
+    url = os.environ.get(SERVICE, "http://127.0.0.1:3000")
+    try:
+        seen = scrape(url)
+    except httpx.HTTPError as error:
+        yield f"No service answers at {url} ({type(error).__name__}). Start it: nextbuy serve"
+        return
+    if seen is None:
+        yield f"The service at {url} has answered nobody yet."
+        return
+    reports.append(settings, reports.LATENCY, [{"at": ran, **seen}], ran)
+    yield Signal(
+        name="latency",
+        value=seen["p99_ms"],
+        message=f"99 % of {seen['requests']:,} answers took under {seen['p99_ms']:.0f} ms.",
+        remedy="Look at the stages in the service's /metrics, and at Redis and its load.",
+    )
+
+
+def _performance(measured: Sequence[dict[str, Any]], metrics: dict[str, float]) -> Looked:
+    ripe = [row for row in measured if row["state"] == "measured"]
+    if any(row["state"] == "one class" for row in measured):
+        yield "A ripe week holds one class alone: its ranking cannot be judged."
+    if not ripe:
+        yield "No week since the training is ripe yet: its performance is estimated, not measured."
+        return
+    last = ripe[-1]
+    before = [row["pr_auc"] for row in ripe[:-1]] or [metrics.get("test_pr_auc", last["pr_auc"])]
+    usual = float(np.median(before))
+    yield Signal(
+        name="performance",
+        value=1 - last["pr_auc"] / usual,
+        message=f"PR-AUC {last['pr_auc']:.3f} in the week of {last['week']:%Y-%m-%d}, the newest "
+        f"that is ripe; {usual:.3f} before.",
+        remedy="Compare slices on the page Model, then train again: nextbuy train",
+    )
+    yield Signal(
+        name="calibration",
+        value=last["calibration_error"],
+        message=f"Calibration error {last['calibration_error']:.3f} in that week.",
+        remedy="Train again, so that the calibration is fitted anew: nextbuy train",
+    )
+
+
+def _drift(moved: Sequence[dict[str, Any]]) -> Iterator[Signal]:
+    newest = max(row["week"] for row in moved)
+    now = [row for row in moved if row["week"] == newest]
+    for against, name in (("training", "drift"), ("previous", "drift_to_previous")):
+        columns = [
+            r for r in now if r["against"] == against and r["feature"] not in (PREDICTION, TARGET)
+        ]
+        if columns:
+            text = "since the training period" if against == "training" else "since the week before"
+            yield _share(
+                name,
+                columns,
+                f"moved {text}",
+                "See which on the page Drift; where the shop changed, train again.",
+            )
+    for column, name in ((PREDICTION, "prediction_drift"), (TARGET, "target_drift")):
+        rows = [r for r in moved if r["feature"] == column and r["against"] == "training"]
+        if rows:
+            last = rows[-1]
+            ratio = (last["distance"] or 0) / last["threshold"]
+            yield Signal(
+                name=name,
+                value=ratio,
+                message=f"The {name.split('_')[0]} of the week of {last['week']:%Y-%m-%d} is "
+                f"{ratio:.2f} of the threshold away from the training period's.",
+                remedy="See the page Drift; where the shop changed, train again: nextbuy train",
+            )
+
+
+def _share(name: str, rows: Sequence[dict[str, Any]], text: str, remedy: str) -> Signal:
+    moved = [row for row in rows if row["is_drifted"]]
+    return Signal(
+        name=name,
+        value=len(moved) / len(rows),
+        message=f"{len(moved)} of {len(rows)} features {text}.",
+        remedy=remedy,
+        features=tuple(row["feature"] for row in moved[:10]),
+    )

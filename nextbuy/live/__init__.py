@@ -1,1 +1,0 @@
-"""Live events: kept durably, turned into feature rows by the batch definitions."""

@@ -1,0 +1,66 @@
+import json
+from datetime import timedelta
+
+import pytest
+from small_events import START, month, publish
+from test_published import predictions
+
+from monitoring.run import monitor, newest_event
+from nextbuy.labels import LabelConfig
+from nextbuy.predictions import write_predictions
+from nextbuy.sessions import SessionConfig
+from nextbuy.settings import Settings
+from nextbuy.tables import build_labels, build_sessions
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Forty days of events and a few served predictions, no model."""
+    settings = Settings(data=tmp_path_factory.mktemp("shop"), memory_limit="1GB", threads=1)
+    publish(month(days=40, per_day=300), settings)
+    build_sessions(settings, SessionConfig(), lambda *_: None)
+    build_labels(settings, LabelConfig(horizon_days=3), lambda *_: None)
+    write_predictions(settings, predictions(), "test", 1)
+    return settings
+
+
+def test_what_cannot_be_looked_at_fails_and_the_rest_is_still_looked_at(shop):
+    report = monitor(shop, newest_event(shop))
+    assert report.exit_code == 1
+    said = {finding.subject: finding for finding in report.findings}
+    assert said["model"].status == "fail"
+    assert "nextbuy train" in said["model"].message
+    assert said["days"].message.endswith("looks like the days before it.")
+    assert said["freshness"].status == "ok"
+    assert "200 are enough" not in said["served"].message
+    assert report.raised == [a for a in report.alerts if a.level == "fail" and a.is_raised]
+
+
+def test_an_old_log_raises_freshness_until_someone_silences_it(shop):
+    late = newest_event(shop) + timedelta(days=9)
+    raised = {alert.name for alert in monitor(shop, late).raised}
+    assert "freshness" in raised
+    (shop.data / "alerts.yaml").write_text("silenced: [{alert: freshness, until: 2099-01-01}]")
+    after = monitor(shop, late)
+    assert "freshness" not in {alert.name for alert in after.raised}
+    assert "silenced freshness since" in str(after)
+
+
+def test_a_spoiled_state_file_is_no_green_light(shop):
+    (shop.reports / "alerts.json").write_text("{")
+    report = monitor(shop, newest_event(shop))
+    assert report.exit_code == 1
+    assert "alerts.json is spoiled" in str(report)
+    (shop.reports / "alerts.json").unlink()
+
+
+def test_mismatches_of_the_live_path_are_read_from_their_report(shop):
+    file = shop.reports / "parity.json"
+    file.write_text(json.dumps({"mismatches": {"user__n_views": 3, "item__price": 0}}))
+    alerts = {a.name: a for a in monitor(shop, newest_event(shop)).alerts}
+    assert alerts["parity"].state == "raised"
+    assert alerts["parity"].features == ("user__n_views",)
+    file.write_text("[")
+    report = monitor(shop, START)
+    assert any("parity.json is spoiled" in f.message for f in report.findings)
+    file.unlink()
