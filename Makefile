@@ -5,7 +5,7 @@ READY := .venv/ready
 # Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-service container soak audit monitoring-faults dashboard-pictures lint types bench lock clean
+.PHONY: demo test test-service container soak audit monitoring-faults dashboard-pictures lint types bench lock clean test-live-faults
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
@@ -14,7 +14,12 @@ demo: $(READY)
 SERVICE_TESTS := tests/bento/test_build.py tests/bento/test_api_page.py tests/test_platform.py
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup $(SERVICE_TESTS:%=--ignore %)
+	$(BIN)/pytest -n 2 --dist loadgroup $(SERVICE_TESTS:%=--ignore %) \
+		--ignore tests/bento/test_live_faults.py
+
+# Service and Redis killed in the middle of a replay.
+test-live-faults: $(READY)
+	$(BIN)/pytest tests/bento/test_live_faults.py
 
 # bentoml build, Schemathesis, and the services of docker-compose.yml as plain processes.
 test-service: $(READY)

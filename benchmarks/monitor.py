@@ -49,6 +49,7 @@ def shop(folder: Path, rows: int) -> None:
         {
             "request_id": pa.array(np.char.add("r", (np.arange(rows) // 10).astype(str))),
             "predicted_at": pa.array(micro, pa.timestamp("us", "UTC")),
+            "read_at": pa.array(micro, pa.timestamp("us", "UTC")),
             "user_id": pa.array(np.char.add("u", rng.integers(0, 400, rows).astype(str))),
             "item_id": pa.array(np.char.add("i", (np.arange(rows) % 300).astype(str))),
             "probability": rng.beta(0.6, 8, rows),
@@ -57,6 +58,7 @@ def shop(folder: Path, rows: int) -> None:
             "is_shadow": pa.array(np.zeros(rows, bool)),
             "is_degraded": pa.array(np.zeros(rows, bool)),
             "has_reasons": pa.array(np.zeros(rows, bool)),
+            "has_context": pa.array(np.zeros(rows, bool)),
             "vector": pa.ListArray.from_arrays(
                 np.arange(rows + 1, dtype=np.int32) * FEATURES, matrix.ravel()
             ),

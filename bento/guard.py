@@ -16,7 +16,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-POSTED = frozenset({"/predict", "/predict_batch"})
+POSTED = frozenset({"/predict", "/predict_batch", "/events"})
 CLOSED = POSTED | {"/model", "/metrics"}
 ROUTES = CLOSED | {"/livez", "/healthz", "/readyz", "/", "/docs.json"}
 

@@ -28,6 +28,7 @@ class Scored:
 
     request_id: str
     predicted_at: datetime
+    read_at: datetime | None
     user_id: str
     item_ids: list[str]
     probabilities: NDArray[np.float64]
@@ -36,6 +37,7 @@ class Scored:
     is_shadow: bool
     is_degraded: bool
     has_reasons: bool
+    has_context: bool
     matrix: NDArray[np.float32]
 
 

@@ -13,7 +13,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from bento.events import events
 from bento.guard import POSTED
+from bento.settings import MAX_EVENTS
+from nextbuy.events import Event
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -57,10 +60,13 @@ def openapi(_: Request) -> Response:
     described: dict[str, Any] = service.openapi_spec.asdict()
     described["info"] |= {"title": "Nextbuy", "contact": {}}
     described["components"]["schemas"]["Refused"] = REFUSED
+    event = Event.model_json_schema(ref_template="#/components/schemas/{model}")
+    described["components"]["schemas"] |= event.pop("$defs") | {"Event": event}
+    described["paths"]["/events"] = {"post": EVENTS}
     for path in POSTED:
         described["paths"][path]["post"]["requestBody"]["required"] = True
         answers = described["paths"][path]["post"]["responses"]
-        del answers[404]  # an unknown shopper is no error
+        answers.pop(404, None)  # an unknown shopper is no error
         answers |= {status: _refused(why) for status, why in REFUSALS.items()}
     described["paths"]["/model"] = {"get": MODEL}
     return JSONResponse(described)
@@ -87,6 +93,35 @@ def _refused(why: str) -> dict[str, Any]:
     return {"description": why, "content": {"application/json": {"schema": schema}}}
 
 
+EVENTS: dict[str, Any] = {
+    "tags": ["Service APIs"],
+    "description": "Take events. They are on the disk when the answer comes; what is sent twice "
+    "counts once.",
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["events"],
+                    "properties": {
+                        "events": {
+                            "type": "array",
+                            "maxItems": MAX_EVENTS,
+                            "items": {"$ref": "#/components/schemas/Event"},
+                        }
+                    },
+                }
+            }
+        },
+    },
+    "responses": {
+        200: {"description": "All events are kept, or were before"},
+        207: {"description": "Some are kept; `refused` names the others by index"},
+    },
+}
+
+
 MODEL = {
     "tags": ["Service APIs"],
     "description": "Which model answers, and what it was trained on.",
@@ -100,5 +135,6 @@ pages = Starlette(
         Route("/model", model),
         Route("/metrics", metrics),
         Route("/docs.json", openapi),
+        Route("/events", events, methods=["POST"]),
     ]
 )

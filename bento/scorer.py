@@ -55,6 +55,7 @@ class Scorer:
         """
         with self._stage("total"):
             overrides = [self._context.changes(request) for request in requests]
+            read_at = datetime.now(UTC)
             with self._stage("features"):
                 pairs, block, degraded = self._read(requests)
             matrix = block.matrix
@@ -68,7 +69,9 @@ class Scorer:
             reasons = self._reasons(requests, orders, matrix)
             now = datetime.now(UTC)
             answers = [
-                self._answer(request, order, pairs, block, probabilities, reasons, now, degraded)
+                self._answer(
+                    request, order, pairs, block, probabilities, reasons, read_at, now, degraded
+                )
                 for request, order in zip(requests, orders, strict=True)
             ]
         self._count(answers, block)
@@ -125,6 +128,7 @@ class Scorer:
         block: Block,
         probabilities: NDArray[np.float64],
         reasons: dict[int, list[Reason]],
+        read_at: datetime,
         now: datetime,
         degraded: bool,
     ) -> Prediction:
@@ -159,6 +163,7 @@ class Scorer:
                 Scored(
                     request_id=prediction.request_id,
                     predicted_at=now,
+                    read_at=read_at,
                     user_id=request.user_id,
                     item_ids=[item.item_id for item in scored],
                     probabilities=probabilities[order],
@@ -167,6 +172,7 @@ class Scorer:
                     is_shadow=False,
                     is_degraded=degraded,
                     has_reasons=request.reasons > 0,
+                    has_context=bool(request.context),
                     matrix=block.matrix[order],
                 )
             )

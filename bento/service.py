@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from bento.context import ContextError
 from bento.deployment import deployed
+from bento.events import Intake
 from bento.features import FeaturesAwayError, OnlineFeatures
 from bento.guard import Guard
 from bento.handover import Handover
@@ -80,6 +81,7 @@ class Nextbuy:
             on_written=metrics.logged.inc,
             on_lost=metrics.log_lost.inc,
         )
+        self.intake = Intake(settings, SETTINGS)
         self._shadow = Shadow(*challenger, self._log, metrics) if challenger else None
         self.scorer = Scorer(model, features, self._log, metrics, SETTINGS, self._shadow)
 
@@ -96,6 +98,7 @@ class Nextbuy:
         HANDOVER.gone()
         if self._shadow is not None:
             self._shadow.close()
+        self.intake.close()
         self._log.close()
 
     def __is_ready__(self) -> bool:

@@ -9,6 +9,8 @@ MAX_ITEMS = 500
 """Items one request may ask for."""
 MAX_BATCH = 100
 """Requests one batch may hold."""
+MAX_EVENTS = 1000
+"""Events one request may bring."""
 MAX_REASONS = 10
 """Reasons per item."""
 EXPLAINED = 10
@@ -44,6 +46,8 @@ class ServiceSettings(BaseSettings):
     """Larger request bodies are refused with 413."""
     stale_hours: Annotated[float, Field(gt=0)] = 24
     """Features older than this are counted as stale; they are used all the same."""
+    lateness_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 168
+    """Events that lie this far before the newest one are refused; a log may bring them."""
     log_rows: Annotated[int, Field(gt=0)] = 100_000
     """Predictions waiting to be written; what comes on top is lost and counted."""
     log_seconds: Annotated[float, Field(gt=0)] = 60

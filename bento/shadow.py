@@ -82,13 +82,16 @@ class Shadow:
         for part, request in zip(pairs.slices, answered.requests, strict=True):
             apply(self._context.changes_where_known(request), pairs.items[part], matrix[part])
         probabilities = self.model.booster.predict(matrix)
-        for part, answer in zip(pairs.slices, answered.answers, strict=True):
+        for part, request, answer in zip(
+            pairs.slices, answered.requests, answered.answers, strict=True
+        ):
             order = ranked(pairs.items, probabilities, part)
             if order:
                 self._log.put(
                     Scored(
                         request_id=answer.request_id,
                         predicted_at=answer.predicted_at,
+                        read_at=None,  # later than the answer
                         user_id=answer.user_id,
                         item_ids=[pairs.items[row] for row in order],
                         probabilities=probabilities[order],
@@ -97,6 +100,7 @@ class Shadow:
                         is_shadow=True,
                         is_degraded=False,
                         has_reasons=False,
+                        has_context=bool(request.context),
                         matrix=matrix[order],
                     )
                 )

@@ -4,7 +4,6 @@ Each look yields signals, and a text for what cannot be said yet; it raises wher
 must be there is not.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,6 +23,7 @@ from monitoring.config import MonitoringConfig
 from monitoring.drift import PREDICTION, TARGET, drift_rows, series, write_page
 from monitoring.latency import SERVICE, scrape
 from monitoring.outcomes import judged
+from monitoring.parity import parity as compare_live
 from monitoring.performance import by_week
 from monitoring.profile import anomalies, daily_profile
 from monitoring.versions import versions
@@ -151,6 +151,7 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
     """Performance of what was answered over HTTP, and skew of its vectors against history's."""
     log = read_predictions(settings)
     log = log.filter(pc.invert(log["is_shadow"]))
+    log = log.filter(pc.invert(pc.fill_null(log["has_context"], False)))  # the client's own values
     if log.num_rows == 0:
         yield "No prediction was served yet. Serve some: nextbuy serve"
         return
@@ -194,25 +195,20 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
 
 
 def parity(settings: Settings) -> Looked:
-    """Mismatches that the last `nextbuy parity --json` wrote to the reports."""
-    file = settings.reports / "parity.json"
-    if not file.exists():
-        yield f"Live and batch features were not compared. Run: nextbuy parity --json {file}"
+    """Values that the service used and the offline store does not give."""
+    if not any(settings.predictions.glob("day=*/*.parquet")):
         return
     try:
-        content = json.loads(file.read_text())
-        counts = content.get("mismatches", content)
-        wrong = {k: int(v) for k, v in counts.items() if isinstance(v, int | float) and v}
-    except (OSError, ValueError, AttributeError) as error:
-        raise NextbuyError(
-            f"{file} is spoiled ({error}). Write it again: nextbuy parity"
-        ) from error
+        found = compare_live(settings)
+    except NextbuyError as error:
+        yield str(error)
+        return
     yield Signal(
         name="parity",
-        value=sum(wrong.values()),
-        message=f"{sum(wrong.values()):,} live values differ from the batch's.",
-        remedy="Look at the features named; materialize again: nextbuy materialize",
-        features=tuple(sorted(wrong)),
+        value=found.mismatches,
+        message=f"{found.mismatches:,} of {found.values:,} live values differ from the batch's.",
+        remedy="Look at the features named: nextbuy parity",
+        features=tuple(found.features)[:10],
     )
 
 

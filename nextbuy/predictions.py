@@ -19,6 +19,8 @@ PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("request_id", pa.string(), nullable=False),
         pa.field("predicted_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        # Just before the features were asked for; null in logs older than this column.
+        pa.field("read_at", pa.timestamp("us", tz="UTC")),
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("probability", pa.float64(), nullable=False),
@@ -27,6 +29,7 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("is_shadow", pa.bool_(), nullable=False),  # scored beside, not answered
         pa.field("is_degraded", pa.bool_(), nullable=False),  # features partly out of reach
         pa.field("has_reasons", pa.bool_(), nullable=False),  # the client asked for reasons
+        pa.field("has_context", pa.bool_()),  # the client replaced features of this request
         # What the model saw, in the order of its contract; NaN is missing.
         pa.field("vector", pa.list_(pa.float32()), nullable=False),
     ]

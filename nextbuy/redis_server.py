@@ -81,6 +81,15 @@ def connect(settings: Settings) -> redis.Redis:
     return redis.Redis.from_url(hold(settings))
 
 
+def append_only(client: redis.Redis) -> None:
+    """From now on the embedded server writes each change to a file before it answers.
+
+    What it answered outlives its own death; a dead machine may lose the last seconds.
+    """
+    client.config_set("appendfsync", "no")
+    client.config_set("appendonly", "yes")
+
+
 def shown(url: str) -> str:
     """A Redis address fit for a message: without user and password.
 
@@ -264,6 +273,8 @@ class _Server:
                 "NEXTBUY_DATA."
             )
         binary, log = find_redis_server(), self.folder / "redis.log"
+        appended = (self.folder / "appendonly.aof").exists()  # Redis 7 has a folder of them
+        appended |= (self.folder / "appendonlydir").exists()
         log.write_bytes(b"")
         started = subprocess.run(
             [
@@ -272,6 +283,8 @@ class _Server:
                 *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
                 *("--dir", str(self.folder), "--dbfilename", "dump.rdb"),
                 *("--save", "60", "1"),  # a dead machine loses a minute at most
+                # Begun by `append_only`; from then on the newest state is in this file alone.
+                *(("--appendonly", "yes", "--appendfsync", "no") if appended else ()),
                 *("--daemonize", "yes", "--pidfile", str(self.folder / "redis.pid")),
                 *("--logfile", str(log)),
             ],

@@ -73,6 +73,11 @@ class Settings(BaseSettings):
         return self.data / "truth"
 
     @property
+    def live(self) -> Path:
+        """Events taken in over HTTP, and the feature rows made of them."""
+        return self.data / "live"
+
+    @property
     def predictions(self) -> Path:
         """What the service answered."""
         return self.data / "predictions"

@@ -205,14 +205,14 @@ def build_features(settings: Settings, done: Done, only: Collection[str] = ()) -
                 change = changes.since(last) if last else None
                 if change is None:
                     _read_sessions(engine, settings, sessions.days)
-                    target.write_whole(engine, version, _feature_rows(table, newest_us))
+                    target.write_whole(engine, version, feature_rows(table, newest_us))
                 elif "user_id" in table.keys:
                     engine.execute("CREATE OR REPLACE VIEW session_events AS FROM affected_events")
-                    sql = _feature_rows(table, newest_us)
+                    sql = feature_rows(table, newest_us)
                     target.write_part(engine, version, sql, OF_AFFECTED, change.rows_from_us)
                 else:
                     _read_recent(engine, settings, target, table, sessions, change)
-                    sql = _feature_rows(table, newest_us, before=True)
+                    sql = feature_rows(table, newest_us, before=True)
                     target.write_part(engine, version, sql, "true", change.midnights_from_us)
 
 
@@ -313,7 +313,7 @@ def _read_recent(
     )
 
 
-def _feature_rows(table: FeatureTable, newest_us: int, before: bool = False) -> str:
+def feature_rows(table: FeatureTable, newest_us: int, before: bool = False) -> str:
     """Feast's layout: keys, both timestamps, features.
 
     A batch row is computed from what was known at its event timestamp, so that is also the moment

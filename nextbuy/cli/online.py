@@ -40,6 +40,7 @@ def materialize() -> None:
     quiet_libraries()
     from feast import FeatureStore
 
+    from nextbuy.live.rows import recorded_materialization
     from nextbuy.redis_server import connect, redis_lease
     from nextbuy.storage import require
 
@@ -60,7 +61,8 @@ def materialize() -> None:
             before = json.loads(found or "{}")
             if now == before:
                 continue
-            store.materialize(_changed_since(before, now), newest, feature_views=[name])
+            with recorded_materialization(settings, name, sessions.info["newest_us"]):
+                store.materialize(_changed_since(before, now), newest, feature_views=[name])
             redis.hset(MATERIALIZED, name, json.dumps(now))
             done.append(name)
     if done:

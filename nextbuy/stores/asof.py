@@ -99,7 +99,7 @@ def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool
     cutoff = by_created and view.created is not None
     fresh = f"moment - t <= {view.ttl // MICROSECOND}" if view.ttl else "true"
     parts = [
-        f"past_{i} AS NOT MATERIALIZED ({_past(key_set, view, frame)})",
+        f"past_{i} AS MATERIALIZED ({_past(key_set, view, frame)})",
         # The nearest time at which the key has a row ...
         f"near_{i} AS MATERIALIZED (SELECT * FROM (SELECT __row, rows.id, moment, t "
         f"FROM rows_{key_set} AS rows ASOF JOIN past_{i} AS past "

@@ -30,7 +30,7 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # asyncio writes out what a task returned
 class Block(Mapping[str, pa.Array]):
     """The answer to one request: features by full name (`view__feature`), as Arrow when asked.
 

@@ -28,6 +28,8 @@ def scored(request="r1", items=("a", "b"), at=NOON, **changes):
         "is_shadow": False,
         "is_degraded": False,
         "has_reasons": False,
+        "read_at": at,
+        "has_context": False,
         "matrix": np.arange(2 * n, dtype=np.float32).reshape(n, 2),
     }
     return Scored(**(fields | changes))

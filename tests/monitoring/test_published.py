@@ -33,6 +33,8 @@ def predictions(n: int = 200) -> pa.Table:
             "is_shadow": [False] * n,
             "is_degraded": [False] * n,
             "has_reasons": [False] * n,
+            "read_at": pa.array([NOW] * n, pa.timestamp("us", "UTC")),
+            "has_context": [False] * n,
             "vector": pa.array([[1.0, 2.0]] * n, pa.list_(pa.float32())),
         },
         schema=PREDICTION_SCHEMA,

@@ -1,8 +1,7 @@
-import json
 from datetime import timedelta
 
 import pytest
-from small_events import START, month, publish
+from small_events import month, publish
 from test_published import predictions
 
 from monitoring.run import monitor, newest_event
@@ -52,15 +51,3 @@ def test_a_spoiled_state_file_is_no_green_light(shop):
     assert report.exit_code == 1
     assert "alerts.json is spoiled" in str(report)
     (shop.reports / "alerts.json").unlink()
-
-
-def test_mismatches_of_the_live_path_are_read_from_their_report(shop):
-    file = shop.reports / "parity.json"
-    file.write_text(json.dumps({"mismatches": {"user__n_views": 3, "item__price": 0}}))
-    alerts = {a.name: a for a in monitor(shop, newest_event(shop)).alerts}
-    assert alerts["parity"].state == "raised"
-    assert alerts["parity"].features == ("user__n_views",)
-    file.write_text("[")
-    report = monitor(shop, START)
-    assert any("parity.json is spoiled" in f.message for f in report.findings)
-    file.unlink()

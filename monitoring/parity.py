@@ -1,0 +1,299 @@
+"""Was every vector that the service used the one training would have computed?
+
+The prediction log says what the model saw. The record of what was written to Redis
+(`nextbuy.live.rows`) is a history with two times: of what a row tells, and from when on it was
+there. The offline store joins it to the logged predictions point-in-time, with the
+created-timestamp cutoff, as it does for a training set; then value is compared with value.
+
+A read and a write that overlap have no order: a value is right if it was in effect at some moment
+between the start of the read and the prediction. For that, a prediction during whose read rows
+were on their way to Redis is also retrieved as of just before each of them.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FeatureStore, FileSource
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from nextbuy.contract import ModelContract
+from nextbuy.engine import duckdb_engine
+from nextbuy.errors import NextbuyError
+from nextbuy.live.rows import live_rows
+from nextbuy.live.store import LiveStore
+from nextbuy.predictions import read_predictions
+from nextbuy.settings import Settings
+from nextbuy.stores.offline import NextbuyOfflineStore
+
+FOREVER = 2**60
+WORST = 20
+MOMENT = pa.timestamp("us", "UTC")
+STAMPS = ("event_timestamp", "created_timestamp")
+
+
+class Worst(BaseModel):
+    """A prediction that saw something else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    request_id: str
+    user_id: str
+    item_id: str
+    predicted_at: datetime
+    differing: dict[str, tuple[float | None, float | None]]
+    """Feature -> (what the model saw, what the offline store gives)."""
+
+
+class ParityReport(BaseModel):
+    """What was compared, and what differed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    values: int
+    mismatches: int
+    features: dict[str, int]
+    """Feature -> values that differ; only those with any."""
+    worst: list[Worst]
+    degraded: int
+    """Rows left out because Redis did not answer: they say so themselves."""
+    with_context: int
+    """Rows left out because the client replaced features."""
+    not_comparable: int
+    """Rows left out because their model or their read time is not known."""
+
+    def __str__(self) -> str:
+        left_out = self.degraded + self.with_context + self.not_comparable
+        lines = [
+            f"{self.mismatches:,} of {self.values:,} values differ ({self.rows:,} rows compared, "
+            f"{left_out:,} left out)"
+        ]
+        lines += [f"  {name}: {count:,}" for name, count in self.features.items()]
+        for row in self.worst[:3]:
+            some = dict(list(row.differing.items())[:3])
+            lines.append(f"  {row.user_id} {row.item_id} at {row.predicted_at}: {some}")
+        return "\n".join(lines)
+
+
+def parity(
+    settings: Settings, start: datetime | None = None, end: datetime | None = None
+) -> ParityReport:
+    """Compare the predictions logged between `start` and `end`; writes `reports/parity.json`.
+
+    Raises:
+        NextbuyError: nothing was logged, or nothing materialized by `nextbuy materialize`.
+    """
+    logged = read_predictions(settings, start, end)
+    logged = logged.filter(pc.invert(logged["is_shadow"]))  # those answered nobody
+    if not logged.num_rows:
+        raise NextbuyError("No prediction was logged yet. Serve some: nextbuy serve")
+    degraded, context = logged["is_degraded"], pc.fill_null(logged["has_context"], False)
+    fit = pc.and_(pc.invert(degraded), pc.invert(context))
+    contracts = {tag: _contract(tag) for tag in logged["model"].unique().to_pylist()}
+    known = pa.array([tag for tag, found in contracts.items() if found], pa.string())
+    usable = pc.and_(pc.is_valid(logged["read_at"]), pc.is_in(logged["model"], known))
+    compared = logged.filter(pc.and_(fit, usable))
+    found: list[_Compared] = []
+    with LiveStore(settings) as store, tempfile.TemporaryDirectory(prefix="nextbuy-") as work:
+        history = _History(settings, store, Path(work))
+        for tag, contract in contracts.items():
+            rows = compared.filter(pc.equal(compared["model"], tag))
+            if contract and rows.num_rows:
+                found.append(_compare(history, contract, rows))
+    counts: dict[str, int] = {}
+    for each in found:
+        for name, count in each.counts.items():
+            counts[name] = counts.get(name, 0) + count
+    worst = sorted((w for each in found for w in each.worst), key=lambda w: -len(w.differing))
+    report = ParityReport(
+        rows=compared.num_rows,
+        values=sum(each.values for each in found),
+        mismatches=sum(counts.values()),
+        features=dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))),
+        worst=worst[:WORST],
+        degraded=pc.sum(degraded).as_py() or 0,
+        with_context=pc.sum(pc.and_(pc.invert(degraded), context)).as_py() or 0,
+        not_comparable=pc.sum(pc.and_(fit, pc.invert(usable))).as_py() or 0,
+    )
+    settings.reports.mkdir(parents=True, exist_ok=True)
+    (settings.reports / "parity.json").write_text(report.model_dump_json(indent=1))
+    return report
+
+
+def _contract(tag: str) -> ModelContract | None:
+    """The contract of an exported model; None where it is gone from the model store."""
+    try:
+        folder = Path(bentoml.models.get(tag).path)
+    except bentoml.exceptions.NotFound:
+        return None
+    return ModelContract.model_validate(json.loads((folder / "model.json").read_text())["contract"])
+
+
+class _History:
+    """The rows that were in Redis, view by view, as Feast sources; and when they came."""
+
+    def __init__(self, settings: Settings, store: LiveStore, work: Path) -> None:
+        self._feast = FeatureStore(repo_path=str(settings.feature_repo))
+        self._settings, self._store, self._work = settings, store, work
+        self._views: dict[str, Any] = {}
+        loads = store.sql.execute("SELECT DISTINCT began_us, ended_us FROM materialized")
+        batches = store.sql.execute(
+            # A batch cut short by a crash was complete with the next one that was.
+            "SELECT created_us, coalesce(written_us, (SELECT min(later.written_us) FROM batches "
+            "AS later WHERE later.batch > batches.batch), ?) FROM batches",
+            [FOREVER],
+        )
+        writes = [*batches, *((began, ended or FOREVER) for began, ended in loads)]
+        self.began = np.array([began for began, _ in writes], np.int64)
+        self.ended = np.array([ended for _, ended in writes], np.int64)
+
+    def under_way(self, read_us: int, predicted_us: int) -> list[int]:
+        """When those writes began that overlap this read."""
+        chosen = (self.began <= predicted_us) & (self.ended >= read_us)
+        return sorted(set(self.began[chosen].tolist()))
+
+    def retrieve(self, contract: ModelContract, entities: pa.Table) -> pa.Table:
+        """The contract's features of each row, as of its `event_timestamp`."""
+        service = self._feast.get_feature_service(contract.feature_service)
+        wanted = set(contract.features)
+        refs, views = [], []
+        for projection in service.feature_view_projections:
+            names = [f.name for f in projection.features]
+            names = [name for name in names if f"{projection.name}__{name}" in wanted]
+            if names:
+                refs += [f"{projection.name}:{name}" for name in names]
+                views.append(self._view(projection.name))
+        job = NextbuyOfflineStore.get_historical_features(
+            config=self._feast.config,
+            feature_views=views,
+            feature_refs=refs,
+            entity_df=entities,
+            registry=self._feast.registry,
+            project=self._feast.project,
+            full_feature_names=True,
+            filter_by_created_timestamp=True,
+        )
+        return job.to_arrow()
+
+    def _view(self, name: str) -> Any:
+        if name not in self._views:
+            view: Any = self._feast.get_feature_view(name)
+            keys = [column.name for column in view.entity_columns]
+            features = [field.name for field in view.features]
+            folder = self._work / name
+            folder.mkdir()
+            for number, rows in enumerate(self._rows(name, keys, features)):
+                pq.write_table(rows, folder / f"part-{number:05d}.parquet")
+            view.batch_source = FileSource(
+                path=str(folder),
+                timestamp_field=STAMPS[0],
+                created_timestamp_column=STAMPS[1],
+            )
+            self._views[name] = view
+        return self._views[name]
+
+    def _rows(self, view: str, keys: list[str], features: list[str]) -> Iterator[pa.Table]:
+        columns = ", ".join([*keys, STAMPS[0], *features])
+        loads = self._store.sql.execute(
+            "SELECT folder, newest_us, began_us FROM materialized WHERE view = ? ORDER BY began_us",
+            [view],
+        ).fetchall()
+        if not loads:
+            raise NextbuyError(
+                f"It is not known when feature view {view!r} was loaded into Redis. Load it with: "
+                "nextbuy materialize"
+            )
+        schema = None
+        with duckdb_engine(self._settings) as engine:
+            for folder, newest_us, began_us in loads:
+                # The latest row of each key, as materialization loads it.
+                loaded = engine.sql(
+                    f"SELECT {columns}, make_timestamptz({began_us}) AS {STAMPS[1]} "
+                    f"FROM read_parquet('{folder}/*/*.parquet', hive_partitioning = false) "
+                    f"WHERE epoch_us({STAMPS[0]}) <= {newest_us} QUALIFY row_number() OVER "
+                    f"(PARTITION BY {', '.join(keys)} ORDER BY {STAMPS[0]} DESC) = 1"
+                ).to_arrow_table()
+                schema = loaded.schema
+                yield loaded
+            written = list(live_rows(self._store, view))
+            if written and schema is not None:
+                rows = pa.concat_tables(written)
+                created = rows["created_us"].cast(MOMENT)
+                rows = rows.drop_columns([STAMPS[1], "created_us", "written_us"])
+                rows = rows.append_column(STAMPS[1], created)
+                yield rows.select(schema.names).cast(schema)
+
+
+class _Compared(BaseModel):
+    values: int
+    counts: dict[str, int]
+    worst: list[Worst]
+
+
+def _compare(history: _History, contract: ModelContract, rows: pa.Table) -> _Compared:
+    seen = np.array(rows["vector"].to_pylist(), np.float32).reshape(rows.num_rows, -1)
+    read = rows["read_at"].cast(pa.int64()).to_pylist()
+    predicted = rows["predicted_at"].cast(pa.int64()).to_pylist()
+    of, at = [], []
+    for row, (read_us, predicted_us) in enumerate(zip(read, predicted, strict=True)):
+        moments = [predicted_us, *(us - 1 for us in history.under_way(read_us, predicted_us))]
+        of += [row] * len(moments)
+        at += moments
+    entities = rows.select(["user_id", "item_id"]).take(pa.array(of))
+    entities = entities.append_column("event_timestamp", pa.array(at, MOMENT))
+    given = contract.matrix(history.retrieve(contract, entities))
+    views: dict[str, list[int]] = {}
+    for column, name in enumerate(contract.features):
+        views.setdefault(name.split("__", 1)[0], []).append(column)
+    same = (seen[of] == given) | (np.isnan(seen[of]) & np.isnan(given))
+    differs = np.zeros(seen.shape, np.bool_)
+    first = np.unique(of, return_index=True)[1]  # the retrieval as of the prediction itself
+    for columns in views.values():
+        # A view's row is read whole: one moment must explain all of its values.
+        right = np.zeros(rows.num_rows, np.bool_)
+        np.logical_or.at(right, of, same[:, columns].all(axis=1))
+        wrong = ~same[first][:, columns]
+        differs[:, columns] = wrong & ~right[:, None]
+    counts = differs.sum(axis=0)
+    return _Compared(
+        values=seen.size,
+        counts={contract.features[i]: int(counts[i]) for i in np.flatnonzero(counts)},
+        worst=list(_worst(rows, contract, differs, seen, given[first])),
+    )
+
+
+def _worst(
+    rows: pa.Table,
+    contract: ModelContract,
+    differs: NDArray[np.bool_],
+    seen: NDArray[np.float32],
+    given: NDArray[np.float32],
+) -> Iterator[Worst]:
+    order: Sequence[int] = np.argsort(-differs.sum(axis=1), kind="stable")[:WORST].tolist()
+    for row in order:
+        columns = np.flatnonzero(differs[row])
+        if len(columns):
+            yield Worst(
+                **{
+                    name: rows[name][row].as_py()
+                    for name in ("request_id", "user_id", "item_id", "predicted_at")
+                },
+                differing={
+                    contract.features[i]: (_number(seen[row, i]), _number(given[row, i]))
+                    for i in columns
+                },
+            )
+
+
+def _number(value: np.float32) -> float | None:
+    return None if np.isnan(value) else float(value)

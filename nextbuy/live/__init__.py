@@ -1,0 +1,1 @@
+"""Live events: kept durably, turned into feature rows by the batch definitions."""

@@ -1,0 +1,126 @@
+"""Published events into the live store, live events into the published ones."""
+
+from collections.abc import Callable
+
+from nextbuy.engine import duckdb_engine
+from nextbuy.errors import NextbuyError
+from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
+from nextbuy.live.rows import prune
+from nextbuy.live.store import COLUMNS, LiveStore, Row, arrow, now_us
+from nextbuy.sessions import DAY
+from nextbuy.settings import Settings
+from nextbuy.storage import files, fingerprint, manifest, new_version
+
+KEPT_US = 30 * DAY
+"""For so long what was written to Redis stays on record, for parity."""
+CHUNK = 20_000  # rows in one transaction: others may write in between
+SELECTED = ", ".join("epoch_us(event_time) AS event_us" if c == "event_us" else c for c in COLUMNS)
+
+
+def sync(settings: Settings, store: LiveStore, progress: Callable[[int], None]) -> int:
+    """Bring what the live store knows of the published events up to date; returns new events.
+
+    A live event that was published meanwhile stays where it is. Shoppers with live events whose
+    past changed are noted as stale. `progress` is told the number of events copied so far.
+    """
+    published = manifest(settings.events)
+    if published is None:
+        return 0
+    days = store.note("published")
+    if days == published.fingerprint:
+        return 0
+    known = dict(store.sql.execute("SELECT event_id, 1 FROM events WHERE seq IS NULL"))
+    gone = set(known)
+    copied = 0
+    with duckdb_engine(settings) as engine:
+        reader = engine.sql(
+            f"SELECT {SELECTED} FROM read_parquet('{files(settings.events)}') "
+            "ORDER BY user_id, event_us, event_id"
+        ).to_arrow_reader(CHUNK)
+        for batch in reader:
+            rows = list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+            gone.difference_update(row[0] for row in rows)
+            fresh = [row for row in rows if row[0] not in known]
+            _add(store, fresh)
+            copied += len(rows)
+            progress(copied)
+    with store.transaction():  # replaced or forgotten
+        store.sql.executemany("DELETE FROM events WHERE event_id = ?", ((i,) for i in gone))
+        store.keep("published", published.fingerprint)
+    return copied
+
+
+def _add(store: LiveStore, rows: list[Row]) -> None:
+    if not rows:
+        return
+    places = ", ".join("?" * len(COLUMNS))
+    with store.transaction():
+        before = store.sql.total_changes
+        store.sql.executemany(f"INSERT OR IGNORE INTO events VALUES ({places}, NULL, NULL)", rows)
+        if store.sql.total_changes == before:
+            return  # all of them had arrived live
+        store.observe(rows)
+        since: dict[str, int] = {}
+        for row in rows:
+            since[row[1]] = min(row[2], since.get(row[1], row[2]))
+        store.sql.executemany(
+            "INSERT INTO stale SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM events "
+            "WHERE user_id = ?1 AND seq IS NOT NULL) "
+            "ON CONFLICT (user_id) DO UPDATE SET since_us = min(since_us, excluded.since_us)",
+            since.items(),
+        )
+
+
+def absorb(settings: Settings) -> int:
+    """Publish the live events: they become part of `events/`; returns how many were new there.
+
+    Sessions and feature tables then hold them as soon as they are built again. Only the days they
+    belong to are written; a second call publishes nothing.
+
+    Raises:
+        NextbuyError: no log was ingested yet, which says what these events provide.
+    """
+    published = manifest(settings.events)
+    if published is None:
+        raise NextbuyError(
+            "There are no published events yet to add the live ones to. "
+            "Begin with: nextbuy ingest LOG --source configs/sources/NAME.yaml"
+        )
+    with LiveStore(settings) as store:
+        prune(store, now_us() - KEPT_US)
+        live = arrow(
+            store.sql.execute(
+                f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq IS NOT NULL"
+            ).fetchall()
+        )
+    names = ", ".join(
+        f"make_timestamptz(event_us) AS {name}" if name == "event_time" else name
+        for name in EVENT_SCHEMA.names
+    )
+    with duckdb_engine(settings) as engine:
+        engine.register("arrived", live)
+        old = f"read_parquet('{files(settings.events)}', hive_partitioning = false)"
+        engine.execute(
+            f"CREATE TABLE fresh AS SELECT {names} FROM arrived "
+            f"ANTI JOIN {old} AS old USING (event_id)"
+        )
+        touched = {
+            str(day)
+            for (day,) in engine.execute(
+                "SELECT DISTINCT CAST(event_time AS DATE) FROM fresh"
+            ).fetchall()
+        }
+        ((count,),) = engine.execute("SELECT count(*) FROM fresh").fetchall()
+        if not count:
+            return 0
+        listed = ", ".join(f"DATE '{day}'" for day in sorted(touched))
+        columns = ", ".join(EVENT_SCHEMA.names)
+        engine.execute(
+            f"CREATE VIEW merged AS SELECT {columns} FROM fresh UNION ALL SELECT {columns} "
+            f"FROM {old} WHERE CAST(event_time AS DATE) IN ({listed})"
+        )
+        with new_version(settings.events, fingerprint(published.info), published.info) as version:
+            for day in sorted(set(published.days) - touched):
+                version.keep(day)
+            version.write_days(engine, "merged", "event_time", EVENT_ORDER)
+    return int(count)

@@ -1,0 +1,188 @@
+"""Events in over HTTP, the next score moved, and parity with the offline store."""
+
+import time
+
+import httpx
+import live_shop
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bento.live import CURSOR
+from bento.serve import running
+from generators.replay import replay
+from monitoring.parity import parity
+from nextbuy.features import TABLES
+from nextbuy.forget import forget
+from nextbuy.live.store import LiveStore
+from nextbuy.redis_server import connect
+
+pytestmark = pytest.mark.xdist_group("live")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    with live_shop.environment(
+        tmp_path_factory.mktemp("live"), NEXTBUY_SERVICE_TIME_BUDGET_MS="5000"
+    ) as settings:
+        files = live_shop.build(settings, last=3)
+        live_shop.with_model(settings)
+        yield settings, files
+
+
+@pytest.fixture(scope="module")
+def url(shop):
+    settings, _ = shop
+    with running(settings) as base:
+        yield base
+
+
+def worked_off(settings, seconds=120):
+    """Wait until Redis has the features of all events that were acknowledged."""
+    client, deadline = connect(settings), time.monotonic() + seconds
+    with LiveStore(settings) as store:
+        while store.place((client.get(CURSOR) or b"").decode()) < int(store.note("seq") or 0):
+            assert time.monotonic() < deadline, "the live worker does not come along"
+            time.sleep(0.05)
+
+
+def view(event_id, user, item, at="2024-02-29T22:00:00Z", **more):
+    return {
+        "event_id": event_id,
+        "user_id": user,
+        "item_id": item,
+        "event_time": at,
+        "event_type": "view",
+        **more,
+    }
+
+
+def score(url, user, items):
+    answer = httpx.post(f"{url}/predict", json={"user_id": user, "item_ids": items}, timeout=30)
+    return answer.json()
+
+
+def test_an_event_goes_in_and_the_next_answer_knows_it(shop, url):
+    settings, _ = shop
+    before = score(url, "stranger", ["i00001"])
+    assert before["cold_start"]
+    events = [view(f"n{i}", "stranger", "i00001", f"2024-02-29T22:0{i}:00Z") for i in range(3)]
+    answer = httpx.post(f"{url}/events", json={"events": events}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {"accepted": 3, "duplicates": 0, "refused": [], "new_items": []}
+    worked_off(settings)
+    after = score(url, "stranger", ["i00001"])
+    assert not after["cold_start"]
+    assert after["features_at"]["user"] == "2024-02-29T22:02:00Z"
+    assert after["items"][0]["features_at"]["user_item"] == "2024-02-29T22:02:00Z"
+
+
+def test_good_events_of_a_mixed_batch_are_kept_and_bad_ones_named(shop, url):
+    events = [
+        view("m1", "u-mixed", "i00001"),
+        view("m2", "u-mixed", None),
+        {**view("m3", "u-mixed", "i00001"), "price": -1},
+        view("m4", "u-mixed", "i00001", "2199-01-01T00:00:00Z"),
+        view("m5", "u-mixed", "i00001", "2024-01-02T00:00:00Z"),
+        view("m6", "u-mixed", "never-seen"),
+        view("m6", "u-mixed", "never-seen"),
+        view("m6", "u-mixed", "i00002"),
+    ]
+    answer = httpx.post(f"{url}/events", json={"events": events}, timeout=30)
+    assert answer.status_code == 207
+    told = answer.json()
+    assert (told["accepted"], told["duplicates"]) == (2, 1)
+    assert told["new_items"] == ["never-seen"]
+    why = {each["index"]: each["error"] for each in told["refused"]}
+    assert "needs an item_id" in why[1]
+    assert "price" in why[2]
+    assert "future" in why[3]
+    assert "nextbuy ingest" in why[4]
+    assert "another event" in why[7]
+    assert len(why) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "says"),
+    [
+        (b'{"events": [', 400, "not valid JSON"),
+        (b"[1]", 400, "event"),
+        (b'{"events": []}', 400, "several as"),
+        (b'{"events": [{}]}', 400, "user_id"),
+        (b'{"events": [' + b"1," * 1000 + b"1]}", 413, "at most 1000"),
+        (b" " * 50_000_000, 413, "larger than"),
+    ],
+)
+def test_a_body_that_cannot_be_used_is_refused_with_the_reason(url, content, status, says):
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{url}/events", content=content, headers=headers, timeout=30)
+    assert answer.status_code == status
+    assert says in answer.json()["error"]
+
+
+def test_a_replayed_day_has_no_skew(shop, url):
+    settings, files = shop
+    total = sum(pq.read_metadata(file).num_rows for file in files)
+    first = replay(files, url, predict=True, batch=5)
+    assert first.sent == total
+    assert not first.refused
+    worked_off(settings)
+    for user in ("stranger", "nobody-knows-me"):
+        score(url, user, ["i00001", "never-seen"])
+    again = replay(files, url, batch=100)
+    assert (again.accepted, again.duplicates) == (0, total)
+    time.sleep(1)  # the log writes every 0.2 s
+    report = parity(settings)
+
+    assert report.values >= 100_000
+    assert report.mismatches == 0, str(report)
+    assert report.degraded == report.not_comparable == 0
+
+
+def test_rows_that_the_service_had_too_late_are_found_out(shop, url):
+    settings, _ = shop
+    hour = 3_600_000_000
+    with LiveStore(settings) as store:
+        shift = "UPDATE batches SET created_us = created_us + ?, written_us = written_us + ?"
+        store.sql.execute(shift, [hour, hour])
+        try:
+            report = parity(settings)
+        finally:
+            store.sql.execute(shift, [-hour, -hour])
+    assert report.mismatches > 0
+    assert set(report.features) & {f"user__{f.name}" for f in TABLES[0].features}
+    assert report.worst
+    assert parity(settings).mismatches == 0
+
+
+def names_anywhere(settings, user):
+    """Where the id still is, searched by other means than `forget` searches."""
+    found = []
+    for file in settings.data.rglob("*"):
+        if file.suffix == ".parquet" and file.is_file():
+            for column in pq.ParquetFile(file).read().columns:
+                if pa.types.is_string(column.type) and user in " ".join(
+                    column.drop_null().to_pylist()
+                ):
+                    found.append(file)
+        elif file.is_file() and (file.suffix == ".json" or "sqlite" in file.name):
+            found += [file] if user.encode() in file.read_bytes() else []
+    return found + [key for key in connect(settings).scan_iter() if user.encode() in key]
+
+
+def test_a_forgotten_person_is_found_nowhere(shop, url):
+    settings, files = shop
+    user = pq.read_table(files[0])["user_id"][0].as_py()
+    worked_off(settings)
+    places = names_anywhere(settings, user)
+    wanted = ("events-", "sessions-", "user-", "user_item-", "labels-", "predictions", "sqlite")
+    for part in wanted:
+        assert any(part in str(place) for place in places), part
+    before = LiveStore(settings).sizes(["stranger"])
+    proof = forget(settings, user)
+    assert proof.left == []
+    assert {"live", "Redis", "events", "sessions", "predictions"} <= set(proof.removed)
+    assert names_anywhere(settings, user) == []
+    assert LiveStore(settings).sizes(["stranger"]) == before
+    assert forget(settings, user).removed == {}
+    assert score(url, user, ["i00001"])["cold_start"]

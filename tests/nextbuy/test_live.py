@@ -1,0 +1,170 @@
+"""Live features are the batch features, in whatever order and how often the events come."""
+
+import itertools
+
+import pytest
+from feast import FeatureStore
+from histories import CONFIG, START, computed, event, histories
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bento import live
+from bento.live import Worker
+from nextbuy.cli import online
+from nextbuy.live.compute import LiveFeatures, live_tables
+from nextbuy.live.store import COLUMNS, LiveStore
+from nextbuy.redis_server import redis_lease
+from nextbuy.sessions import DAY, SECOND
+from nextbuy.settings import Settings
+
+LIVE = ("user", "session", "user_item", "recent_items")
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    """A worker on a Redis of its own; features are cut by `histories.CONFIG`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEXTBUY_DATA", str(tmp_path_factory.mktemp("live")))
+        patch.delenv("REDIS_URL", raising=False)
+        ours = Settings()
+        with redis_lease(ours):
+            online.apply()
+            found = Worker(ours)
+            found.features = LiveFeatures(live_tables(ours), CONFIG)
+            yield found
+
+
+def begin(worker):
+    """Forget everything, as in a new data folder."""
+    worker._client.flushall()
+    for table in ("events", "items", "visits", "shared", "stale", "batches", "rows", "meta"):
+        worker.store.sql.execute(f"DELETE FROM {table}")
+    worker.store.keep("id", "another")
+    worker.features.drop()
+    worker.beyond.clear()
+
+
+def row(e):
+    return tuple(e[name] for name in COLUMNS)
+
+
+def in_redis(events):
+    """View -> {key: (event timestamp's features)} as Feast reads it."""
+    store = FeatureStore(repo_path=str(Settings().feature_repo))
+    users = sorted({e["user_id"] for e in events})
+    pairs = sorted({(e["user_id"], e["item_id"]) for e in events if e["item_id"]})
+    found = {}
+    for view in (store.get_feature_view(name) for name in LIVE):
+        keys = [c.name for c in view.entity_columns]
+        asked = [(u,) for u in users] if keys == ["user_id"] else pairs
+        if not asked:
+            continue
+        refs = [f"{view.name}:{f.name}" for f in view.features]
+        entities = [dict(zip(("user_id", "item_id"), key, strict=False)) for key in asked]
+        got = store.get_online_features(refs, entities).to_dict()
+        names = [f.name for f in view.features]
+        for i, key in enumerate(asked):
+            values = {name: got[name][i] for name in names}
+            if any(value is not None for value in values.values()):
+                found[view.name, key] = values
+    return found
+
+
+def in_batch(events):
+    """The same from the batch build: the latest row of each key."""
+    found, stamps = {}, {}
+    for name, rows in computed(events, list(live_tables(Settings()))).items():
+        for (*key, us), values in rows.items():
+            place = name, tuple(key)
+            if us >= stamps.get(place, us):
+                found[place], stamps[place] = values, us
+    return found
+
+
+def assert_same(events):
+    wanted, got = in_batch(events), in_redis(events)
+    assert got.keys() == wanted.keys()
+    for place, values in wanted.items():
+        for name, value in values.items():
+            assert got[place][name] == value, (place, name)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(histories(most=25), st.data())
+def test_any_order_delay_or_repetition_ends_in_the_batch_features(worker, events, data):
+    begin(worker)
+    sent = data.draw(st.permutations(events + data.draw(st.lists(st.sampled_from(events)))))
+    cuts = data.draw(st.lists(st.integers(0, len(sent)), max_size=4))
+    bounds = sorted({0, *cuts, len(sent)})
+    for start, end in itertools.pairwise(bounds):
+        worker.store.append([row(e) for e in sent[start:end]], received_us=0)
+        worker.step()
+    assert_same(events)
+
+
+def test_a_late_event_that_joins_two_sessions_moves_both(worker):
+    begin(worker)
+    two = [event("u1", 0, "view"), event("u1", 50 * 60 * SECOND, "view", "i2")]
+    for e in two:
+        worker.store.append([row(e)], 0)
+        worker.step()
+    late = event("u1", 25 * 60 * SECOND, "view", "i3")
+    worker.store.append([row(late)], 0)
+    worker.step()
+    assert_same([*two, late])
+    assert in_redis([*two, late])["user", ("u1",)]["n_sessions"] == 1
+
+
+def test_a_late_visit_reaches_the_shopper_it_turned_out_to_be(worker):
+    begin(worker)
+    login = event("u1", 60 * SECOND, "login", source_session_id="s1")
+    visits = [event("a1", i * SECOND, "view", source_session_id="s1") for i in range(3)]
+    for e in (visits[0], login, *visits[1:]):
+        worker.store.append([row(e)], 0)
+        worker.step()
+    assert in_redis([login])["user", ("u1",)]["n_views"] == 3
+    assert_same([login, *visits])
+
+
+def test_a_redis_that_lost_its_last_moments_is_brought_up_to_date(worker):
+    begin(worker)
+    events = [event("u1", i * DAY, "view", f"i{i}") for i in range(4)]
+    worker.store.append([row(e) for e in events[:2]], 0)
+    worker.step()
+    kept = {key: worker._client.dump(key) for key in worker._client.keys()}  # noqa: SIM118
+    worker.store.append([row(e) for e in events[2:]], 0)
+    worker.step()
+    worker._client.flushall()
+    for key, content in kept.items():
+        worker._client.restore(key, 0, content)
+    assert worker.step() == 2
+    assert_same(events)
+
+
+def test_a_shopper_beyond_the_limit_keeps_their_features_and_holds_up_nobody(worker, monkeypatch):
+    begin(worker)
+    monkeypatch.setattr(live, "MOST_HISTORY", 10)
+    many = [event("u1", i * SECOND, "view") for i in range(8)]
+    worker.store.append([row(e) for e in many], 0)
+    worker.step()
+    before = in_redis(many)
+    more = [event("u1", i * SECOND, "view") for i in range(8, 15)]
+    other = event("u2", 0, "view")
+    worker.store.append([row(e) for e in (*more, other)], 0)
+    worker.step()
+    assert worker.beyond == {"u1"}
+    assert in_redis(many) == before
+    assert in_redis([other])["user", ("u2",)]["n_views"] == 1
+
+
+def test_what_was_acknowledged_outlives_the_process_and_counts_once(tmp_path):
+    ours = Settings(data=tmp_path)
+    rows = [row(event("u1", i, "view")) for i in range(3)]
+    with LiveStore(ours) as store:
+        assert store.append([*rows, rows[0]], 0) == ["new"] * 3 + ["duplicate"]
+    with LiveStore(ours) as store:
+        assert store.append(rows, 0) == ["duplicate"] * 3
+        changed = (*rows[0][:3], "scroll", *rows[0][4:])
+        assert store.append([changed], 0) == ["conflict"]
+        assert store.arrived(0, 10) == (rows, 3)
+        assert store.newest_us() == START + 2
