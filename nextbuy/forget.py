@@ -202,8 +202,19 @@ def _keys(client: redis.Redis, user: str) -> Iterator[bytes]:
     for key in client.scan_iter(match=b"*" + glob + b"*", count=SCANNED):
         place = key.find(wanted)
         length = int.from_bytes(key[max(0, place - 4) : place], "little")
-        if length == len(wanted) or word.search(key):
+        if length == len(wanted) or word.search(key) or _is_packed_of(key, wanted):
             yield key
+
+
+def _is_packed_of(key: bytes, user: bytes) -> bool:
+    """Whether a key of the packed layout ends with this id (see `nextbuy.stores.packed`).
+
+    The shopper is the last of the join keys and comes without length; before it there is nothing,
+    or the item behind its kind and its length, of four bytes each.
+    """
+    rest = key[8:]
+    item = int.from_bytes(rest[4:8], "little")
+    return key.startswith(b"nb") and user in (rest, rest[8 + item :])
 
 
 def _search(settings: Settings, client: redis.Redis, user: str, proof: Proof) -> None:

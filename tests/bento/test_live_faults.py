@@ -10,8 +10,8 @@ import live_shop
 import pyarrow.parquet as pq
 from test_live import worked_off
 
-from bento.export import export_champion
-from bento.serve import _await_ready, _free_port, _start, _stop
+from bento.export import export_deployment
+from bento.serve import _await_ready, _free_port, _start, _stop, deployment_file
 from generators.replay import replay
 from monitoring.parity import parity
 from nextbuy.live.store import LiveStore
@@ -23,12 +23,12 @@ class Service:
     def __init__(self, settings):
         self.settings, self.port = settings, _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.tag = export_champion(settings)
+        export_deployment(settings, False).write(deployment_file(settings, self.port))
         self.log = settings.data / "service.log"
 
     def start(self):
         with self.log.open("ab") as output:
-            self.process = _start(self.settings, self.tag, "127.0.0.1", self.port, 1, output)
+            self.process = _start(self.settings, "127.0.0.1", self.port, 1, output)
         _await_ready(self.process, self.url, self.log)
 
     def kill(self):

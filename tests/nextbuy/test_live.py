@@ -3,7 +3,6 @@
 import itertools
 
 import pytest
-from feast import FeatureStore
 from histories import CONFIG, START, computed, event, histories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -48,9 +47,9 @@ def row(e):
     return tuple(e[name] for name in COLUMNS)
 
 
-def in_redis(events):
+def in_redis(worker, events):
     """View -> {key: (event timestamp's features)} as Feast reads it."""
-    store = FeatureStore(repo_path=str(Settings().feature_repo))
+    store = worker._feast
     users = sorted({e["user_id"] for e in events})
     pairs = sorted({(e["user_id"], e["item_id"]) for e in events if e["item_id"]})
     found = {}
@@ -81,15 +80,15 @@ def in_batch(events):
     return found
 
 
-def assert_same(events):
-    wanted, got = in_batch(events), in_redis(events)
+def assert_same(worker, events):
+    wanted, got = in_batch(events), in_redis(worker, events)
     assert got.keys() == wanted.keys()
     for place, values in wanted.items():
         for name, value in values.items():
             assert got[place][name] == value, (place, name)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(histories(most=25), st.data())
 def test_any_order_delay_or_repetition_ends_in_the_batch_features(worker, events, data):
     begin(worker)
@@ -99,7 +98,7 @@ def test_any_order_delay_or_repetition_ends_in_the_batch_features(worker, events
     for start, end in itertools.pairwise(bounds):
         worker.store.append([row(e) for e in sent[start:end]], received_us=0)
         worker.step()
-    assert_same(events)
+    assert_same(worker, events)
 
 
 def test_a_late_event_that_joins_two_sessions_moves_both(worker):
@@ -111,8 +110,8 @@ def test_a_late_event_that_joins_two_sessions_moves_both(worker):
     late = event("u1", 25 * 60 * SECOND, "view", "i3")
     worker.store.append([row(late)], 0)
     worker.step()
-    assert_same([*two, late])
-    assert in_redis([*two, late])["user", ("u1",)]["n_sessions"] == 1
+    assert_same(worker, [*two, late])
+    assert in_redis(worker, [*two, late])["user", ("u1",)]["n_sessions"] == 1
 
 
 def test_a_late_visit_reaches_the_shopper_it_turned_out_to_be(worker):
@@ -122,8 +121,8 @@ def test_a_late_visit_reaches_the_shopper_it_turned_out_to_be(worker):
     for e in (visits[0], login, *visits[1:]):
         worker.store.append([row(e)], 0)
         worker.step()
-    assert in_redis([login])["user", ("u1",)]["n_views"] == 3
-    assert_same([login, *visits])
+    assert in_redis(worker, [login])["user", ("u1",)]["n_views"] == 3
+    assert_same(worker, [login, *visits])
 
 
 def test_a_redis_that_lost_its_last_moments_is_brought_up_to_date(worker):
@@ -138,7 +137,7 @@ def test_a_redis_that_lost_its_last_moments_is_brought_up_to_date(worker):
     for key, content in kept.items():
         worker._client.restore(key, 0, content)
     assert worker.step() == 2
-    assert_same(events)
+    assert_same(worker, events)
 
 
 def test_a_shopper_beyond_the_limit_keeps_their_features_and_holds_up_nobody(worker, monkeypatch):
@@ -147,14 +146,14 @@ def test_a_shopper_beyond_the_limit_keeps_their_features_and_holds_up_nobody(wor
     many = [event("u1", i * SECOND, "view") for i in range(8)]
     worker.store.append([row(e) for e in many], 0)
     worker.step()
-    before = in_redis(many)
+    before = in_redis(worker, many)
     more = [event("u1", i * SECOND, "view") for i in range(8, 15)]
     other = event("u2", 0, "view")
     worker.store.append([row(e) for e in (*more, other)], 0)
     worker.step()
     assert worker.beyond == {"u1"}
-    assert in_redis(many) == before
-    assert in_redis([other])["user", ("u2",)]["n_views"] == 1
+    assert in_redis(worker, many) == before
+    assert in_redis(worker, [other])["user", ("u2",)]["n_views"] == 1
 
 
 def test_what_was_acknowledged_outlives_the_process_and_counts_once(tmp_path):
