@@ -11,8 +11,10 @@ cd "$(dirname "$0")/.."
 export BUILDAH_ISOLATION=chroot PATH=$PWD/.venv/bin:$PATH
 name=nextbuy-service:tested
 work=$(mktemp -d)
-redis='' container=''
+redis='' container='' server=''
 cleanup() {
+  # The group: buildah, what it runs, and the server in it, which ends its workers.
+  [ -z "$server" ] || { kill -- "-$server" 2> /dev/null && sleep 5; } || true
   [ -z "$redis" ] || kill "$redis"
   [ -z "$container" ] || buildah rm "$container" > /dev/null
   rm -rf "$work"
@@ -66,9 +68,11 @@ run() {
 }
 user=$(run id -u)
 [ "$user" != 0 ] || { echo "the image runs as root"; exit 1; }
+set -m # a job has a process group of its own
 run /home/bentoml/bento/env/docker/entrypoint.sh serve --host 127.0.0.1 --port "$port" \
   > "$work/server.log" 2>&1 &
 server=$!
+set +m
 until curl --silent --fail "http://127.0.0.1:$port/readyz" > /dev/null; do
   kill -0 "$server" 2> /dev/null || { tail -20 "$work/server.log"; exit 1; }
   sleep 0.5
@@ -92,6 +96,9 @@ assert answer["items"] and not answer["degraded"] and not answer["cold_start"], 
 print("answered", len(answer["items"]), "items by", answer["model"])'
 sleep 3
 find "$work/data/predictions" -name '*.parquet' -user 1034 | grep -q . || { echo "nothing logged"; exit 1; }
-pkill -TERM --parent "$server" || true
-wait "$server" || true
+kill -- "-$server"
+for _ in $(seq 100); do
+  curl --silent "http://127.0.0.1:$port/livez" > /dev/null || break
+  sleep 0.2
+done
 echo "== user $user in the container answered and logged: done"
