@@ -35,13 +35,13 @@ class Context:
         """
         return {
             item: {self._column(name): self._value(name, value) for name, value in named.items()}
-            for item, named in (request.context or {}).items()
+            for item, named in request.context.items()
         }
 
     def changes_where_known(self, request: PredictRequest) -> Changes:
         """As `changes`, for a model that the client does not know of: what fits is taken."""
         found: Changes = {}
-        for item, named in (request.context or {}).items():
+        for item, named in request.context.items():
             for name, value in named.items():
                 try:
                     found.setdefault(item, {})[self._column(name)] = self._value(name, value)

@@ -26,18 +26,15 @@ class PredictRequest(IODescriptor):  # type: ignore[misc]  # BentoML has no type
     user_id: Id
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
     """Left out: the items of the shopper's latest session. Twice the same counts once."""
-    context: (
-        Annotated[
-            dict[
-                Id,
-                Annotated[
-                    dict[Id, Number | Category | None], Field(min_length=1, max_length=MAX_ITEMS)
-                ],
+    context: Annotated[
+        dict[
+            Id,
+            Annotated[
+                dict[Id, Number | Category | None], Field(min_length=1, max_length=MAX_ITEMS)
             ],
-            Field(max_length=MAX_ITEMS),
-        ]
-        | None
-    ) = None
+        ],
+        Field(max_length=MAX_ITEMS),
+    ] = Field(default_factory=dict)
     """Item -> feature -> what it is right now, in place of the stored value (`null`: missing)."""
     reasons: Annotated[int, Field(ge=0, le=MAX_REASONS, strict=True)] = 0
     """How many reasons to give for each of the ten likeliest items."""

@@ -58,6 +58,7 @@ def openapi(_: Request) -> Response:
     """The OpenAPI description."""
     service = bentoml.get_current_service().bento_service
     described: dict[str, Any] = service.openapi_spec.asdict()
+    described["openapi"] = "3.1.0"  # the schemas are of its dialect: `null` is a type
     described["info"] |= {"title": "Nextbuy", "contact": {}}
     described["components"]["schemas"]["Refused"] = REFUSED
     event = Event.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -48,7 +48,7 @@ HANDOVER = Handover(DEPLOYED)
     # Compiles out Feast's run-time type checks, five of its eight seconds of import.
     envs=[{"name": "PYTHONOPTIMIZE", "value": "1"}],
     workers=SETTINGS.workers,
-    threads=4,  # handlers wait for Redis; more than a few only queue for the interpreter
+    threads=4,  # for batches; more than a few only queue for the interpreter
     traffic={"timeout": 5, "max_concurrency": 256},
     logging={"access": {"enabled": False}},  # it halves the requests a second
     metrics={"enabled": False},  # theirs count by raw path, 404s included: without bound
@@ -106,8 +106,10 @@ class Nextbuy:
         return not self.scorer.features.away
 
     @bentoml.api(output_spec=Prediction)  # type: ignore[untyped-decorator]
-    def predict(self, request: PredictRequest, /) -> Prediction | Response:
+    async def predict(self, request: PredictRequest, /) -> Prediction | Response:
         """Rank items by the probability that the shopper buys them in their next session."""
+        # Without a thread: it would wait for the interpreter as long as the work takes. A Redis
+        # that does not answer holds everybody up once, for the time budget, and is then away.
         answers = self._answer([request])
         return answers if isinstance(answers, Response) else answers[0]
 

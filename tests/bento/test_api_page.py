@@ -22,7 +22,9 @@ def test_the_service_does_what_its_page_says(url, tmp_path):
     done = subprocess.run(
         [
             *(Path(sys.executable).parent / "schemathesis", "run", f"{url}/docs.json"),
-            *("--checks", "all", "--max-examples", os.environ.get("EXAMPLES", "30")),
+            # A schema cannot say that context names items of item_ids and features of the model.
+            *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
+            *("--max-examples", os.environ.get("EXAMPLES", "30")),
             *("--seed", "1", "--request-timeout", "60", "--no-color"),
         ],
         cwd=tmp_path,
