@@ -5,25 +5,30 @@ READY := .venv/ready
 # Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-service container soak audit monitoring-faults dashboard-pictures lint types bench lock clean test-live-faults
+.PHONY: demo test test-service test-platform container soak audit monitoring-faults dashboard-pictures lint types bench lock clean test-live-faults
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
 
 # What builds images and starts whole platforms has a command of its own.
-SERVICE_TESTS := tests/bento/test_build.py tests/bento/test_api_page.py tests/test_platform.py
+SERVICE_TESTS := tests/bento/test_build.py tests/bento/test_api_page.py
+PLATFORM_TESTS := tests/test_platform.py
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup $(SERVICE_TESTS:%=--ignore %) \
+	$(BIN)/pytest -n 2 --dist loadgroup $(SERVICE_TESTS:%=--ignore %) $(PLATFORM_TESTS:%=--ignore %) \
 		--ignore tests/bento/test_live_faults.py
 
 # Service and Redis killed in the middle of a replay.
 test-live-faults: $(READY)
 	$(BIN)/pytest tests/bento/test_live_faults.py
 
-# bentoml build, Schemathesis, and the services of docker-compose.yml as plain processes.
+# bentoml build, and Schemathesis against the running service.
 test-service: $(READY)
 	$(BIN)/pytest $(SERVICE_TESTS)
+
+# The services of docker-compose.yml as plain processes, on Postgres where there is one.
+test-platform: $(READY)
+	$(BIN)/pytest $(PLATFORM_TESTS)
 
 # The Bento's image, built and run by buildah: see the script.
 container: $(READY)
