@@ -1,6 +1,7 @@
 """Schemathesis asks the service whatever its OpenAPI page allows, and what it does not."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,4 +36,4 @@ def test_the_service_does_what_its_page_says(url, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "7 selected / 7 total" in done.stdout
+    assert re.search(r"(\d+) selected / \1 total", done.stdout)
