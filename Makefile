@@ -11,8 +11,8 @@ demo: $(READY)
 	$(BIN)/nextbuy demo
 
 # What builds images and starts whole platforms has a command of its own.
-SERVICE_TESTS := tests/bento/test_build.py tests/bento/test_api_page.py
-PLATFORM_TESTS := tests/test_platform.py
+SERVICE_TESTS := tests/bento/test_build.py
+PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
 
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist loadgroup $(SERVICE_TESTS:%=--ignore %) $(PLATFORM_TESTS:%=--ignore %) \
@@ -22,11 +22,11 @@ test: $(READY)
 test-live-faults: $(READY)
 	$(BIN)/pytest tests/bento/test_live_faults.py
 
-# bentoml build, and Schemathesis against the running service.
+# bentoml build: what it packs, what its image would be, and that it serves by itself.
 test-service: $(READY)
 	$(BIN)/pytest $(SERVICE_TESTS)
 
-# The services of docker-compose.yml as plain processes, on Postgres where there is one.
+# Schemathesis against the running service; the services of docker-compose.yml as plain processes.
 test-platform: $(READY)
 	$(BIN)/pytest $(PLATFORM_TESTS)
 
