@@ -61,6 +61,11 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.$(NAME)
 
+# The README's Target / Actual table, from what build/bench holds.
+.PHONY: figures
+figures: $(READY)
+	$(BIN)/python -m benchmarks.figures
+
 # The installer is locked with hashes too; it takes the rest from requirements.lock.
 # The .pth line keeps telemetry off for every command of this environment (nextbuy/telemetry.py).
 $(READY): requirements.lock requirements/installer.lock pyproject.toml

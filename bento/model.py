@@ -16,7 +16,7 @@ class Booster(Protocol):
     """What both families offer once loaded."""
 
     def predict(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Probabilities of shape (rows,)."""
+        """Calibrated probabilities of shape (rows,)."""
         ...
 
     def contributions(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -55,12 +55,14 @@ class _XGBoost:
         self._library: Any = xgboost
         self._booster: Any = xgboost.Booster(model_file=str(path))
         self._booster.set_param({"nthread": threads})
+        self._calibration = contract.calibration
         names, types = self._booster.feature_names, self._booster.feature_types
         _check_columns(contract, int(self._booster.num_features()), names)
         self._types = types
 
     def predict(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.asarray(self._booster.inplace_predict(matrix), np.float64)
+        found = np.asarray(self._booster.inplace_predict(matrix), np.float64)
+        return self._calibration.apply(found)
 
     def contributions(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         # Exact SHAP takes thirty times as long.
@@ -68,7 +70,8 @@ class _XGBoost:
             matrix, feature_names=self._booster.feature_names, feature_types=self._types
         )
         found = self._booster.predict(block, pred_contribs=True, approx_contribs=True)
-        return np.asarray(found, np.float64)[:, :-1]  # the last column is the base value
+        # The last column is the base value.
+        return np.asarray(found, np.float64)[:, :-1] * self._calibration.slope
 
 
 class _LightGBM:
@@ -77,15 +80,17 @@ class _LightGBM:
 
         self._booster: Any = lightgbm.Booster(model_file=str(path))
         self._threads = threads
+        self._calibration = contract.calibration
         # LightGBM replaces what JSON would trip over, so its names are not compared.
         _check_columns(contract, int(self._booster.num_feature()), None)
 
     def predict(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.asarray(self._booster.predict(matrix, num_threads=self._threads), np.float64)
+        found = self._booster.predict(matrix, num_threads=self._threads)
+        return self._calibration.apply(np.asarray(found, np.float64))
 
     def contributions(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         found = self._booster.predict(matrix, pred_contrib=True, num_threads=self._threads)
-        return np.asarray(found, np.float64)[:, :-1]
+        return np.asarray(found, np.float64)[:, :-1] * self._calibration.slope
 
 
 def _check_columns(contract: ModelContract, count: int, names: Sequence[str] | None) -> None:

@@ -39,6 +39,8 @@ class ShopConfig(BaseModel):
     """Chance that a guest who comes back logs in for good."""
     logged_out_share: Share = 0.05
     """Sessions of members that begin on a device where they are not yet logged in."""
+    offer_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Chance that a session ends with an offer for the next one: a randomized arm. 0: no arm."""
     bots: int = Field(default=12, ge=0)
     bot_daily_rate: Share = 0.05
     """Chance that a bot crawls the shop on a given day."""

@@ -2,8 +2,8 @@
 
 The session draws from it and the truth table sums it over the days of a possible return. It
 depends on the state at the end of the last session, on the day of the next one, and on nothing
-else: that is what makes the truth exact. An offer made between two sessions would be one more
-term in logits here, known to both.
+else: that is what makes the truth exact. An offer made at the end of a session is one more term
+in logits, known to both.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,9 @@ PAY_DAYS = 20.0
 """A wallet fills up again with this time constant."""
 LIKING = 0.15
 SEASON = 1.0
+OFFER = 0.8
+BOTHERED = 1.7
+"""Shoppers less sensitive to discounts than this are put off by an offer, the others won over."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,6 +60,8 @@ class InMind:
     in_cart: NDArray[np.bool_]
     wallet: Floats
     """The shopper's, at the end of the last session."""
+    offered: NDArray[np.bool_]
+    """Whether an offer waits for the shopper."""
 
 
 def liking(world: World, who: Ints, item: Ints) -> Floats:
@@ -92,6 +97,7 @@ def purchase_probability(world: World, mind: InMind, away: Ints, day: Ints) -> F
         - SATED * mind.sated[:, None] * np.exp(-away / catalogue.sated_days[item])
         + DEAR * np.minimum(np.log(np.maximum(wallet, 100.0) / price), 0.0)
         + shoppers.sensitivity[who] * shelf.discount[day, item] / catalogue.list_price[item]
+        + OFFER * (shoppers.sensitivity[who] - BOTHERED) * mind.offered[:, None]
         + SEASON * (world.season[day, catalogue.category[item]] - 1)
     )
     return np.where(shelf.in_stock[day, item], 1 / (1 + np.exp(-logit)), 0.0)

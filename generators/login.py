@@ -66,4 +66,4 @@ def prelude(
     time = start[entry] - (views[entry] - rank) * step[entry]
     person, item = identity.visitor[entry], looks.item[seen]
     clicks = Clicks(person, time, np.full(entry.size, VIEW), item, entry)
-    return clicks, TruthRows(person, item, (start - step)[entry], np.zeros(entry.size))
+    return clicks, TruthRows.certain(person, item, (start - step)[entry])

@@ -1,5 +1,7 @@
 """The sessions of many shoppers on one day, and what they leave behind."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +42,7 @@ def hold_sessions(
 
     # What the last session left open: this is drawn from the very law that the truth sums up.
     entry, slot = np.nonzero(minds.item >= 0)
-    mind = _in_mind(minds, who, state.wallet[who], entry, slot)
+    mind = _in_mind(minds, who, state.wallet[who], state.offered[who], entry, slot)
     chance = purchase_probability(world, mind, away[entry, None], np.full((entry.size, 1), day))
     bought = np.zeros(minds.item.shape, bool)
     bought[entry, slot] = rng.random(entry.size) < chance[:, 0]
@@ -64,12 +66,25 @@ def hold_sessions(
     has_cart: Flags = np.asarray(minds.in_cart.any(axis=1))
     law = returns(config, end, rate, has_cart, world.traffic)
     entry, slot = np.nonzero(minds.touched)
-    mind = _in_mind(minds, who, wallet, entry, slot)
-    probability = next_session_buys(config, world, mind, law, entry)
+    # Without an arm nothing is drawn: the shop is the same to the last byte.
+    offered = np.zeros(who.size, bool)
+    if config.offer_share:
+        offered = rng.random(who.size) < config.offer_share
+    mind = _in_mind(minds, who, wallet, offered, entry, slot)
     # A guest who signs up next time buys under another id, if at all.
-    probability *= np.where(identity.guest, 1 - config.sign_up_rate, 1.0)[entry]
+    stays = np.where(identity.guest, 1 - config.sign_up_rate, 1.0)[entry]
+    probability = stays * next_session_buys(config, world, mind, law, entry)
+    uplift = np.full(entry.size, np.nan)
+    if config.offer_share:
+        with_offer, without = (
+            next_session_buys(config, world, replace(mind, offered=arm), law, entry)
+            for arm in (np.ones(entry.size, bool), np.zeros(entry.size, bool))
+        )
+        uplift = stays * (with_offer - without)
     minds.probability[entry, slot] = probability
-    rows = TruthRows(identity.person[entry], mind.item, end[entry], probability)
+    rows = TruthRows(
+        identity.person[entry], mind.item, end[entry], probability, offered[entry], uplift
+    )
     before, rows_before = prelude(config, identity, looks, start, rng)
     ripe = rows_before.time <= config.ripe_until
     score.add(rows_before.probability[ripe], np.zeros(int(ripe.sum()), bool))
@@ -77,6 +92,7 @@ def hold_sessions(
     next_start, comes_back = law.draw(rng)
     state.minds.put(who, minds)
     state.wallet[who], state.last_end[who], state.guest[who] = wallet, end, identity.guest
+    state.offered[who] = offered
     state.next_start[who] = np.where(comes_back, next_start, NEVER)
     person = identity.person[clicks.session]
     mine = Clicks(person, clicks.time, clicks.kind, clicks.item, clicks.session)
@@ -91,7 +107,9 @@ def score_ripe(
     score.add(minds.probability[ripe], bought[ripe])
 
 
-def _in_mind(minds: Minds, who: Ints, wallet: Floats, entry: Ints, slot: Ints) -> InMind:
+def _in_mind(
+    minds: Minds, who: Ints, wallet: Floats, offered: Flags, entry: Ints, slot: Ints
+) -> InMind:
     return InMind(
         who=who[entry],
         item=minds.item[entry, slot],
@@ -100,6 +118,7 @@ def _in_mind(minds: Minds, who: Ints, wallet: Floats, entry: Ints, slot: Ints) -
         sated=minds.sated[entry, slot],
         in_cart=minds.in_cart[entry, slot],
         wallet=wallet[entry],
+        offered=offered[entry],
     )
 
 

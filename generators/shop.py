@@ -115,6 +115,7 @@ def open_shop(config: ShopConfig) -> tuple[World, State]:
         last_end=np.full(config.shoppers, -1, np.int64),
         next_start=shoppers.first_visit.copy(),
         guest=shoppers.guest.copy(),
+        offered=np.zeros(config.shoppers, bool),
     )
     return World(catalogue, shelf, shoppers, season, traffic), state
 

@@ -79,3 +79,5 @@ class State:
     """When the next session begins; NEVER for those who are lost."""
     guest: NDArray[np.bool_]
     """Still anonymous."""
+    offered: NDArray[np.bool_]
+    """The last session ended with an offer."""

@@ -22,6 +22,17 @@ class TruthRows:
     time: NDArray[np.int64]
     """The session's last event, in microseconds."""
     probability: NDArray[np.float64]
+    offered: NDArray[np.bool_]
+    uplift: NDArray[np.float64]
+    """What an offer adds to the probability; NaN in a shop without the arm."""
+
+    @classmethod
+    def certain(
+        cls, person: NDArray[np.int64], item: NDArray[np.int64], time: NDArray[np.int64]
+    ) -> "TruthRows":
+        """Rows that are never bought, offer or not."""
+        nothing = np.zeros(person.size)
+        return cls(person, item, time, nothing, nothing.astype(bool), nothing)
 
     @classmethod
     def join(cls, parts: Sequence["TruthRows"]) -> "TruthRows":

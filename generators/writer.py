@@ -23,9 +23,13 @@ TRUTH_SCHEMA = pa.schema(
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("event_timestamp", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("probability", pa.float64(), nullable=False),
+        pa.field("is_offered", pa.bool_(), nullable=False),
+        pa.field("uplift", pa.float64()),
     ]
 )
-"""One row per (user, item, session); `event_timestamp` is the session's last event."""
+"""One row per (user, item, session); `event_timestamp` is the session's last event. `probability`
+is what it is with the offer made or not made; `uplift`, what an offer adds to it, is null in a shop
+without the randomized arm."""
 
 
 class DayFiles:
@@ -89,6 +93,8 @@ def truth_table(world: World, rows: TruthRows) -> pa.Table:
         world.catalogue.ids.take(pa.array(rows.item)),
         pa.array(rows.time).cast(TRUTH_SCHEMA.field("event_timestamp").type),
         pa.array(rows.probability),
+        pa.array(rows.offered),
+        pa.array(rows.uplift, from_pandas=True),  # NaN is null
     ]
     return pa.Table.from_arrays(columns, schema=TRUTH_SCHEMA)
 

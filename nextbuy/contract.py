@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 REGISTERED_MODEL = "nextbuy"
 """Name in the MLflow registry."""
@@ -23,8 +23,38 @@ FEATURE_SERVICE = "next_session_purchase"
 """The Feast feature service that training and serving both ask for."""
 
 
+class Calibration(BaseModel):
+    """Calibrated log-odds are `slope` times the booster's plus `intercept` (Platt, 1999).
+
+    Rising, so the ranking stays. The default changes nothing.
+
+    >>> Calibration(intercept=-1.0).apply(np.array([0.5])).round(3)
+    array([0.269])
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slope: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    intercept: float = Field(default=0.0, allow_inf_nan=False)
+
+    def apply(self, probability: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrated probabilities, in the shape given."""
+        if self.slope == 1.0 and self.intercept == 0.0:
+            return probability
+        odds = log_odds(probability)
+        calibrated: NDArray[np.float64] = 1 / (1 + np.exp(-self.slope * odds - self.intercept))
+        return calibrated
+
+
+def log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Finite for every probability: a booster's single precision reaches 0 and 1."""
+    kept = np.clip(np.asarray(probability, np.float64), 1e-7, 1 - 1e-7)
+    odds: NDArray[np.float64] = np.log(kept) - np.log1p(-kept)
+    return odds
+
+
 class ModelContract(BaseModel):
-    """Feature service, ordered columns and category codes of one fitted model.
+    """Feature service, ordered columns, category codes and calibration of one fitted model.
 
     >>> contract = ModelContract(feature_service="s", features=("item__brand", "item__price"),
     ...                          categories={"item__brand": ("acme", "zen")}, family="xgboost")
@@ -42,6 +72,8 @@ class ModelContract(BaseModel):
     categories: dict[str, tuple[str, ...]]
     """Categorical feature -> its values; the code is the position. Anything else is missing."""
     family: Literal["xgboost", "lightgbm"]
+    calibration: Calibration = Calibration()
+    """What turns the booster's probabilities into the model's."""
 
     def matrix(self, columns: Mapping[str, Any] | pa.Table) -> NDArray[np.float32]:
         """Encode columns as the model's float32 block of shape (rows, features).

@@ -15,7 +15,8 @@ from nextbuy.features import TABLES
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 WANTED = {
     "simulate", "ingest", "sessionize", "features", "apply", "materialize", "train", "evaluate",
-    "predict", "serve", "check", "monitor", "dashboard", "demo",
+    "predict", "serve", "check", "monitor", "dashboard", "demo", "tune", "backtest", "promote",
+    "rollback", "uplift",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.storage import files, fingerprint, require
+from training.metrics import Sample
 from training.splits import SplitConfig, Splits, split_by_time
 
 ROW_COLUMNS = ("user_id", "item_id", "event_timestamp", "label", "split")
@@ -37,6 +38,8 @@ class Dataset:
     splits: Splits
     digest: str
     """Equal for equal rows, features and splits."""
+    registry: str
+    """Identifies what Feast's registry said of the feature service and its views."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -52,8 +55,12 @@ class Dataset:
         return np.asarray(self.part(split)["label"].to_numpy(), np.int8)
 
 
-def build_dataset(settings: Settings, config: SplitConfig) -> Dataset:
+def build_dataset(
+    settings: Settings, config: SplitConfig, ago: timedelta = timedelta(0)
+) -> Dataset:
     """Label the rows, split them by time, and join the features as of each row's moment.
+
+    `ago` asks for the dataset of an earlier day: as if the log had ended that much before its end.
 
     Retrieval keeps out feature rows that were created after the moment asked for. The result is
     kept below `data/datasets/` under the hash of everything it depends on.
@@ -62,6 +69,14 @@ def build_dataset(settings: Settings, config: SplitConfig) -> Dataset:
         NextbuyError: a table is missing, the log is too short, or a split has only one class.
     """
     labels = require(settings.labels, "nextbuy sessionize")
+    if not labels.rows:
+        raise NextbuyError(
+            "There is no row to learn from: no shopper touched an item. "
+            "Look at what was ingested with: nextbuy monitor"
+        )
+    horizon = timedelta(days=labels.info["labels"]["horizon_days"])
+    newest = _moment(labels.info["newest_us"]) - ago
+    rows, splits = _labelled_rows(settings, horizon, newest, config)
     store = FeatureStore(repo_path=str(settings.feature_repo))
     service = store.get_feature_service(FEATURE_SERVICE)
     tables = [
@@ -73,11 +88,16 @@ def build_dataset(settings: Settings, config: SplitConfig) -> Dataset:
         for projection in service.feature_view_projections
         for feature in projection.features
     ]
+    views = [store.get_feature_view(p.name).to_proto() for p in service.feature_view_projections]
+    registry = fingerprint(*(str(view.spec) for view in views))
     digest = fingerprint(
-        labels.fingerprint, tables, asked, config.model_dump(), Path(__file__).parent / "dataset.py"
+        labels.fingerprint,
+        tables,
+        asked,
+        config.model_dump(),
+        ago.total_seconds(),
+        Path(__file__).parent / "dataset.py",
     )
-    horizon = timedelta(days=labels.info["labels"]["horizon_days"])
-    rows, splits = _labelled_rows(settings, horizon, _moment(labels.info["newest_us"]), config)
     kept = settings.data / "datasets" / f"{digest}.parquet"
     if not kept.exists():
         job = store.get_historical_features(
@@ -92,7 +112,16 @@ def build_dataset(settings: Settings, config: SplitConfig) -> Dataset:
         fresh = kept.with_suffix(".tmp")
         pq.write_table(table, fresh, compression="zstd")
         fresh.rename(kept)
-    return Dataset(pq.read_table(kept), splits, digest)
+    return Dataset(pq.read_table(kept), splits, digest, registry)
+
+
+def sample_of(part: pa.Table) -> Sample:
+    """What the metrics need to know of some rows."""
+    return Sample(
+        labels=np.asarray(part["label"].to_numpy(), np.int8),
+        users=np.asarray(part["user_id"].to_numpy(zero_copy_only=False), object),
+        moments=np.asarray(part["event_timestamp"].cast(pa.int64()).to_numpy()),
+    )
 
 
 def _labelled_rows(
@@ -103,21 +132,16 @@ def _labelled_rows(
         ((oldest,),) = engine.execute(
             f"SELECT quantile_disc(event_timestamp, {STRAY}) FROM read_parquet('{labelled}')"
         ).fetchall()
-        if oldest is None:
-            raise NextbuyError(
-                "There is no row to learn from: no shopper touched an item. "
-                "Look at what was ingested with: nextbuy monitor"
-            )
         splits = split_by_time(oldest.astimezone(UTC), newest, horizon, config)
         # A label that becomes known only inside the next split would look into it. The gap keeps
         # out all but sessions longer than what the gap adds to the horizon; those rows go.
-        cuts = [splits.validation[0], splits.test[0], newest]
+        known_by = {**splits.known_by(), "test": newest}
         parts = [
             f"SELECT user_id, item_id, event_timestamp, label, '{name}' AS split "
             f"FROM read_parquet('{labelled}') WHERE label IS NOT NULL "
             f"AND event_timestamp >= '{start}' AND event_timestamp < '{end}' "
-            f"AND known_at <= '{cut}'"
-            for (name, (start, end)), cut in zip(splits.periods().items(), cuts, strict=True)
+            f"AND known_at <= '{known_by[name]}'"
+            for name, (start, end) in splits.periods().items()
         ]
         rows = engine.sql(
             f"{' UNION ALL '.join(parts)} ORDER BY event_timestamp, user_id, item_id"

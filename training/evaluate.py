@@ -1,4 +1,4 @@
-"""The champion on the untouched last period, beside the baselines and the best possible score."""
+"""A model on the untouched last period, beside the baselines and the best possible score."""
 
 import json
 from pathlib import Path
@@ -6,90 +6,139 @@ from typing import Any
 
 import mlflow
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from nextbuy.contract import CHAMPION, REGISTERED_MODEL
-from nextbuy.engine import duckdb_engine
+from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import files, fingerprint, manifest
+from nextbuy.storage import fingerprint, manifest
 from training import registry
-from training.baselines import logistic_scores, rule_scores
-from training.dataset import Dataset, build_dataset
-from training.metrics import PROBABILITY, RANKING, with_intervals
-from training.models import predict
-from training.train import TrainConfig
+from training.baselines import anchor_scores, logistic_scores, rule_scores
+from training.card import write_card
+from training.config import TrainConfig
+from training.dataset import Dataset, sample_of
+from training.decisions import profit
+from training.metrics import (
+    PROBABILITY,
+    RANKING,
+    Interval,
+    paired_difference,
+    session_ranking,
+    with_intervals,
+)
+from training.models import score
+from training.oracle import true_probability
+from training.sessions import session_level
+from training.slices import slices
 
 RULE_METRICS = {name: RANKING[name] for name in ("pr_auc", "precision_at_5")}
 """A rule ranks, and coarsely: the order at the top is all it claims."""
+SLICE_METRICS = {
+    "pr_auc": RANKING["pr_auc"],
+    "roc_auc": RANKING["roc_auc"],
+    "calibration_error": PROBABILITY["calibration_error"],
+}
 ORACLE = "oracle (the true probability)"
 
 
-def evaluate(settings: Settings, config: TrainConfig) -> dict[str, Any]:
-    """Metrics of the champion, of the baselines and, on simulated data, of the oracle.
+def evaluate(
+    settings: Settings, dataset: Dataset, config: TrainConfig, alias: str = CHAMPION
+) -> dict[str, Any]:
+    """Metrics of a model, of the baselines and, on simulated data, of the oracle.
 
-    Writes `reports/evaluation.json` and logs the champion's test metrics to its MLflow run. The
-    test period is read here and nowhere else. Where nothing changed, the kept report is returned.
+    Writes `reports/evaluation.json` (of a challenger: `evaluation-challenger.json`) and a model
+    card beside it, and logs both to the model's MLflow run with the plots. The test period is read
+    here and by `nextbuy promote`, nowhere else. Where nothing changed, the kept report is returned.
 
     Returns:
         `{"inputs", "champion", "family", "version", "test": {...}, "models": {name: {metric:
-        {"value", "low", "high"}}}, "achievable": {metric: share} | None}`.
+        {"value", "low", "high"}}}, "achievable": {metric: share} | None, "over_best_baseline":
+        {"baseline", "ratio", "difference"}, "slices": {name: {"rows", "positives", "metrics"}},
+        "sessions": {...}, "decisions": {...}}`; "champion" names the model's own row in "models".
 
     Raises:
-        NextbuyError: there is no champion yet.
+        NextbuyError: no model has this alias.
     """
     found = registry.client(settings)
-    version = registry.champion(found)
+    with registry.reachable(settings):
+        version = registry.behind(found, alias)
     if version is None:
-        raise NextbuyError("There is no champion yet. Make one with: nextbuy train")
-    dataset = build_dataset(settings, config.split)
+        raise NextbuyError(f"There is no {alias} yet. Make one with: nextbuy train")
     truth = manifest(settings.truth)
     inputs = fingerprint(
         dataset.digest,
         version.version,
         version.run_id,
         truth.fingerprint if truth else None,
+        config.offer.model_dump(),
         Path(__file__).parent,
     )
-    report_file = settings.reports / "evaluation.json"
+    suffix = "" if alias == CHAMPION else f"-{CHALLENGER}"
+    report_file = settings.reports / f"evaluation{suffix}.json"
     if report_file.exists():
         kept: dict[str, Any] = json.loads(report_file.read_text())
         if kept.get("inputs") == inputs:
             return kept
 
-    booster, contract = registry.load(f"models:/{REGISTERED_MODEL}@{CHAMPION}")
-    test, labels = dataset.part("test"), dataset.labels("test")
-    users = np.asarray(test["user_id"].to_numpy(zero_copy_only=False), object)
-    champion = f"champion ({contract.family})"
-    both = {**RANKING, **PROBABILITY}
-    logistic = logistic_scores(contract, dataset.part("train"), dataset.labels("train"), test)
-    scored = {
-        champion: (predict(booster, contract.matrix(test)), both),
-        "logistic regression": (logistic, both),
-        **{name: (score, RULE_METRICS) for name, score in rule_scores(test).items()},
+    with registry.reachable(settings):
+        booster, contract = registry.load(f"models:/{REGISTERED_MODEL}/{version.version}")
+    test, sample = dataset.part("test"), sample_of(dataset.part("test"))
+    named = f"{alias} ({contract.family})"
+    scored = score(booster, contract, test)
+    oracle = true_probability(settings, test)
+    train, labels = dataset.part("train"), dataset.labels("train")
+    probable = {
+        **({ORACLE: oracle} if oracle is not None else {}),
+        named: scored,
+        "logistic regression": logistic_scores(contract, train, labels, test),
+        "time and position": anchor_scores(contract, train, labels, test),
     }
-    oracle = _oracle(settings, test) if truth else None
-    if oracle is not None:
-        scored = {ORACLE: (oracle, both), **scored}
-    models = {
-        name: with_intervals(labels, score, users, metrics)
-        for name, (score, metrics) in scored.items()
+    models: dict[str, dict[str, Interval]] = {
+        name: with_intervals(sample.labels, s, sample.users, {**RANKING, **PROBABILITY})
+        | session_ranking(sample, s)
+        for name, s in probable.items()
     }
+    rules = rule_scores(test)
+    for name, rule in rules.items():
+        models[name] = with_intervals(sample.labels, rule, sample.users, RULE_METRICS)
+    baselines = {n: s for n, s in {**probable, **rules}.items() if n not in (ORACLE, named)}
+    best = max(baselines, key=lambda name: models[name]["pr_auc"]["value"])
     report = {
         "inputs": inputs,
-        "champion": champion,
+        "champion": named,
         "family": contract.family,
         "version": str(version.version),
-        "test": _period(dataset, labels),
+        "test": _period(dataset, sample.labels),
         "models": models,
-        "achievable": _achievable(models, champion, labels) if oracle is not None else None,
+        "achievable": _achievable(models, named, sample.labels) if oracle is not None else None,
+        "over_best_baseline": {
+            "baseline": best,
+            "ratio": models[named]["pr_auc"]["value"] / models[best]["pr_auc"]["value"],
+            "difference": paired_difference(sample, scored, baselines[best], RANKING["pr_auc"]),
+        },
+        "slices": {
+            name: {
+                "rows": int(rows.sum()),
+                "positives": int(sample.labels[rows].sum()),
+                "metrics": with_intervals(
+                    sample.labels[rows], scored[rows], sample.users[rows], SLICE_METRICS, 40
+                ),
+            }
+            for name, rows in slices(test, sample.labels)
+        },
+        "sessions": session_level(sample, {**baselines, named: scored}, named),
+        "decisions": profit(sample.labels, scored, config.offer),
     }
     settings.reports.mkdir(parents=True, exist_ok=True)
-    report_file.write_text(json.dumps(report, indent=1))
-    with mlflow.start_run(run_id=version.run_id):
-        mlflow.log_metrics({f"test_{k}": v["value"] for k, v in models[champion].items()})
+    card = write_card(
+        settings.reports / f"model_card{suffix}", report, sample.labels, probable, booster,
+        contract, test,
+    )  # fmt: skip
+    with registry.reachable(settings), mlflow.start_run(run_id=version.run_id):
+        mlflow.log_metrics({f"test_{k}": v["value"] for k, v in models[named].items()})
         mlflow.log_dict(report, "evaluation.json")
+        mlflow.log_artifacts(str(card))
+    report_file.write_text(json.dumps(report, indent=1))
     return report
 
 
@@ -104,35 +153,14 @@ def _period(dataset: Dataset, labels: NDArray[np.int8]) -> dict[str, Any]:
     }
 
 
-def _oracle(settings: Settings, test: pa.Table) -> NDArray[np.float64]:
-    """The simulator's true probability of each test row; only evaluation may ask for it."""
-    with duckdb_engine(settings) as engine:
-        engine.register("test", test.select(["user_id", "item_id", "event_timestamp"]))
-        rows = engine.sql(
-            "SELECT truth.probability FROM test "
-            f"LEFT JOIN read_parquet('{files(settings.truth)}') truth "
-            "USING (user_id, item_id, event_timestamp) "
-            "ORDER BY user_id, item_id, event_timestamp"  # as the dataset is sorted
-        ).to_arrow_table()
-    probability = rows["probability"].to_numpy()
-    missing = int(np.isnan(probability).sum())
-    if missing or len(probability) != test.num_rows:
-        raise NextbuyError(
-            f"{missing} of {test.num_rows} test rows have no true probability in {settings.truth}: "
-            "the truth belongs to other events. Simulate and ingest again: nextbuy simulate"
-        )
-    return np.asarray(probability, np.float64)
-
-
 def _achievable(
-    models: dict[str, Any], champion: str, labels: NDArray[np.int8]
+    models: dict[str, dict[str, Interval]], named: str, labels: NDArray[np.int8]
 ) -> dict[str, float]:
     """(model - base) / (oracle - base): how much of what can be known the model knows."""
     base = float(labels.mean())
     entropy = float(-(base * np.log(base) + (1 - base) * np.log(1 - base)))
     floors = {"pr_auc": base, "log_loss": entropy}
     return {
-        metric: (models[champion][metric]["value"] - floor)
-        / (models[ORACLE][metric]["value"] - floor)
+        metric: (models[named][metric]["value"] - floor) / (models[ORACLE][metric]["value"] - floor)
         for metric, floor in floors.items()
     }

@@ -1,16 +1,18 @@
-"""The MLflow registry: a fitted booster goes in, the champion alias points to it."""
+"""The MLflow registry: fitted boosters go in, two aliases say which serves and which waits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightgbm as lgb
 import mlflow
-import xgboost as xgb
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from nextbuy.contract import CHAMPION, REGISTERED_MODEL, ModelContract
+from nextbuy.contract import REGISTERED_MODEL, ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from training.models import Booster
 
 EXPERIMENT = "next session purchase"
 
@@ -37,7 +39,7 @@ def client(settings: Settings) -> MlflowClient:
     return found
 
 
-def log_booster(booster: xgb.Booster | lgb.Booster, contract: ModelContract) -> str:
+def log_booster(booster: Booster, contract: ModelContract) -> str:
     """Log and register the booster in the active run; returns the version's number."""
     flavor: Any = mlflow.lightgbm if isinstance(booster, lgb.Booster) else mlflow.xgboost
     logged = flavor.log_model(
@@ -50,17 +52,46 @@ def log_booster(booster: xgb.Booster | lgb.Booster, contract: ModelContract) -> 
     return str(logged.registered_model_version)
 
 
-def champion(found: MlflowClient) -> Any | None:
-    """The registry's version behind the champion alias, or None before the first training."""
+@contextmanager
+def reachable(settings: Settings) -> Iterator[None]:
+    """Turn an MLflow that stops answering in the block into a message.
+
+    Aliases move last and one at a time, so the champion is then what it was.
+
+    Raises:
+        NextbuyError: MLflow went away.
+    """
     try:
-        return found.get_model_version_by_alias(REGISTERED_MODEL, CHAMPION)
+        yield
+    except (MlflowException, ConnectionError) as error:
+        raise NextbuyError(
+            f"MLflow at {settings.tracking_uri} failed on the way: {error}. The champion is what "
+            "it was; what was logged stays. Bring MLflow back and run the command again."
+        ) from error
+
+
+def behind(found: MlflowClient, alias: str) -> Any | None:
+    """The registry's version behind an alias, or None where the alias points nowhere."""
+    try:
+        return found.get_model_version_by_alias(REGISTERED_MODEL, alias)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
 
 
-def load(uri: str) -> tuple[xgb.Booster | lgb.Booster, ModelContract]:
+def point(found: MlflowClient, alias: str, version: str) -> None:
+    """Let the alias point to this version."""
+    found.set_registered_model_alias(REGISTERED_MODEL, alias, version)
+
+
+def tag(found: MlflowClient, version: str, **tags: str) -> None:
+    """Write tags on a version."""
+    for name, value in tags.items():
+        found.set_model_version_tag(REGISTERED_MODEL, version, name, value)
+
+
+def load(uri: str) -> tuple[Booster, ModelContract]:
     """The booster and its contract behind a model URI such as `models:/nextbuy@champion`."""
     metadata = mlflow.models.get_model_info(uri).metadata or {}
     contract = ModelContract.model_validate(metadata["contract"])

@@ -1,4 +1,4 @@
-"""Train, validation and test by time, with a gap so that no label looks into a later split."""
+"""Train, validation, calibration and test by time, with gaps for the labels to become known."""
 
 from datetime import datetime, timedelta
 
@@ -17,13 +17,14 @@ class SplitConfig(BaseModel):
     gap_days: float | None = Field(default=None, gt=0)
     """Between two splits; unset means one horizon."""
     train: float = Field(default=0.6, gt=0, lt=1)
-    validation: float = Field(default=0.2, gt=0, lt=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    calibration: float = Field(default=0.1, gt=0, lt=1)
     """Shares of what is left after warm-up, gaps and the last horizon; the rest is the test."""
 
     @model_validator(mode="after")
     def _some_test(self) -> "SplitConfig":
-        if self.train + self.validation >= 1:
-            raise ValueError("train and validation leave nothing for the test")
+        if self.train + self.validation + self.calibration >= 1:
+            raise ValueError("train, validation and calibration leave nothing for the test")
         return self
 
 
@@ -34,11 +35,30 @@ class Splits(BaseModel):
 
     train: tuple[datetime, datetime]
     validation: tuple[datetime, datetime]
+    """Decides when fitting stops."""
+    calibration: tuple[datetime, datetime]
+    """Follows the validation without a gap: two parameters learn from it, and the test is far."""
     test: tuple[datetime, datetime]
 
     def periods(self) -> dict[str, tuple[datetime, datetime]]:
         """Name -> period, in the order of time."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "train": self.train,
+            "validation": self.validation,
+            "calibration": self.calibration,
+            "test": self.test,
+        }
+
+    def known_by(self) -> dict[str, datetime]:
+        """Name -> when a row's label must be known: no later than the next period far off begins.
+
+        The test has no such moment but the end of the log.
+        """
+        return {
+            "train": self.validation[0],
+            "validation": self.test[0],
+            "calibration": self.test[0],
+        }
 
 
 def split_by_time(
@@ -66,8 +86,10 @@ def split_by_time(
     train_end = start + usable * config.train
     validation_start = train_end + gap
     validation_end = validation_start + usable * config.validation
+    calibration_end = validation_end + usable * config.calibration
     return Splits(
         train=(start, train_end),
         validation=(validation_start, validation_end),
-        test=(validation_end + gap, end),
+        calibration=(validation_end, calibration_end),
+        test=(calibration_end + gap, end),
     )

@@ -1,4 +1,4 @@
-"""Fits both families, logs every run, and lets the better one on validation be champion."""
+"""Fits both families and logs every run; the better one on validation becomes the challenger."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,22 +8,23 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import average_precision_score, log_loss
 
-from nextbuy.contract import CHAMPION, FEATURE_SERVICE, REGISTERED_MODEL
+from nextbuy.contract import CHALLENGER, CHAMPION, FEATURE_SERVICE, ModelContract
 from nextbuy.settings import Settings
 from nextbuy.storage import fingerprint
 from training import registry
-from training.dataset import build_dataset
-from training.models import FAMILIES, ModelConfig, contract_for, fit, predict
-from training.splits import SplitConfig
-
-
-class TrainConfig(BaseModel):
-    """How to split and how to fit; `nextbuy train --config FILE` reads it from YAML."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    split: SplitConfig = SplitConfig()
-    model: ModelConfig = ModelConfig()
+from training.calibration import calibrate
+from training.config import TrainConfig
+from training.dataset import Dataset
+from training.models import (
+    FAMILIES,
+    Booster,
+    Family,
+    ModelConfig,
+    contract_for,
+    fit,
+    predict,
+    score,
+)
 
 
 class Trained(BaseModel):
@@ -32,89 +33,127 @@ class Trained(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str
-    """Of the champion in the MLflow registry."""
+    """Of the better model in the MLflow registry."""
     family: str
+    is_champion: bool
+    """The first model of a registry serves at once; later ones wait for `nextbuy promote`."""
     validation_pr_auc: dict[str, float]
     """Family -> PR-AUC on the validation split; empty when nothing had to be fitted."""
     rows: int
     positives: int
     features: int
     fitted: bool
-    """False: the champion had been fitted on just this, so nothing was done."""
+    """False: challenger or champion had been fitted on just this, so nothing was done."""
 
 
-def train(settings: Settings, config: TrainConfig, say: Callable[[str], None]) -> Trained:
-    """Fit XGBoost and LightGBM on the training set; the better one becomes champion.
+def train(
+    settings: Settings, dataset: Dataset, config: TrainConfig, say: Callable[[str], None]
+) -> Trained:
+    """Fit XGBoost and LightGBM on the training set; the better one becomes challenger.
 
-    A champion that was fitted on the same data with the same code and settings is kept.
+    A model that was fitted on the same data with the same code and settings is kept. Where there
+    is no champion yet, the challenger becomes it.
 
     Raises:
-        NextbuyError: a table is missing, a split has one class, or MLflow does not answer.
+        NextbuyError: MLflow does not answer.
     """
     found = registry.client(settings)
-    dataset = build_dataset(settings, config.split)
-    table, labels = dataset.part("train"), dataset.labels("train")
     inputs = fingerprint(dataset.digest, config.model.model_dump(), Path(__file__).parent)
-    current = registry.champion(found)
     summary = {
         "rows": dataset.table.num_rows,
         "positives": int(np.sum(dataset.table["label"].to_numpy())),
         "features": len(dataset.features),
     }
-    if current is not None and current.tags.get("inputs") == inputs:
-        family = current.tags["family"]
-        return Trained(
-            version=str(current.version),
-            family=family,
-            validation_pr_auc={},
-            fitted=False,
-            **summary,
-        )
-
-    scores: dict[str, float] = {}
-    versions: dict[str, str] = {}
-    for family in FAMILIES:
-        contract = contract_for(table, dataset.features, FEATURE_SERVICE, family, config.model)
-        say(f"fitting {family} on {table.num_rows:,} rows × {len(dataset.features)} features")
-        encoded = contract.matrix(dataset.part("validation"))
-        truth = dataset.labels("validation")
-        with mlflow.start_run(run_name=family) as run:
-            mlflow.log_params({"family": family, **config.model.model_dump()})
-            mlflow.log_params({f"split_{k}": v for k, v in config.split.model_dump().items()})
-            mlflow.set_tags(
-                {
-                    "dataset": dataset.digest,
-                    "feature_service": FEATURE_SERVICE,
-                    "inputs": inputs,
-                    **{
-                        f"period_{name}": f"{start.isoformat()}/{end.isoformat()}"
-                        for name, (start, end) in dataset.splits.periods().items()
-                    },
-                }
+    with registry.reachable(settings):
+        champion = registry.behind(found, CHAMPION)
+        for known, serves in ((registry.behind(found, CHALLENGER), False), (champion, True)):
+            if known is not None and known.tags.get("inputs") == inputs:
+                return Trained(
+                    version=str(known.version),
+                    family=known.tags["family"],
+                    is_champion=serves or champion is None or champion.version == known.version,
+                    validation_pr_auc={},
+                    fitted=False,
+                    **summary,
+                )
+        scores: dict[str, float] = {}
+        versions: dict[str, str] = {}
+        for family in FAMILIES:
+            say(
+                f"fitting {family} on {dataset.part('train').num_rows:,} rows × "
+                f"{len(dataset.features)} features"
             )
-            booster = fit(
-                contract, (contract.matrix(table), labels), (encoded, truth), config.model
-            )
-            probability = predict(booster, encoded)
-            scores[family] = float(average_precision_score(truth, probability))
-            mlflow.log_metrics(
-                {
-                    "validation_pr_auc": scores[family],
-                    "validation_log_loss": float(log_loss(truth, probability, labels=[0, 1])),
-                    "train_rows": float(table.num_rows),
-                    "train_positives": float(labels.sum()),
-                }
-            )
-            versions[family] = registry.log_booster(booster, contract)
-        found.set_model_version_tag(REGISTERED_MODEL, versions[family], "inputs", inputs)
-        found.set_model_version_tag(REGISTERED_MODEL, versions[family], "family", family)
-        say(f"{family}: validation PR-AUC {scores[family]:.4f} (run {run.info.run_id})")
-    best = max(FAMILIES, key=lambda family: scores[family])
-    found.set_registered_model_alias(REGISTERED_MODEL, CHAMPION, versions[best])
+            with mlflow.start_run(run_name=family) as run:
+                _log_origin(settings, dataset, config, inputs)
+                booster, contract = fit_calibrated(dataset, family, config.model)
+                measured = _validation_metrics(dataset, booster, contract)
+                mlflow.log_params({"family": family, **config.model.model_dump()})
+                mlflow.log_params({f"calibration_{k}": v for k, v in contract.calibration})
+                mlflow.log_metrics(measured)
+                versions[family] = registry.log_booster(booster, contract)
+            registry.tag(found, versions[family], inputs=inputs, family=family)
+            scores[family] = measured["validation_pr_auc"]
+            say(f"{family}: validation PR-AUC {scores[family]:.4f} (run {run.info.run_id})")
+        best = max(FAMILIES, key=lambda family: scores[family])
+        registry.point(found, CHALLENGER, versions[best])
+        if champion is None:
+            registry.point(found, CHAMPION, versions[best])
     return Trained(
         version=versions[best],
         family=best,
+        is_champion=champion is None,
         validation_pr_auc=scores,
         fitted=True,
         **summary,
     )
+
+
+def fit_calibrated(
+    dataset: Dataset, family: Family, config: ModelConfig
+) -> tuple[Booster, ModelContract]:
+    """Fit on the training split, stop on the validation split, calibrate on the calibration split.
+
+    The test split is not touched.
+    """
+    train = dataset.part("train")
+    contract = contract_for(train, dataset.features, FEATURE_SERVICE, family, config)
+    booster = fit(
+        contract,
+        (contract.matrix(train), dataset.labels("train")),
+        (contract.matrix(dataset.part("validation")), dataset.labels("validation")),
+        config,
+    )
+    later = predict(booster, contract.matrix(dataset.part("calibration")))
+    found = calibrate(dataset.labels("calibration"), later)
+    return booster, contract.model_copy(update={"calibration": found})
+
+
+def _log_origin(settings: Settings, dataset: Dataset, config: TrainConfig, inputs: str) -> None:
+    """Whatever it takes to make this model again."""
+    mlflow.log_params({f"split_{k}": v for k, v in config.split.model_dump().items()})
+    mlflow.set_tags(
+        {
+            "dataset": dataset.digest,
+            "feature_service": FEATURE_SERVICE,
+            "feature_registry": dataset.registry,
+            "code": fingerprint(Path(__file__).parent, settings.feature_repo / "definitions.py"),
+            "inputs": inputs,
+            **{
+                f"period_{name}": f"{start.isoformat()}/{end.isoformat()}"
+                for name, (start, end) in dataset.splits.periods().items()
+            },
+        }
+    )
+
+
+def _validation_metrics(
+    dataset: Dataset, booster: Booster, contract: ModelContract
+) -> dict[str, float]:
+    truth = dataset.labels("validation")
+    probability = score(booster, contract, dataset.part("validation"))
+    return {
+        "validation_pr_auc": float(average_precision_score(truth, probability)),
+        "validation_log_loss": float(log_loss(truth, probability, labels=[0, 1])),
+        "train_rows": float(dataset.part("train").num_rows),
+        "train_positives": float(dataset.labels("train").sum()),
+    }

@@ -25,6 +25,9 @@ def simulate(
     items: Annotated[int, typer.Option(help="How many items.")] = 1200,
     days: Annotated[int, typer.Option(help="How many days.")] = 180,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
+    offer_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Sessions that end with an offer, by chance.")
+    ] = 0.0,
 ) -> None:
     """Simulate a shop: a log of events, and the true probability behind every label.
 
@@ -35,7 +38,9 @@ def simulate(
     from nextbuy.storage import manifest
 
     settings = Settings()
-    config = ShopConfig(shoppers=shoppers, items=items, days=days, seed=seed)
+    config = ShopConfig(
+        shoppers=shoppers, items=items, days=days, seed=seed, offer_share=offer_share
+    )
     log = settings.raw / SIMULATED
     known = manifest(settings.truth)
     if known and known.inputs == inputs(config) and log.is_dir():

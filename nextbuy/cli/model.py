@@ -1,19 +1,24 @@
-"""Verbs around the model: train, evaluate."""
+"""Verbs around the model: train, evaluate, backtest, uplift, tune, promote, rollback."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
 from nextbuy.cli.config import ConfigFile, read_config
+from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+
+if TYPE_CHECKING:
+    from training.models import Family
 
 SHOWN = {
     "pr_auc": "PR-AUC",
     "roc_auc": "ROC-AUC",
     "precision_at_5": "P at 5 %",
+    "ndcg_10": "NDCG@10",
     "log_loss": "log-loss",
     "calibration_error": "calibr. error",
 }
@@ -21,46 +26,201 @@ SHOWN = {
 
 @app.command()
 def train(config: ConfigFile = None) -> None:
-    """Fit XGBoost and LightGBM, log both to MLflow, make the better one champion.
+    """Fit XGBoost and LightGBM, log both to MLflow, make the better one challenger.
+
+    The first model of a registry becomes champion at once.
 
     Example: `nextbuy train --config configs/taobao.yaml`
     """
     quiet_libraries()
     from mlflow.utils.logging_utils import disable_logging
 
+    from training.dataset import build_dataset
     from training.train import train as run
 
     disable_logging()  # type: ignore[no-untyped-call]  # it prints what it registers beside what we say
+    settings, what = Settings(), read_config(config).train_config()
     with console.status("training"):
-        result = run(Settings(), read_config(config).train_config(), say)
+        result = run(settings, build_dataset(settings, what.split), what, say)
     say(
         f"{result.rows:,} rows, {result.positives:,} positive, {result.features} features; "
-        f"champion: version {result.version} ({result.family})"
-        + ("" if result.fitted else "   (up to date)")
+        f"{'champion' if result.is_champion else 'challenger'}: "
+        f"version {result.version} ({result.family})" + ("" if result.fitted else "   (up to date)")
     )
-    what_next("nextbuy evaluate", "nextbuy materialize")
+    if result.is_champion:
+        what_next("nextbuy evaluate", "nextbuy materialize")
+    else:
+        what_next("nextbuy evaluate --challenger", "nextbuy promote")
 
 
 @app.command()
 def evaluate(
     config: ConfigFile = None,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file too.")] = None,
+    challenger: Annotated[bool, typer.Option(help="The challenger, not the champion.")] = False,
 ) -> None:
     """Measure the champion on the last, untouched period, beside baselines and the best possible.
 
     Example: `nextbuy evaluate --json metrics.json`
     """
     quiet_libraries()
+    from nextbuy.contract import CHALLENGER, CHAMPION
+    from training.dataset import build_dataset
     from training.evaluate import evaluate as run
 
+    settings, what = Settings(), read_config(config).train_config()
     with console.status("evaluating"):
-        report = run(Settings(), read_config(config).train_config())
+        dataset = build_dataset(settings, what.split)
+        report = run(settings, dataset, what, CHALLENGER if challenger else CHAMPION)
     show_report(report)
+    card = f"model_card{'-challenger' if challenger else ''}/model_card.html"
+    say(f"model card: {settings.reports / card}")
     if json:
         from json import dumps
 
         json.write_text(dumps(report, indent=1))
-    what_next("nextbuy materialize", mlflow_ui(Settings()))
+    what_next("nextbuy promote" if challenger else "nextbuy materialize", mlflow_ui(settings))
+
+
+@app.command()
+def backtest(
+    config: ConfigFile = None,
+    origins: Annotated[int, typer.Option(min=2, help="How many ends of the log to try.")] = 3,
+    step_days: Annotated[float, typer.Option(min=0.1, help="Days between two of them.")] = 15,
+    family: Annotated[str, typer.Option(help="lightgbm or xgboost.")] = "lightgbm",
+) -> None:
+    """Train and test as if the log had ended earlier, again and again: is the score a fluke?
+
+    Example: `nextbuy backtest --origins 3 --step-days 15`
+    """
+    quiet_libraries()
+    from training.backtest import backtest as run
+
+    with console.status("backtesting"):
+        found = run(
+            Settings(), read_config(config).train_config(), _family(family), origins, step_days, say
+        )
+    table = Table(
+        "test", "rows", "positive", *(SHOWN[m] for m in found[0]["metrics"] if m in SHOWN)
+    )
+    for origin in found:
+        cells = [
+            f"{v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})"
+            for m, v in origin["metrics"].items()
+            if m in SHOWN
+        ]
+        when = f"{origin['from'][:10]} to {origin['to'][:10]}"
+        table.add_row(when, f"{origin['rows']:,}", f"{origin['positives']:,}", *cells)
+    console.print(table)
+    what_next("nextbuy evaluate")
+
+
+@app.command()
+def uplift(
+    config: ConfigFile = None,
+    family: Annotated[str, typer.Option(help="lightgbm or xgboost.")] = "lightgbm",
+) -> None:
+    """Rank shoppers by what an offer would add, where offers were made at random.
+
+    Example: `nextbuy simulate --offer-share 0.5`, up to the features, then `nextbuy uplift`
+    """
+    quiet_libraries()
+    from training.dataset import build_dataset
+    from training.uplift import uplift as run
+
+    settings, what = Settings(), read_config(config).train_config()
+    with console.status("fitting a model for each arm"):
+        found = run(settings, build_dataset(settings, what.split), what, _family(family))
+    say(
+        f"{found['rows']:,} test rows, {found['offered']:,} with an offer: "
+        f"{found['effect']:+.2%} purchases a row"
+    )
+    for name, area in found["qini"].items():
+        say(f"Qini {name:<13} {area['value']:.5f} ({area['low']:.5f} to {area['high']:.5f})")
+    what_next("nextbuy evaluate")
+
+
+def _family(name: str) -> "Family":
+    from training.models import FAMILIES
+
+    for family in FAMILIES:
+        if family == name:
+            return family
+    raise NextbuyError(f"There is no model family {name}. There are: {', '.join(FAMILIES)}.")
+
+
+@app.command()
+def tune(
+    config: ConfigFile = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials that the study shall hold.")] = 30,
+    family: Annotated[str, typer.Option(help="lightgbm or xgboost.")] = "lightgbm",
+) -> None:
+    """Search for better parameters; a run that was stopped goes on where it was.
+
+    Writes `data/tuned.yaml`: the config file given, with the parameters found.
+
+    Example: `nextbuy tune --trials 30`
+    """
+    quiet_libraries()
+    import yaml
+
+    from training.dataset import build_dataset
+    from training.tune import tune as run
+
+    chosen = _family(family)
+    settings, whole = Settings(), read_config(config)
+    what = whole.train_config()
+    with console.status("tuning"):
+        dataset = build_dataset(settings, what.split)
+        found = run(settings, dataset, what.model, chosen, trials, say)
+    file = settings.data / "tuned.yaml"
+    best = what.model_copy(update={"model": found.config}).model_dump(exclude_defaults=True)
+    merged = whole.model_copy(update={"train": best}).model_dump(exclude_defaults=True)
+    file.write_text(yaml.safe_dump(merged, sort_keys=False))
+    say(
+        f"{found.trials} trials, {found.pruned} pruned: validation log-loss {found.log_loss:.5f}, "
+        f"as configured {found.default_log_loss:.5f}"
+    )
+    what_next(f"nextbuy train --config {file}")
+
+
+@app.command()
+def promote(config: ConfigFile = None) -> None:
+    """Make the challenger champion if it passes every gate; say why, or why not.
+
+    Example: `nextbuy promote`
+    """
+    quiet_libraries()
+    from training.dataset import build_dataset
+    from training.promote import promote as run
+
+    settings, what = Settings(), read_config(config).train_config()
+    with console.status("judging the challenger"):
+        result = run(settings, build_dataset(settings, what.split), what)
+    for gate in result.gates:
+        say(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.why}")
+    if not result.promoted:
+        failed = ", ".join(gate.name for gate in result.gates if not gate.passed)
+        raise NextbuyError(
+            f"Version {result.version} is not promoted ({failed}); the champion stays. "
+            "Look at it with: nextbuy evaluate --challenger"
+        )
+    say(f"version {result.version} is champion; it replaces {result.replaces or 'none'}")
+    what_next("nextbuy serve", "nextbuy rollback")
+
+
+@app.command()
+def rollback() -> None:
+    """Give the champion's place back to the version that it replaced.
+
+    Example: `nextbuy rollback`
+    """
+    quiet_libraries()
+    from training.promote import rollback as run
+
+    replaced, champion = run(Settings())
+    say(f"version {champion} is champion again, in the place of {replaced}")
+    what_next("nextbuy serve", "nextbuy evaluate")
 
 
 def mlflow_ui(settings: Settings) -> str:
@@ -85,6 +245,12 @@ def show_report(report: dict[str, Any]) -> None:
         cells[0] += f" ({metrics['pr_auc']['low']:.3f}–{metrics['pr_auc']['high']:.3f})"
         table.add_row(name, *cells, style="bold" if name == report["champion"] else None)
     console.print(table)
+    over = report["over_best_baseline"]
+    low, high = over["difference"]["low"], over["difference"]["high"]
+    say(
+        f"PR-AUC {over['ratio']:.2f} x the best baseline ({over['baseline']}); "
+        f"difference {over['difference']['value']:+.4f} ({low:+.4f} to {high:+.4f})"
+    )
     if report["achievable"]:
         shares = ", ".join(f"{SHOWN[m]} {v:.0%}" for m, v in report["achievable"].items())
         say(f"share of the achievable, (model - base) / (oracle - base): {shares}")

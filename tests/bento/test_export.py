@@ -8,6 +8,7 @@ from small_shop import FEATURES, contract, fitted, register
 
 from bento.export import export_champion, read_card
 from bento.model import Model
+from nextbuy.contract import Calibration
 from nextbuy.errors import NextbuyError
 
 BLOCK = np.array([[1, 2, 3, 1, np.nan], [9, 0, np.nan, 0, 8]], np.float32)
@@ -43,6 +44,19 @@ def test_exported_booster_gives_training_its_own_probabilities(settings, family)
     assert summed[1] - summed[0] == pytest.approx(odds[1] - odds[0], rel=1e-5)
     assert model.card.mlflow_version == version
     assert model.contract == contract(family)
+
+
+@pytest.mark.parametrize("family", ["xgboost", "lightgbm"])
+def test_the_calibration_travels_with_the_booster(settings, family):
+    booster = fitted(family)
+    register(settings, booster, contract(family))
+    raw = Model("t", folder(export_champion(settings))).booster
+    shifted = contract(family, calibration=Calibration(slope=2.0, intercept=-1.0))
+    register(settings, booster, shifted)
+    model = Model("t", folder(export_champion(settings))).booster
+    odds = [np.log(p / (1 - p)) for p in (raw.predict(BLOCK), model.predict(BLOCK))]
+    np.testing.assert_allclose(odds[1], 2 * odds[0] - 1, rtol=1e-6)
+    np.testing.assert_allclose(model.contributions(BLOCK), 2 * raw.contributions(BLOCK))
 
 
 def test_exporting_again_changes_nothing(settings):

@@ -130,6 +130,29 @@ def test_truth_is_calibrated(labelled: pd.DataFrame) -> None:
         assert off <= 3.5 * np.sqrt((p * (1 - p)).sum()) + 1e-6, f"{interval}: off by {off}"
 
 
+def test_offers_at_random_do_what_the_truth_says_of_them(tmp_path: Path) -> None:
+    config = ShopConfig(shoppers=600, items=200, days=90, offer_share=0.5)
+    simulate(config, tmp_path / "raw", tmp_path / "truth")
+    with duckdb.connect() as sql:
+        sql.execute("SET TimeZone = 'UTC'")
+        sql.execute(f"CREATE VIEW raw AS FROM '{tmp_path / 'raw'}/*.parquet'")
+        sql.execute(SESSIONS)
+        rows = sql.execute(
+            f"""SELECT probability, is_offered, uplift, label
+            FROM '{storage.files(tmp_path / "truth")}' JOIN ({LABELS})
+            USING (user_id, item_id, event_timestamp) WHERE epoch_us(event_timestamp) <= $until""",
+            {"horizon": config.horizon_days, "until": config.ripe_until},
+        ).df()
+    assert rows.is_offered.mean() == pytest.approx(0.5, abs=0.03)
+    for offered, arm in rows.groupby("is_offered"):
+        p = arm.probability
+        assert abs(arm.label.sum() - p.sum()) <= 3.5 * np.sqrt((p * (1 - p)).sum()), offered
+    control = rows.probability - rows.uplift.where(rows.is_offered, 0.0)
+    assert ((control > -1e-9) & (control + rows.uplift < 1 + 1e-9)).all()
+    assert rows.uplift.mean() > 0.005
+    assert (rows.uplift < 0).any()  # some are put off
+
+
 def test_truth_with_little_time_left_is_calibrated(tmp_path: Path) -> None:
     """A horizon of one day puts most of the weight on the cut within a day."""
     config = ShopConfig(shoppers=1500, items=100, days=60, horizon_days=1, guest_share=0.5)

@@ -1,5 +1,11 @@
 import numpy as np
 import pytest
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    log_loss,
+    roc_auc_score,
+)
 
 from training.metrics import (
     PROBABILITY,
@@ -37,6 +43,21 @@ def test_a_row_of_weight_two_is_two_rows():
             continue  # its bins may cut between two copies of a row
         wanted = metric(labels[twice], scores[twice], np.ones(len(twice)))
         assert metric(labels, scores, weights.astype(float)) == pytest.approx(wanted), name
+
+
+@pytest.mark.parametrize("decimals", [1, 9])  # with and without ties
+def test_metrics_written_anew_for_speed_are_those_of_sklearn(decimals):
+    labels, scores = RNG.integers(0, 2, 300).astype(np.int8), RNG.random(300).round(decimals)
+    weights = RNG.random(300)
+    for ours, theirs in {
+        RANKING["pr_auc"]: average_precision_score,
+        RANKING["roc_auc"]: roc_auc_score,
+        PROBABILITY["log_loss"]: log_loss,
+        PROBABILITY["brier"]: brier_score_loss,
+    }.items():
+        scores = np.clip(scores, 0.01, 0.99)
+        wanted = theirs(labels, scores, sample_weight=weights)
+        assert ours(labels, scores, weights) == pytest.approx(wanted)
 
 
 def test_calibration_error_of_true_probabilities_is_small_and_of_wrong_ones_is_the_shift():

@@ -5,7 +5,7 @@ from sklearn.metrics import average_precision_score
 
 from training.models import FAMILIES, ModelConfig, contract_for, fit, predict
 
-CONFIG = ModelConfig(rounds=60, learning_rate=0.2)
+CONFIG = ModelConfig(rounds=60, learning_rate=0.2, column_share=1.0, threads=1)
 
 
 def shop(n, seed, shuffled=False):

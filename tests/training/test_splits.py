@@ -17,7 +17,8 @@ def test_no_label_can_look_into_a_later_split(days, horizon_days):
     newest = OLDEST + timedelta(days=days)
     splits = split_by_time(OLDEST, newest, horizon, SplitConfig())
     assert splits.train[1] + horizon <= splits.validation[0]
-    assert splits.validation[1] + horizon <= splits.test[0]
+    assert splits.validation[1] == splits.calibration[0]
+    assert splits.calibration[1] + horizon <= splits.test[0]
     assert splits.test[1] + horizon <= newest
     assert all(start < end for start, end in splits.periods().values())
 

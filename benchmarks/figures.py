@@ -1,0 +1,188 @@
+"""The Target / Actual table of the README, made from what was measured and from nothing else.
+
+python -m benchmarks.figures            # rewrites the table between the markers of README.md
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.models import SEEDS
+from benchmarks.report import FOLDER
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- figures: written by make figures -->", "<!-- /figures -->"
+SIMULATED = "python -m benchmarks.models"
+TAOBAO = "python -m benchmarks.models taobao_userbehavior.csv.gz"
+UCI = "python -m benchmarks.uci uci_online_shoppers.csv.gz"
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what, how much is asked, where the actual value is read."""
+
+    what: str
+    target: str
+    files: tuple[str, ...]
+    """Below `build/bench`; the target is met when all of them are there and meet it."""
+    actual: Callable[..., tuple[str, bool]]
+    """(the content of each file there is) -> (what was measured, whether the target is met)."""
+    command: str
+
+    def cells(self) -> tuple[str, ...]:
+        """What, target, actual, verdict, command."""
+        paths = [FOLDER / name for name in self.files]
+        found = [json.loads(path.read_text()) for path in paths if path.exists()]
+        if not found:
+            return self.what, self.target, "not measured", "-", f"`{self.command}`"
+        value, met = self.actual(*found)
+        verdict = "met" if met else "**missed**"
+        if len(found) < len(paths):
+            value += f" ({len(paths) - len(found)} of {len(paths)} not measured)"
+            verdict = "-" if met else verdict
+        return self.what, self.target, value, verdict, f"`{self.command}`"
+
+
+def _champion(report: Report, metric: str) -> float:
+    return float(report["models"][report["champion"]][metric]["value"])
+
+
+def _oracle(report: Report) -> float:
+    return next(
+        float(m["pr_auc"]["value"]) for n, m in report["models"].items() if n.startswith("oracle")
+    )
+
+
+def _each(
+    read: Callable[[Report], float], met: Callable[[float], bool], form: str
+) -> Callable[..., tuple[str, bool]]:
+    def actual(*reports: Report) -> tuple[str, bool]:
+        values = [read(report) for report in reports]
+        return ", ".join(format(v, form) for v in values), all(met(v) for v in values)
+
+    return actual
+
+
+def _taobao(report: Report) -> tuple[str, bool]:
+    over = report["over_best_baseline"]
+    gain = over["difference"]
+    return (
+        f"{over['ratio']:.2f}× ({over['baseline']}); {_champion(report, 'pr_auc'):.4f}, difference "
+        f"{gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}), "
+        f"{report['test']['positives']} positives",
+        over["ratio"] >= 1.3,
+    )
+
+
+def _taobao_sessions(report: Report) -> tuple[str, bool]:
+    named, sessions = report["champion"], report["sessions"]
+    difference = next(name for name in sessions if name.startswith("difference to "))
+    best, gain = difference.removeprefix("difference to "), sessions[difference]["pr_auc"]
+    ratio = sessions[named]["pr_auc"]["value"] / sessions[best]["pr_auc"]["value"]
+    return (
+        f"{ratio:.2f}× ({best}); {sessions[named]['pr_auc']['value']:.3f}, difference "
+        f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})",
+        ratio >= 1.3,
+    )
+
+
+def _uci(values: str) -> Callable[[Report], tuple[str, bool]]:
+    def actual(report: Report) -> tuple[str, bool]:
+        families = {name: f for name, f in report.items() if name.endswith(f" {values}")}
+        name = max(families, key=lambda family: families[family]["ten folds"]["aupr"])
+        folds, months = families[name]["ten folds"], families[name]["by month"]
+        later = ", ".join(f"{m} {v['auroc']:.3f} / {v['aupr']:.3f}" for m, v in months.items())
+        return (
+            f"{folds['auroc']:.3f} / {folds['aupr']:.3f} ({name.split()[0]}); by month {later}",
+            folds["auroc"] >= 0.937 and folds["aupr"] >= 0.754,
+        )
+
+    return actual
+
+
+def _ratio(peer: str, least: float) -> Callable[[Report], tuple[str, bool]]:
+    """Times better than a peer; `floor` is one."""
+
+    def actual(report: Report) -> tuple[str, bool]:
+        other = report["floor"] if peer == "floor" else report["peers"][peer]
+        better = other / report["ours"] if report["better"] == "lower" else report["ours"] / other
+        unit = report["unit"]
+        return f"{better:.1f}× ({report['ours']:.3g} against {other:.3g} {unit})", better >= least
+
+    return actual
+
+
+def _cost(most: float) -> Callable[[Report], tuple[str, bool]]:
+    """Times the floor."""
+
+    def actual(report: Report) -> tuple[str, bool]:
+        times = report["ours"] / report["floor"]
+        ours, floor, unit = report["ours"], report["floor"], report["unit"]
+        return f"{times:.2f}× ({ours:.3g} against {floor:.3g} {unit})", times <= most
+
+    return actual
+
+
+SHOPS = tuple(f"simulated-{seed}.json" for seed in SEEDS)
+SHOP = f"simulated shop, seeds {', '.join(map(str, SEEDS))}"
+
+ROWS = (
+    Row(f"PR-AUC, {SHOP}", "> 0.35", SHOPS,
+        _each(lambda r: _champion(r, "pr_auc"), lambda v: v > 0.35, ".3f"), SIMULATED),
+    Row("its oracle (the task is not made easy)", "< 0.75", SHOPS,
+        _each(_oracle, lambda v: v < 0.75, ".3f"), SIMULATED),
+    Row("share of the achievable PR-AUC", "≥ 90 %", SHOPS,
+        _each(lambda r: r["achievable"]["pr_auc"], lambda v: v >= 0.9, ".1%"), SIMULATED),
+    Row("precision at 5 %", "> 0.30", SHOPS,
+        _each(lambda r: _champion(r, "precision_at_5"), lambda v: v > 0.3, ".3f"), SIMULATED),
+    Row("calibration error", "≤ 0.01", SHOPS,
+        _each(lambda r: _champion(r, "calibration_error"), lambda v: v <= 0.01, ".4f"), SIMULATED),
+    Row("Taobao log, items: PR-AUC against the best baseline", "≥ 1.3×", ("taobao.json",),
+        _taobao, TAOBAO),
+    Row("Taobao log, sessions that hold a purchase: PR-AUC against the best baseline", "≥ 1.3×",
+        ("taobao.json",), _taobao_sessions, TAOBAO),
+    Row("UCI Online Shoppers, AUROC / AUPR", "≥ 0.937 / 0.754", ("uci.json",),
+        _uci("with PageValues"), UCI),
+    Row("the same without PageValues", "≥ 0.937 / 0.754", ("uci.json",),
+        _uci("without PageValues"), UCI),
+    Row("training, 1M rows × all features, against the fit from a ready matrix", "≤ 1.3×",
+        ("train.json",), _cost(1.3), "make bench NAME=train"),
+    Row("point-in-time join, 500k × 4M rows, against stock Feast", "≥ 20×", ("pit.json",),
+        _ratio("stock Feast", 20), "make bench NAME=pit"),
+    Row("the same against a bare DuckDB join", "≤ 1.5×", ("pit.json",), _cost(1.5),
+        "make bench NAME=pit"),
+    Row("the same, 50k × 5M rows, 1 key in 10 asked, against stock Feast", "≥ 3×",
+        ("pit_few_keys.json",), _ratio("stock Feast", 3), "make bench NAME=pit"),
+    Row("materialize, against stock Feast", "≥ 5×", ("materialize.json",),
+        _ratio("stock Feast", 5), "make bench NAME=materialize"),
+    Row("online read, against stock Feast", "≥ 5×", ("online.json",), _ratio("stock Feast", 5),
+        "make bench NAME=online"),
+    Row("the same against the bare read", "≤ 2×", ("online.json",), _cost(2),
+        "make bench NAME=online"),
+)  # fmt: skip
+
+
+def table() -> str:
+    """The whole table in Markdown."""
+    lines = ["| what | target | actual | | command |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(row.cells())} |" for row in ROWS]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    text = README.read_text()
+    if BEGIN not in text or END not in text:
+        sys.exit(f"{README.name} has no {BEGIN} … {END} to write between.")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    print(table())
+
+
+if __name__ == "__main__":
+    main()

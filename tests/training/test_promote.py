@@ -1,0 +1,160 @@
+import json
+
+import mlflow
+import numpy as np
+import pytest
+from small_dataset import chance, dataset
+
+from nextbuy.contract import CHALLENGER, CHAMPION
+from nextbuy.errors import NextbuyError
+from training import registry
+from training.config import TrainConfig
+from training.dataset import sample_of
+from training.evaluate import evaluate
+from training.gates import GateConfig, below_the_limit
+from training.models import ModelConfig
+from training.promote import judge, promote, rollback
+from training.train import fit_calibrated, train
+
+# A few hundred rows a bin are off by more than the default by chance; a busy machine is slow.
+GATES = GateConfig(max_calibration_error=0.05, max_latency_ms=60_000)
+WEAK = TrainConfig(model=ModelConfig(rounds=1, learning_rate=0.001, threads=1), gates=GATES)
+GOOD = TrainConfig(
+    model=ModelConfig(rounds=60, learning_rate=0.2, column_share=1.0, threads=1), gates=GATES
+)
+
+
+@pytest.fixture(autouse=True)
+def one_family(monkeypatch):
+    """Both families are fitted in `test_models`; logging a model is what takes the time here."""
+    monkeypatch.setattr("training.train.FAMILIES", ("lightgbm",))
+
+
+def alias(settings, name):
+    return str(registry.behind(registry.client(settings), name).version)
+
+
+def silent(message):
+    pass
+
+
+def test_a_better_challenger_is_promoted_and_rolled_back_and_nothing_else_moves_the_champion(
+    settings,
+):
+    data = dataset(noise__x=lambda rng, label: rng.random(len(label)))
+    first = train(settings, data, WEAK, silent)
+    assert first.is_champion
+    assert alias(settings, CHAMPION) == first.version
+    with pytest.raises(NextbuyError, match="champion already"):
+        promote(settings, data, WEAK)
+    with pytest.raises(NextbuyError, match="replaced no other"):
+        rollback(settings)
+
+    second = train(settings, data, GOOD, silent)
+    assert not second.is_champion
+    assert alias(settings, CHAMPION) == first.version
+    assert alias(settings, CHALLENGER) == second.version
+
+    result = promote(settings, data, GOOD)
+    assert {gate.name: gate.passed for gate in result.gates} == {
+        "better": True, "slices": True, "calibrated": True, "no telling feature": True,
+        "not anchored": True, "fast": True, "parity": True,
+    }  # fmt: skip
+    assert result.promoted
+    assert alias(settings, CHAMPION) == second.version
+    written = json.loads((settings.reports / "promotion.json").read_text())
+    assert written["replaces"] == first.version
+
+    # The same again is up to date; a weaker challenger stays outside, with the reason written.
+    assert not train(settings, data, GOOD, silent).fitted
+    third = train(settings, data, WEAK, silent)
+    assert third.version != first.version or not third.fitted
+    refused = promote(settings, data, WEAK)
+    assert not refused.promoted
+    assert "against the champion" in refused.gates[0].why
+    assert alias(settings, CHAMPION) == second.version
+    tags = registry.behind(registry.client(settings), CHALLENGER).tags
+    assert "better: NO" in tags["promotion"]
+
+    assert rollback(settings) == (second.version, first.version)
+    assert alias(settings, CHAMPION) == first.version
+
+
+def verdict(data, config=GOOD, settings=None):
+    model = fit_calibrated(data, "lightgbm", config.model)
+    return {gate.name: gate for gate in judge(settings, data, model, None, config)}
+
+
+def test_a_feature_that_knows_the_outcome_stops_the_promotion_by_name(settings):
+    data = dataset(leak__outcome=lambda rng, label: label + 0.3 * rng.random(len(label)))
+    gate = verdict(data, settings=settings)["no telling feature"]
+    assert not gate.passed
+    assert "leak__outcome alone" in gate.why
+
+
+def test_rows_sampled_by_outcome_and_hour_stop_the_promotion(settings):
+    data = dataset(
+        session__entry_weekday=lambda rng, label: label * 3 + rng.integers(0, 2, len(label))
+    )
+    assert not verdict(data, settings=settings)["not anchored"].passed
+
+
+def test_a_live_path_that_differs_from_training_stops_the_promotion(settings):
+    settings.reports.mkdir()
+    report = {"mismatches": 3, "values": 90, "features": {"user__n_views": 3}}
+    (settings.reports / "parity.json").write_text(json.dumps(report))
+    gate = verdict(dataset(), settings=settings)["parity"]
+    assert not gate.passed
+    assert "user__n_views: 3" in gate.why
+
+
+def test_who_beats_the_true_probability_is_stopped(settings):
+
+    data = dataset()
+    sample = sample_of(data.part("test"))
+    cart = data.part("test")["user_item__is_in_cart"].to_numpy(zero_copy_only=False)
+    truth = chance(cart, np.array(data.part("test")["item__brand"].to_pylist()))
+    seer = truth + 0.5 * sample.labels
+    assert below_the_limit(sample, truth, truth).passed
+    assert not below_the_limit(sample, seer, truth).passed
+
+
+def test_shuffled_labels_give_the_base_rate_and_no_promotion(settings):
+    data = dataset(shuffled=True)
+    gates = verdict(data, settings=settings)
+    assert not gates["better"].passed
+
+
+def test_evaluation_is_the_same_to_the_last_digit_and_holds_what_it_promises(settings):
+    data = dataset()
+    train(settings, data, GOOD, silent)
+    first = evaluate(settings, data, GOOD)
+    (settings.reports / "evaluation.json").unlink()
+    assert evaluate(settings, data, GOOD) == first
+    champion = first["models"][first["champion"]]
+    assert set(champion) >= {"pr_auc", "recall_at_5", "lift_at_5", "ndcg_10", "brier"}
+    assert {"in the cart", "category toys", "returning shopper"} <= set(first["slices"])
+    page = (settings.reports / "model_card" / "model_card.html").read_text()
+    assert page.count("data:image/png;base64,") == 6
+    assert first["decisions"]["curve"][0]["realized_cents"] == 0
+    run = registry.behind(registry.client(settings), CHAMPION).run_id
+    names = {a.path for a in mlflow.MlflowClient().list_artifacts(run)}
+    assert {"model_card.html", "shap.png", "reliability.png", "evaluation.json"} <= names
+
+
+def test_mlflow_that_goes_away_leaves_the_champion(settings, monkeypatch):
+    data = dataset()
+    first = train(settings, data, WEAK, silent)
+    broken = registry.log_booster
+
+    def goes_away(*arguments):
+        broken(*arguments)
+        raise ConnectionError("connection refused")
+
+    monkeypatch.setattr(registry, "log_booster", goes_away)
+    with pytest.raises(NextbuyError, match="The champion is what it was"):
+        train(settings, data, GOOD, silent)
+    monkeypatch.undo()
+    monkeypatch.setenv("NEXTBUY_DATA", str(settings.data))
+    assert alias(settings, CHAMPION) == alias(settings, CHALLENGER) == first.version
+    assert train(settings, data, GOOD, silent).fitted

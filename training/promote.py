@@ -1,0 +1,154 @@
+"""The champion changes here and nowhere else: by gates, with the reasons kept, and back."""
+
+import json
+from typing import Any
+
+import mlflow
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL, ModelContract
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import Settings
+from training import gates, registry
+from training.baselines import anchor_scores, rule_scores
+from training.config import TrainConfig
+from training.dataset import Dataset, sample_of
+from training.gates import Gate
+from training.models import Booster, predict, score
+from training.oracle import true_probability
+
+REPLACES = "replaces"
+"""Tag of a version: the champion it took the place of."""
+
+
+class Promotion(BaseModel):
+    """Whether the challenger became champion, and what each gate said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    replaces: str | None
+    promoted: bool
+    gates: tuple[Gate, ...]
+
+
+def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promotion:
+    """Let the challenger become champion if every gate passes on the test period.
+
+    The verdict is written to `reports/promotion.json` and to the challenger's MLflow run, either
+    way.
+
+    Raises:
+        NextbuyError: there is no challenger, it serves already, or MLflow does not answer.
+    """
+    found = registry.client(settings)
+    with registry.reachable(settings):
+        challenger = registry.behind(found, CHALLENGER)
+        champion = registry.behind(found, CHAMPION)
+    if challenger is None:
+        raise NextbuyError("There is no challenger. Make one with: nextbuy train")
+    if champion is not None and champion.version == challenger.version:
+        raise NextbuyError(
+            f"Version {challenger.version} is the champion already. A new challenger comes from "
+            "new data or other settings: nextbuy train"
+        )
+    with registry.reachable(settings):
+        rival = registry.load(f"models:/{REGISTERED_MODEL}@{CHAMPION}") if champion else None
+        model = registry.load(f"models:/{REGISTERED_MODEL}@{CHALLENGER}")
+        verdicts = judge(settings, dataset, model, rival, config)
+        result = Promotion(
+            version=str(challenger.version),
+            replaces=str(champion.version) if champion else None,
+            promoted=all(gate.passed for gate in verdicts),
+            gates=verdicts,
+        )
+        settings.reports.mkdir(parents=True, exist_ok=True)
+        (settings.reports / "promotion.json").write_text(result.model_dump_json(indent=1))
+        with mlflow.start_run(run_id=challenger.run_id):
+            mlflow.log_dict(result.model_dump(), "promotion.json")
+        why = "; ".join(f"{g.name}: {'yes' if g.passed else 'NO'}, {g.why}" for g in verdicts)
+        registry.tag(found, result.version, promotion=why[:5000])
+        if result.promoted:
+            # The way back is written before the step is made.
+            registry.tag(found, result.version, **{REPLACES: result.replaces or ""})
+            registry.point(found, CHAMPION, result.version)
+    return result
+
+
+def rollback(settings: Settings) -> tuple[str, str]:
+    """Give the champion's place back to the version it replaced; returns (from, to).
+
+    Raises:
+        NextbuyError: there is no champion, or it replaced none.
+    """
+    found = registry.client(settings)
+    with registry.reachable(settings):
+        champion = registry.behind(found, CHAMPION)
+        if champion is None:
+            raise NextbuyError("There is no champion yet. Make one with: nextbuy train")
+        before = champion.tags.get(REPLACES)
+        if not before:
+            raise NextbuyError(
+                f"Version {champion.version} replaced no other: there is nothing to go back to."
+            )
+        registry.point(found, CHAMPION, before)
+    return str(champion.version), before
+
+
+def judge(
+    settings: Settings,
+    dataset: Dataset,
+    model: tuple[Booster, ModelContract],
+    champion: tuple[Booster, ModelContract] | None,
+    config: TrainConfig,
+) -> tuple[Gate, ...]:
+    """Every gate's verdict on the test period.
+
+    A champion that needs features there are no more cannot be compared; the challenger must then
+    beat the best rule, as it must where there is no champion.
+    """
+    booster, contract = model
+    test = dataset.part("test")
+    sample = sample_of(test)
+    scored = score(booster, contract, test)
+    verdicts = []
+    if champion is not None and set(champion[1].features) <= set(dataset.features):
+        held = score(*champion, test)
+        verdicts.append(gates.better(sample, scored, held, "the champion"))
+        verdicts.append(gates.no_slice_lost(sample, test, scored, held, config.gates))
+    else:
+        rules = rule_scores(test)
+        values = {
+            name: gates.PR_AUC(sample.labels, rule, np.ones(len(rule)))
+            for name, rule in rules.items()
+        }
+        best = max(values, key=lambda name: values[name])
+        verdicts.append(gates.better(sample, scored, rules[best], f"the rule {best!r}"))
+    verdicts.append(gates.calibrated(sample, scored, config.gates))
+    oracle = true_probability(settings, test)
+    if oracle is not None:
+        verdicts.append(gates.below_the_limit(sample, scored, oracle))
+    anchors = anchor_scores(contract, dataset.part("train"), dataset.labels("train"), test)
+    verdicts += [
+        gates.no_telling_feature(sample, test, contract.features, scored, config.gates),
+        gates.not_anchored(sample, anchors, scored, config.gates),
+        gates.fast(lambda rows: predict(booster, rows), len(contract.features), config.gates),
+        _parity(settings),
+    ]
+    return tuple(verdicts)
+
+
+def _parity(settings: Settings) -> Gate:
+    """The live path gives what the training set holds, where that was measured."""
+    file = settings.reports / "parity.json"
+    if not file.exists():
+        return Gate(name="parity", passed=True, why="not measured (nextbuy parity)")
+    report: dict[str, Any] = json.loads(file.read_text())
+    worst = ", ".join(f"{name}: {count:,}" for name, count in report["features"].items())
+    return Gate(
+        name="parity",
+        passed=report["mismatches"] == 0,
+        why=f"{report['mismatches']:,} of {report['values']:,} live values are not what training "
+        f"computes{f' ({worst})' if worst else ''}",
+    )
