@@ -5,7 +5,7 @@ READY := .venv/ready
 # Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-service test-platform container soak audit monitoring-faults dashboard-pictures lint types bench lock clean test-live-faults
+.PHONY: demo test test-spark test-service test-platform container soak audit monitoring-faults dashboard-pictures lint types bench lock clean test-live-faults
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
@@ -16,11 +16,15 @@ PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
 
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist loadgroup $(SERVICE_TESTS:%=--ignore %) $(PLATFORM_TESTS:%=--ignore %) \
-		--ignore tests/bento/test_live_faults.py
+		--ignore tests/bento/test_live_faults.py --ignore tests/nextbuy/test_spark.py
 
 # Service and Redis killed in the middle of a replay.
 test-live-faults: $(READY)
 	$(BIN)/pytest tests/bento/test_live_faults.py
+
+# Every feature table once more by Spark; skips without pyspark and Java.
+test-spark: $(READY)
+	$(BIN)/pytest tests/nextbuy/test_spark.py
 
 # bentoml build: what it packs, what its image would be, and that it serves by itself.
 test-service: $(READY)
@@ -81,6 +85,7 @@ $(READY): requirements.lock requirements/installer.lock pyproject.toml
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/installer.in -o requirements/installer.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/spark.in -o requirements/spark.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes --constraint requirements.lock --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/service.in -o requirements/service.lock
 
 clean:

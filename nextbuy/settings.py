@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     """An MLflow server. Unset: SQLite below `data`."""
     memory_limit: str = "4GB"
     """What DuckDB may hold before it spills to disk."""
+    spark_master: str = "local[*]"
+    """Where Spark runs, if it is asked to: this machine, or a cluster's `spark://` address."""
     threads: int | None = None
     """DuckDB threads; unset means one per core. Results do not depend on it."""
 

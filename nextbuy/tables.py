@@ -31,6 +31,7 @@ from nextbuy.increment import (
 from nextbuy.labels import LabelConfig, label_rows
 from nextbuy.sessions import DAY, EVENTS, SESSION_EVENTS, SessionConfig, sessionize
 from nextbuy.settings import Settings
+from nextbuy.spark import Run
 from nextbuy.storage import (
     Manifest,
     Version,
@@ -171,7 +172,9 @@ def build_sessions(settings: Settings, config: SessionConfig, done: Done) -> Non
         target.write_part(engine, version, sql, OF_AFFECTED, from_us)
 
 
-def build_features(settings: Settings, done: Done, only: Collection[str] = ()) -> None:
+def build_features(
+    settings: Settings, done: Done, only: Collection[str] = (), *, run: Run | None = None
+) -> None:
     """Write each feature table to `features/<name>/`, by the day of its event timestamp.
 
     A feature that the log cannot support is left out, and a table left without features with it.
@@ -180,6 +183,7 @@ def build_features(settings: Settings, done: Done, only: Collection[str] = ()) -
         settings: where things are.
         done: told of every table.
         only: names of the tables to build; empty for all.
+        run: computes each table whole elsewhere (`nextbuy.spark`); DuckDB still publishes it.
 
     Raises:
         NextbuyError: there are no sessions yet.
@@ -202,8 +206,12 @@ def build_features(settings: Settings, done: Done, only: Collection[str] = ()) -
                 continue
             with target.next_version(done) as version:
                 last = target.last(version)
-                change = changes.since(last) if last else None
-                if change is None:
+                change = changes.since(last) if last and run is None else None
+                if run is not None:
+                    folder = run(table.build(SESSION_EVENTS, newest_us), table.name)
+                    rows = f"FROM read_parquet('{folder}/*.parquet')"
+                    target.write_whole(engine, version, _published_form(table, rows, newest_us))
+                elif change is None:
                     _read_sessions(engine, settings, sessions.days)
                     target.write_whole(engine, version, feature_rows(table, newest_us))
                 elif "user_id" in table.keys:
@@ -314,6 +322,12 @@ def _read_recent(
 
 
 def feature_rows(table: FeatureTable, newest_us: int, before: bool = False) -> str:
+    """The table's rows as SQL over `session_events`, in the form in which they are published."""
+    sql = _compiled(table.name, tuple(feature.name for feature in table.features), before)
+    return _published_form(table, sql, newest_us)
+
+
+def _published_form(table: FeatureTable, sql: str, newest_us: int) -> str:
     """Feast's layout: keys, both timestamps, features.
 
     A batch row is computed from what was known at its event timestamp, so that is also the moment
@@ -325,7 +339,6 @@ def feature_rows(table: FeatureTable, newest_us: int, before: bool = False) -> s
     )
     stamp = "make_timestamptz(event_us)"
     columns = [*table.keys, f"{stamp} AS event_timestamp", f"{stamp} AS created_timestamp"]
-    sql = _compiled(table.name, tuple(feature.name for feature in table.features), before)
     return f"SELECT {', '.join([*columns, *features])} FROM ({sql}) WHERE event_us <= {newest_us}"
 
 

@@ -1,5 +1,6 @@
 """Verbs from the log to the feature tables: simulate, ingest, sessionize, features."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -131,22 +132,40 @@ def sessionize(config: ConfigFile = None) -> None:
     what_next("nextbuy features")
 
 
+class Engine(StrEnum):
+    """What runs the definitions."""
+
+    DUCKDB = "duckdb"
+    SPARK = "spark"
+
+
 @app.command()
 def features(
     only: Annotated[list[str] | None, typer.Option(help="Build this table alone.")] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="What computes; the tables are the same.")
+    ] = Engine.DUCKDB,
 ) -> None:
     """Build the feature tables that Feast serves.
 
-    Example: `nextbuy features --only item`
+    Example: `nextbuy features --only item`, or `nextbuy features --engine spark`
     """
     from nextbuy.features import TABLES
+    from nextbuy.spark import spark_engine
+    from nextbuy.storage import require
     from nextbuy.tables import build_features
 
     known = [table.name for table in TABLES]
     if unknown := set(only or ()) - set(known):
         raise NextbuyError(f"No feature table {', '.join(unknown)}. There are: {', '.join(known)}.")
+    settings = Settings()
     with console.status("feature tables"):
-        build_features(Settings(), table_done, only or ())
+        if engine is Engine.SPARK:
+            require(settings.sessions, "nextbuy sessionize")
+            with spark_engine(settings) as run:
+                build_features(settings, table_done, only or (), run=run)
+        else:
+            build_features(settings, table_done, only or ())
     what_next("nextbuy apply")
 
 

@@ -1,5 +1,6 @@
 """Which items a shopper touched in the latest session: the candidates to score."""
 
+import ibis
 import ibis.expr.types as ir
 
 from nextbuy.features.history import user_item_sessions
@@ -8,10 +9,10 @@ from nextbuy.features.table import Feature, FeatureTable
 
 def _rows(events: ir.Table, newest_us: int) -> ir.Table:
     items = user_item_sessions(events)
-    return items.group_by(["user_id", "event_us"]).aggregate(
-        # Two items cannot share the number of their last touch: the order is total.
-        item_ids=items.item_id.collect(order_by=items.last_number.desc())
-    )
+    # Two items cannot share the number of their last touch: the order is total.
+    numbered = ibis.struct({"before": -items.last_number, "item_id": items.item_id})
+    ordered = items.group_by(["user_id", "event_us"]).aggregate(numbered=numbered.collect())
+    return ordered.mutate(item_ids=ordered.numbered.sort().map(lambda pair: pair.item_id))
 
 
 TABLE = FeatureTable(
