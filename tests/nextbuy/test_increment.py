@@ -188,3 +188,24 @@ def test_nothing_new_writes_nothing(tmp_path):
     publish(data, views("u1", 0, 1))
     assert set(build(data)) == {table.name for table in tables(data)}
     assert build(data) == []
+
+
+def test_what_lies_beyond_the_longest_window_is_carried_on(tmp_path):
+    old = views("u1", 0, item="i2") + views("u2", 1, 2)
+    first = old + views("u3", 50, 51)
+    # The old items come again: their lifetime counts and last prices go on from before.
+    assert_same_as_whole(tmp_path, first, first + views("u3", 52, item="i2") + views("u1", 60))
+
+
+def test_the_day_that_leaves_the_longest_window_is_within_reach(tmp_path):
+    first = views("u1", 10) + views("u2", 40, item="i2")
+    assert_same_as_whole(tmp_path, first, first + views("u2", 41, item="i2"))
+
+
+def test_a_label_ripens_by_time_alone(tmp_path):
+    first = views("u1", 0) + views("u2", 2)
+    assert_same_as_whole(tmp_path, first, first + views("u2", 7))
+    label = duckdb.sql(
+        f"SELECT label FROM '{tmp_path}/grown/labels/day=2024-01-01/*.parquet'"
+    ).fetchall()
+    assert label == [(0,)]
