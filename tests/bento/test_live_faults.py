@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 import live_shop
+import psutil
 import pyarrow.parquet as pq
 from test_live import worked_off
 
@@ -32,7 +33,10 @@ class Service:
         _await_ready(self.process, self.url, self.log)
 
     def kill(self):
-        os.killpg(self.process.pid, signal.SIGKILL)  # the live worker among them
+        found = psutil.Process(self.process.pid)
+        # BentoML's workers have sessions of their own; the live worker is a child of theirs.
+        for process in (found, *found.children(recursive=True)):
+            process.kill()
         self.process.wait()
 
 
