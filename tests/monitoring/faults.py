@@ -18,7 +18,7 @@ from nextbuy.settings import PROJECT, Settings
 
 TABLE = PROJECT / "docs" / "monitoring-faults.md"
 CLEAN_SEEDS = range(20)
-"""None of them was looked at when the thresholds were set."""
+"""Seed 3 is also the shop that the faults are planted in; the daily rules run once a month here."""
 MOST_FALSE = 0.02
 """Share of the daily runs on clean data that may raise an alarm."""
 MONTH = 30
@@ -202,9 +202,10 @@ def table() -> str:
         "",
         "## False alarms",
         "",
-        f"{len(months)} clean months (seeds {CLEAN_SEEDS[0]} to {CLEAN_SEEDS[-1]}, never looked at "
-        f"when the thresholds were set), a run a day: {false} of {runs} runs raised an alarm, "
-        f"{false / runs:.1%}; stated bound {MOST_FALSE:.0%}.",
+        f"{len(months)} clean months (seeds {CLEAN_SEEDS[0]} to {CLEAN_SEEDS[-1]}; seed 3 is also "
+        "the shop of the faults), a run a day of the daily measures and one a month of the rules: "
+        f"{false} of {runs} runs raised an alarm, {false / runs:.1%}; stated bound "
+        f"{MOST_FALSE:.0%}.",
         "",
         "| seed | false alarms |",
         "|---|---|",
