@@ -26,13 +26,15 @@ class Named(NamedTuple):
     metrics: dict[str, float]
 
     def score(self, rows: pa.Table) -> NDArray[np.float64]:
-        """Probabilities of shape (rows,) for columns named as the contract's features."""
+        """Calibrated probabilities, shape (rows,), for columns named as the contract's features."""
         matrix = self.contract.matrix(rows)
         if isinstance(self.booster, lgb.Booster):
-            return np.asarray(self.booster.predict(matrix), np.float64)
-        kinds = self.booster.feature_types
-        data = xgb.DMatrix(matrix, feature_types=kinds, enable_categorical=True)
-        return np.asarray(self.booster.predict(data), np.float64)
+            found = self.booster.predict(matrix)
+        else:
+            kinds = self.booster.feature_types
+            data = xgb.DMatrix(matrix, feature_types=kinds, enable_categorical=True)
+            found = self.booster.predict(data)
+        return self.contract.calibration.apply(np.asarray(found, np.float64))
 
 
 def named(settings: Settings, alias: str = CHAMPION) -> Named:
