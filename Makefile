@@ -5,26 +5,30 @@ READY := .venv/ready
 # Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-spark test-service test-platform container soak audit monitoring-faults dashboard-pictures lint types bench lock clean test-live-faults
+.PHONY: demo test test-servers test-spark test-service test-platform container soak audit monitoring-faults dashboard-pictures lint types bench lock clean
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
 
-# What builds images and starts whole platforms has a command of its own.
+# What breaks, reloads, fuzzes and follows many servers, one after the other: a quarter of an hour.
+SERVER_TESTS := $(addprefix tests/bento/test_,access.py faults.py live.py live_faults.py reload.py \
+	robustness.py)
+# What builds images and starts whole platforms.
 SERVICE_TESTS := tests/bento/test_build.py
 PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
+SPARK_TESTS := tests/nextbuy/test_spark.py
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup $(SERVICE_TESTS:%=--ignore %) $(PLATFORM_TESTS:%=--ignore %) \
-		--ignore tests/bento/test_live_faults.py --ignore tests/nextbuy/test_spark.py
+	$(BIN)/pytest -n 2 --dist loadgroup \
+		$(addprefix --ignore ,$(SERVER_TESTS) $(SERVICE_TESTS) $(PLATFORM_TESTS) $(SPARK_TESTS))
 
-# Service and Redis killed in the middle of a replay.
-test-live-faults: $(READY)
-	$(BIN)/pytest tests/bento/test_live_faults.py
+# Service and Redis slow, killed and brought back, also in the middle of a replay; keys and limits.
+test-servers: $(READY)
+	$(BIN)/pytest $(SERVER_TESTS)
 
 # Every feature table once more by Spark; skips without pyspark and Java.
 test-spark: $(READY)
-	$(BIN)/pytest tests/nextbuy/test_spark.py
+	$(BIN)/pytest $(SPARK_TESTS)
 
 # bentoml build: what it packs, what its image would be, and that it serves by itself.
 test-service: $(READY)
