@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from nextbuy.errors import NextbuyError
 from nextbuy.live.rows import forget_rows
 from nextbuy.live.store import LiveStore
+from nextbuy.live.sync import copying
 from nextbuy.redis_server import redis_lease
 from nextbuy.settings import Settings
 from nextbuy.storage import ROW_GROUP, Manifest, file_digest, lock
@@ -69,6 +70,7 @@ def forget(settings: Settings, user: str) -> Proof:
     busy = f"Another run works on {settings.data}"
     with (
         lock(settings.data / "tmp" / "ingest.lock", busy),
+        copying(settings),
         redis_lease(settings) as url,
         redis.Redis.from_url(url) as client,
     ):

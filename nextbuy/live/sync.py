@@ -1,6 +1,7 @@
 """Published events into the live store, live events into the published ones."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
@@ -9,7 +10,7 @@ from nextbuy.live.rows import prune
 from nextbuy.live.store import COLUMNS, LiveStore, Row, arrow, now_us
 from nextbuy.sessions import DAY
 from nextbuy.settings import Settings
-from nextbuy.storage import files, fingerprint, manifest, new_version
+from nextbuy.storage import files, fingerprint, lock, manifest, new_version
 
 KEPT_US = 30 * DAY
 """For so long what was written to Redis stays on record, for parity."""
@@ -22,7 +23,24 @@ def sync(settings: Settings, store: LiveStore, progress: Callable[[int], None]) 
 
     A live event that was published meanwhile stays where it is. Shoppers with live events whose
     past changed are noted as stale. `progress` is told the number of events copied so far.
+
+    Raises:
+        NextbuyError: another copy runs, or an erasure, whose work a copy of older files would undo.
     """
+    with copying(settings):
+        return _sync(settings, store, progress)
+
+
+def copying(settings: Settings) -> AbstractContextManager[None]:
+    """Hold the published events' way into the live store.
+
+    Raises:
+        NextbuyError: somebody else holds it.
+    """
+    return lock(settings.live / "copying.lock", "The live store is being filled or cleaned")
+
+
+def _sync(settings: Settings, store: LiveStore, progress: Callable[[int], None]) -> int:
     published = manifest(settings.events)
     if published is None:
         return 0
