@@ -30,7 +30,7 @@ def shop(tmp_path_factory):
     return env, first
 
 
-def run(env, program, *arguments, cwd=ROOT):
+def run(env, program, *arguments, cwd=ROOT, code=0):
     done = subprocess.run(
         [BIN / program, *arguments],
         env=env,
@@ -40,7 +40,7 @@ def run(env, program, *arguments, cwd=ROOT):
         timeout=900,
         check=False,
     )
-    assert done.returncode == 0, f"{program} {arguments}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == code, f"{program} {arguments}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -96,9 +96,12 @@ def test_mlflow_holds_both_families_and_the_champion(shop):
     assert run_of_it.data.tags["feature_service"] == "next_session_purchase"
 
 
-def test_monitoring_has_a_word_on_the_demo_s_data(shop):
+def test_monitoring_judges_the_demo_s_data_and_alerts_for_it_is_old(shop):
     env, _ = shop
-    assert run(env, "nextbuy", "monitor").strip()
+    printed = run(env, "nextbuy", "monitor", code=1)
+    assert re.search(r"ok +events +[\d,]+ rows keep (\d+) of \1 rules", printed)
+    assert re.search(r"ok +parity +0 of [\d,]+ live values differ", printed)
+    assert re.search(r"ALERT freshness", printed)
 
 
 def test_every_page_of_the_dashboard_opens_in_a_browser(shop):

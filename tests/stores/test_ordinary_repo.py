@@ -122,6 +122,7 @@ def use(folder, now, monkeypatch):
     """What a tutorial does, and what came out."""
     monkeypatch.chdir(folder)  # stock reads a relative path from the folder it is called in
     monkeypatch.delitem(sys.modules, "definitions", raising=False)
+    monkeypatch.syspath_prepend(folder)  # another repo's folder may be on the path before
     feast(folder, "apply")
     listed = feast(folder, "feature-views", "list")
     feast(folder, "materialize-incremental", now.replace(tzinfo=None).isoformat())
