@@ -19,7 +19,7 @@ PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
 SPARK_TESTS := tests/nextbuy/test_spark.py
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup \
+	$(BIN)/pytest -n 2 --dist loadfile \
 		$(addprefix --ignore ,$(SERVER_TESTS) $(SERVICE_TESTS) $(PLATFORM_TESTS) $(SPARK_TESTS))
 
 # Service and Redis slow, killed and brought back, also in the middle of a replay; keys and limits.

@@ -11,7 +11,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-pytestmark = pytest.mark.xdist_group("end-to-end")
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,6 @@ from nextbuy.forget import forget
 from nextbuy.live.store import LiveStore
 from nextbuy.redis_server import connect
 
-pytestmark = pytest.mark.xdist_group("live")
-
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):

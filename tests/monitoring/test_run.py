@@ -46,6 +46,7 @@ def test_an_old_log_raises_freshness_until_someone_silences_it(shop):
 
 
 def test_a_spoiled_state_file_is_no_green_light(shop):
+    shop.reports.mkdir(parents=True, exist_ok=True)
     (shop.reports / "alerts.json").write_text("{")
     report = monitor(shop, newest_event(shop))
     assert report.exit_code == 1
