@@ -50,7 +50,8 @@ soak: $(READY)
 audit: $(READY)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
 
-# Plants every fault, runs 20 clean months, and writes docs/monitoring-faults.md (5 minutes).
+# Plants every fault, runs 20 clean months day by day, and writes docs/monitoring-faults.md
+# (half an hour).
 monitoring-faults: $(READY)
 	$(BIN)/python tests/monitoring/faults.py
 

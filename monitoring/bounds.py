@@ -36,7 +36,8 @@ class EventBounds(BaseModel):
     }
     """Event type -> smallest and largest share of the events, over any shop we have seen."""
     volume_factor: float = Field(default=5, gt=1)
-    """A full day has at most this many times, and at least one over this of, the median day."""
+    """A full day has at most this many times, and at least one over this of, the median
+    of the days two weeks before and after it."""
     min_rows: int = Field(default=1000, ge=1)
     """Fewer events than this (per day, for what is told per day) are not judged by shares."""
     repeated_share: float = Field(default=0.15, gt=0, le=1)

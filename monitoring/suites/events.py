@@ -87,8 +87,7 @@ def _batch_rules(bounds: EventBounds) -> list[Rule]:
     days = (
         f"WITH days AS (SELECT {day}, n FROM "
         f"(SELECT {number} AS number, count(*) AS n FROM {{batch}} GROUP BY 1)), "
-        "typical AS (SELECT median(n) AS median, min(day) AS first, max(day) AS last, "
-        "count(*) AS n_days FROM days)"
+        "typical AS (SELECT median(n) AS median, min(day) AS first, max(day) AS last FROM days)"
     )
     return [
         query_rule(
@@ -105,11 +104,16 @@ def _batch_rules(bounds: EventBounds) -> list[Rule]:
         query_rule(
             "day_volume",
             "event_time",
-            f"{days} SELECT day, n, median FROM days CROSS JOIN typical "
+            # Held against its own month: a shop that grew is not wrong about its beginnings.
+            f"{days}, judged AS (SELECT day, n, median(n) OVER near AS median, "
+            "count(*) OVER near AS n_days FROM days WINDOW near AS (ORDER BY day "
+            "RANGE BETWEEN INTERVAL 14 DAY PRECEDING AND INTERVAL 14 DAY FOLLOWING)) "
+            "SELECT day, n, judged.median FROM judged CROSS JOIN typical "
             # The first and the last day are seldom whole.
             "WHERE day > first AND day < last "
-            f"AND n_days >= 7 AND median >= {bounds.min_rows} "
-            f"AND (n * {bounds.volume_factor} < median OR n > median * {bounds.volume_factor})",
+            f"AND n_days >= 7 AND judged.median >= {bounds.min_rows} "
+            f"AND (n * {bounds.volume_factor} < judged.median "
+            f"OR n > judged.median * {bounds.volume_factor})",
             "Look for a day that was delivered in part, or twice.",
             "warn",
         ),
