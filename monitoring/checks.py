@@ -116,23 +116,30 @@ def check_events(
 
 def check(
     table: str,
-    files: str | Path,
+    files: str | Path | Sequence[Path],
     rules: Sequence[Rule],
     settings: Settings,
     config: MonitoringConfig,
     now: datetime,
+    *,
+    only: Severity | None = None,
 ) -> CheckReport:
     """Run `rules` over Parquet files, keep the report, and copy rows that block to quarantine.
+
+    `only` leaves out the rules of the other severity.
 
     Raises:
         NextbuyError: there is no file, one is no Parquet, or the configuration names no rule.
     """
     rules = configured(table, rules, config.checks.get(table, {}))
-    source = _glob(files)
+    rules = [rule for rule in rules if only in (None, rule.severity)]
+    globs = [_glob(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    listed = ", ".join(map(_literal, globs))
+    source = globs[0] if len(globs) == 1 else f"{Path(globs[0]).parents[1]} ({len(globs)} days)"
     with duckdb_engine(settings) as engine:
         try:
             engine.execute(
-                f"CREATE VIEW {TABLE} AS SELECT * FROM read_parquet({_literal(source)}, "
+                f"CREATE VIEW {TABLE} AS SELECT * FROM read_parquet([{listed}], "
                 "hive_partitioning = false, union_by_name = true)"
             )
             found = [name for name, *_ in engine.execute(f"DESCRIBE {TABLE}").fetchall()]

@@ -1,11 +1,14 @@
-"""Checks everything that is published, each table by its own suite."""
+"""Checks everything that is published, or about to be, each table by its own suite."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from monitoring.checks import CheckReport, check
-from monitoring.config import MonitoringConfig
+import pyarrow.parquet as pq
+
+from monitoring.bounds import Severity
+from monitoring.checks import CheckReport, check, gate
+from monitoring.config import MonitoringConfig, load_config
 from monitoring.rules import Rule
 from monitoring.suites.events import event_rules
 from monitoring.suites.features import feature_rules
@@ -15,7 +18,8 @@ from monitoring.suites.sessions import session_rules
 from nextbuy.features import TABLES
 from nextbuy.sessions import SessionConfig
 from nextbuy.settings import Settings
-from nextbuy.storage import files, manifest
+from nextbuy.storage import Version, files, manifest, require
+from nextbuy.tables import Gate
 
 
 class Suite(NamedTuple):
@@ -47,26 +51,53 @@ def check_published(
 
 def suites(settings: Settings, config: MonitoringConfig, now: datetime) -> Iterator[Suite]:
     """The suite of each table that is there, told what the table was made from."""
-    events, sessions = manifest(settings.events), manifest(settings.sessions)
+    events = manifest(settings.events)
     if events is not None:
         yield Suite("events", files(settings.events), event_rules(now, config.events))
-    if events is not None and sessions is not None:
-        newest = _moment(sessions.info["newest_us"])
-        cut = session_rules(SessionConfig(**sessions.info["sessions"]), events.rows)
-        yield Suite("sessions", files(settings.sessions), cut)
-        for table in TABLES:
-            kept = table.given(sessions.info["provides"])
-            if manifest(settings.features / table.name) is not None and kept.features:
-                target = files(settings.features / table.name)
-                yield Suite(table.name, target, feature_rules(kept, newest))
-    labels = manifest(settings.labels)
-    if labels is not None:
-        newest = _moment(labels.info["newest_us"])
-        rules = label_rules(newest, labels.info["labels"]["horizon_days"])
-        yield Suite("labels", files(settings.labels), rules)
+        tables = [settings.sessions, *(settings.features / table.name for table in TABLES)]
+        for table in (*tables, settings.labels):
+            found = manifest(table)
+            if found is not None:
+                rules = _rules(settings, table.name, found.info, events.rows)
+                if rules:
+                    yield Suite(table.name, files(table), rules)
     complete = "day=*/[!.]*.parquet"  # a file being written is hidden, but not from DuckDB's star
     if any(settings.predictions.glob(complete)):
         yield Suite("predictions", f"{settings.predictions}/{complete}", prediction_rules(now))
+
+
+def staged_gate(settings: Settings) -> Gate:
+    """Keeps a version of sessions, labels or a feature table out that breaks a blocking rule.
+
+    Of a version that goes on from the last one, only the new days are looked at, by the rules that
+    block: every rule holds day by day, and the kept days have passed it.
+    """
+    config = load_config()
+
+    def look(version: Version, info: dict[str, Any]) -> None:
+        new = version.written()
+        if not new:
+            return
+        of_events = (settings.events / file.parent.name / file.name for file in new)
+        n_events = sum(pq.read_metadata(file).num_rows for file in of_events if file.exists())
+        name, now = version.table.name, datetime.now(UTC)
+        rules = _rules(settings, name, info, n_events)
+        only: Severity | None = "block" if version.kept else None
+        gate(check(name, new, rules, settings, config, now, only=only))
+
+    return look
+
+
+def _rules(settings: Settings, table: str, info: dict[str, Any], n_events: int) -> list[Rule]:
+    """The suite of a table made of events; `info` is its manifest's."""
+    if table == settings.sessions.name:
+        return session_rules(SessionConfig(**info["sessions"]), n_events)
+    if table == settings.labels.name:
+        return label_rules(_moment(info["newest_us"]), info["labels"]["horizon_days"])
+    sessions = require(settings.sessions, "nextbuy sessionize")
+    (definition,) = (each for each in TABLES if each.name == table)
+    kept = definition.given(sessions.info["provides"])
+    return feature_rules(kept, _moment(sessions.info["newest_us"])) if kept.features else []
 
 
 def _moment(us: int) -> datetime:

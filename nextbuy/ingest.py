@@ -100,7 +100,7 @@ def ingest(
     published = None if replace else manifest(settings.events)
     info = _info(source, bool(item_files), published, settings)
     folder = _refused_folder(settings, source, files)
-    with _workplace(settings) as work, duckdb_engine(settings) as engine:
+    with workplace(settings) as work, duckdb_engine(settings) as engine:
         # Order is made where it counts; to keep it everywhere costs memory.
         engine.execute("SET preserve_insertion_order = false")
         if source.items and item_files:
@@ -180,8 +180,12 @@ def _refused_folder(settings: Settings, source: Source, files: Sequence[Path]) -
 
 
 @contextmanager
-def _workplace(settings: Settings) -> Iterator[Path]:
-    """A folder for this run alone; what a killed run left in it is swept."""
+def workplace(settings: Settings) -> Iterator[Path]:
+    """A folder for this run alone; what a killed run left in it is swept.
+
+    Raises:
+        NextbuyError: another run is adding events.
+    """
     work = settings.data / "tmp" / "ingest"
     with lock(work.with_suffix(".lock"), f"Another run is ingesting into {settings.data}"):
         shutil.rmtree(work, ignore_errors=True)

@@ -145,6 +145,11 @@ class Version:
         self.kept[str(day)] = self.published.days[str(day)]
         os.link(self.table / f"day={day}" / "part-0.parquet", self.file(day))
 
+    def written(self) -> list[Path]:
+        """The files of the days that are new in this version, in order."""
+        found = sorted(self.folder.glob("day=*/part-0.parquet"))
+        return [file for file in found if file.parent.name[4:] not in self.kept]
+
     def write_days(
         self, engine: duckdb.DuckDBPyConnection, table: str, day: str, order_by: Sequence[str]
     ) -> None:

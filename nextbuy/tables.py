@@ -49,6 +49,10 @@ ENGINE = (CODE / "tables.py", CODE / "increment.py")
 Done = Callable[[str, int, bool], None]
 """Told of each table: its name, its rows, whether it was built (or was up to date)."""
 
+Gate = Callable[[Version, dict[str, Any]], None]
+"""Called with a version that is written but not published, and what its manifest will tell as
+`info`; raises NextbuyError to keep it out."""
+
 SQL_TYPES = {
     "int64": "BIGINT",
     "float64": "DOUBLE",
@@ -86,8 +90,8 @@ class _Target:
         return True
 
     @contextmanager
-    def next_version(self, done: Done) -> Iterator[Version]:
-        """Write the next version; tell of it once it is published."""
+    def next_version(self, done: Done, gate: Gate | None) -> Iterator[Version]:
+        """Write the next version; tell of it once it has passed the gate and is published."""
         with new_version(
             self.path,
             self.inputs,
@@ -96,6 +100,8 @@ class _Target:
             made_from=self.source.days,
         ) as version:
             yield version
+            if gate:
+                gate(version, self.info)
         published = manifest(self.path)
         assert published is not None
         done(self.path.name, published.rows, True)
@@ -108,6 +114,7 @@ class _Target:
     def write_whole(self, engine: duckdb.DuckDBPyConnection, version: Version, sql: str) -> None:
         engine.execute(f"CREATE OR REPLACE TABLE fresh AS {sql}")
         version.write_days(engine, "fresh", self.stamp, self.order_by)
+        engine.execute("DROP TABLE fresh")  # the gate needs the memory
 
     def write_part(
         self,
@@ -124,11 +131,13 @@ class _Target:
         write_changed(engine, version, self.stamp, self.order_by, stale, from_us)
 
 
-def build_sessions(settings: Settings, config: SessionConfig, done: Done) -> None:
+def build_sessions(
+    settings: Settings, config: SessionConfig, done: Done, *, gate: Gate | None = None
+) -> None:
     """Write `sessions/`: every event with its session, by the event's day.
 
     Raises:
-        NextbuyError: there are no events yet.
+        NextbuyError: there are no events yet, or the gate keeps the sessions out.
     """
     events = require(settings.events, "nextbuy ingest LOG --source configs/sources/NAME.yaml")
     target = _Target(
@@ -149,7 +158,7 @@ def build_sessions(settings: Settings, config: SessionConfig, done: Done) -> Non
         "make_timestamptz(session_start_us) AS session_start, event_number, is_bot "
         f"FROM ({_sql(sessionize(EVENTS, config))})"
     )
-    with duckdb_engine(settings) as engine, target.next_version(done) as version:
+    with duckdb_engine(settings) as engine, target.next_version(done, gate) as version:
         last = target.last(version)
         target.info["newest_us"] = _one(
             engine, f"SELECT epoch_us(max(event_time)) FROM {everything}"
@@ -173,7 +182,12 @@ def build_sessions(settings: Settings, config: SessionConfig, done: Done) -> Non
 
 
 def build_features(
-    settings: Settings, done: Done, only: Collection[str] = (), *, run: Run | None = None
+    settings: Settings,
+    done: Done,
+    only: Collection[str] = (),
+    *,
+    run: Run | None = None,
+    gate: Gate | None = None,
 ) -> None:
     """Write each feature table to `features/<name>/`, by the day of its event timestamp.
 
@@ -184,9 +198,11 @@ def build_features(
         done: told of every table.
         only: names of the tables to build; empty for all.
         run: computes each table whole elsewhere (`nextbuy.spark`); DuckDB still publishes it.
+        gate: called before each table is published.
 
     Raises:
-        NextbuyError: there are no sessions yet.
+        NextbuyError: there are no sessions yet, or the gate keeps a table out; those before it
+            are published then.
     """
     sessions = require(settings.sessions, "nextbuy sessionize")
     newest_us = sessions.info["newest_us"]
@@ -204,7 +220,7 @@ def build_features(
             )
             if target.is_current(done):
                 continue
-            with target.next_version(done) as version:
+            with target.next_version(done, gate) as version:
                 last = target.last(version)
                 change = changes.since(last) if last and run is None else None
                 if run is not None:
@@ -230,11 +246,13 @@ def feature_tables(sessions: Manifest) -> list[FeatureTable]:
     return [table for table in given if table.features]
 
 
-def build_labels(settings: Settings, config: LabelConfig, done: Done) -> None:
+def build_labels(
+    settings: Settings, config: LabelConfig, done: Done, *, gate: Gate | None = None
+) -> None:
     """Write `labels/`: one row per shopper and item touched in a session, by the session's end.
 
     Raises:
-        NextbuyError: there are no sessions yet.
+        NextbuyError: there are no sessions yet, or the gate keeps the labels out.
     """
     sessions = require(settings.sessions, "nextbuy sessionize")
     newest_us = sessions.info["newest_us"]
@@ -256,7 +274,7 @@ def build_labels(settings: Settings, config: LabelConfig, done: Done) -> None:
         "make_timestamptz(known_us) AS known_at, label "
         f"FROM ({_sql(label_rows(SESSION_EVENTS, newest_us, session_config, config))})"
     )
-    with duckdb_engine(settings) as engine, target.next_version(done) as version:
+    with duckdb_engine(settings) as engine, target.next_version(done, gate) as version:
         last = target.last(version)
         change = _Changes(engine, settings, sessions).since(last) if last else None
         if last is None or change is None:

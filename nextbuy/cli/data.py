@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,10 @@ from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
 from nextbuy.cli.config import ConfigFile, read_config
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
+
+if TYPE_CHECKING:
+    from nextbuy.storage import Version
+    from nextbuy.tables import Gate
 
 SIMULATED = "simulated"
 SOURCES = PROJECT / "configs" / "sources"
@@ -106,6 +110,17 @@ def ingest(
     what_next("nextbuy sessionize")
 
 
+def rules_of(settings: Settings) -> "Gate":
+    """What keeps out a table that breaks a blocking rule; loads the rules when there is one."""
+
+    def look(version: "Version", info: dict[str, Any]) -> None:
+        from monitoring.published import staged_gate
+
+        staged_gate(settings)(version, info)
+
+    return look
+
+
 def source_file(source: str) -> Path:
     """The mapping's file, given by path or by name."""
     named = SOURCES / f"{source}.yaml"
@@ -121,14 +136,17 @@ def source_file(source: str) -> Path:
 def sessionize(config: ConfigFile = None) -> None:
     """Cut the events into sessions and label what was touched in them.
 
+    A table that breaks a blocking rule is not published: the last good one stays.
+
     Example: `nextbuy sessionize`
     """
     from nextbuy.tables import build_labels, build_sessions
 
+    quiet_libraries()
     settings, run = Settings(), read_config(config)
     with console.status("sessions and labels"):
-        build_sessions(settings, run.sessions, table_done)
-        build_labels(settings, run.labels, table_done)
+        build_sessions(settings, run.sessions, table_done, gate=rules_of(settings))
+        build_labels(settings, run.labels, table_done, gate=rules_of(settings))
     what_next("nextbuy features")
 
 
@@ -148,6 +166,8 @@ def features(
 ) -> None:
     """Build the feature tables that Feast serves.
 
+    A table that breaks a blocking rule is not published: the last good one stays.
+
     Example: `nextbuy features --only item`, or `nextbuy features --engine spark`
     """
     from nextbuy.features import TABLES
@@ -155,17 +175,19 @@ def features(
     from nextbuy.storage import require
     from nextbuy.tables import build_features
 
+    quiet_libraries()
     known = [table.name for table in TABLES]
     if unknown := set(only or ()) - set(known):
         raise NextbuyError(f"No feature table {', '.join(unknown)}. There are: {', '.join(known)}.")
     settings = Settings()
+    gate = rules_of(settings)
     with console.status("feature tables"):
         if engine is Engine.SPARK:
             require(settings.sessions, "nextbuy sessionize")
             with spark_engine(settings) as run:
-                build_features(settings, table_done, only or (), run=run)
+                build_features(settings, table_done, only or (), run=run, gate=gate)
         else:
-            build_features(settings, table_done, only or ())
+            build_features(settings, table_done, only or (), gate=gate)
     what_next("nextbuy apply")
 
 

@@ -48,11 +48,17 @@ def replay(
 def absorb() -> None:
     """Add the live events to the published ones, for the next build of sessions and features.
 
+    Events that break a blocking rule are not published; the live store keeps them.
+
     Example: `nextbuy absorb`
     """
-    from nextbuy.live.sync import absorb as run
+    quiet_libraries()
+    from monitoring.checks import check_events, gate
+    from nextbuy.live.absorb import absorb as run
 
-    count = run(Settings())
+    settings = Settings()
+    with console.status("absorbing"):
+        count = run(settings, gate=lambda new: gate(check_events(new, settings)))
     say(f"{count:,} live events published" if count else "nothing new to publish")
     what_next("nextbuy sessionize")
 

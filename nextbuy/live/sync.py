@@ -1,19 +1,13 @@
-"""Published events into the live store, live events into the published ones."""
+"""Published events into the live store."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from nextbuy.engine import duckdb_engine
-from nextbuy.errors import NextbuyError
-from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
-from nextbuy.live.rows import prune
-from nextbuy.live.store import COLUMNS, LiveStore, Row, arrow, now_us
-from nextbuy.sessions import DAY
+from nextbuy.live.store import COLUMNS, LiveStore, Row
 from nextbuy.settings import Settings
-from nextbuy.storage import files, fingerprint, lock, manifest, new_version
+from nextbuy.storage import files, lock, manifest
 
-KEPT_US = 30 * DAY
-"""For so long what was written to Redis stays on record, for parity."""
 CHUNK = 20_000  # rows in one transaction: others may write in between
 SELECTED = ", ".join("epoch_us(event_time) AS event_us" if c == "event_us" else c for c in COLUMNS)
 
@@ -87,58 +81,3 @@ def _add(store: LiveStore, rows: list[Row]) -> None:
             "ON CONFLICT (user_id) DO UPDATE SET since_us = min(since_us, excluded.since_us)",
             since.items(),
         )
-
-
-def absorb(settings: Settings) -> int:
-    """Publish the live events: they become part of `events/`; returns how many were new there.
-
-    Sessions and feature tables then hold them as soon as they are built again. Only the days they
-    belong to are written; a second call publishes nothing.
-
-    Raises:
-        NextbuyError: no log was ingested yet, which says what these events provide.
-    """
-    published = manifest(settings.events)
-    if published is None:
-        raise NextbuyError(
-            "There are no published events yet to add the live ones to. "
-            "Begin with: nextbuy ingest LOG --source configs/sources/NAME.yaml"
-        )
-    with LiveStore(settings) as store:
-        prune(store, now_us() - KEPT_US)
-        live = arrow(
-            store.sql.execute(
-                f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq IS NOT NULL"
-            ).fetchall()
-        )
-    names = ", ".join(
-        f"make_timestamptz(event_us) AS {name}" if name == "event_time" else name
-        for name in EVENT_SCHEMA.names
-    )
-    with duckdb_engine(settings) as engine:
-        engine.register("arrived", live)
-        old = f"read_parquet('{files(settings.events)}', hive_partitioning = false)"
-        engine.execute(
-            f"CREATE TABLE fresh AS SELECT {names} FROM arrived "
-            f"ANTI JOIN {old} AS old USING (event_id)"
-        )
-        touched = {
-            str(day)
-            for (day,) in engine.execute(
-                "SELECT DISTINCT CAST(event_time AS DATE) FROM fresh"
-            ).fetchall()
-        }
-        ((count,),) = engine.execute("SELECT count(*) FROM fresh").fetchall()
-        if not count:
-            return 0
-        listed = ", ".join(f"DATE '{day}'" for day in sorted(touched))
-        columns = ", ".join(EVENT_SCHEMA.names)
-        engine.execute(
-            f"CREATE VIEW merged AS SELECT {columns} FROM fresh UNION ALL SELECT {columns} "
-            f"FROM {old} WHERE CAST(event_time AS DATE) IN ({listed})"
-        )
-        with new_version(settings.events, fingerprint(published.info), published.info) as version:
-            for day in sorted(set(published.days) - touched):
-                version.keep(day)
-            version.write_days(engine, "merged", "event_time", EVENT_ORDER)
-    return int(count)

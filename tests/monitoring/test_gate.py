@@ -1,0 +1,135 @@
+"""Nothing that breaks a blocking rule is published: the last good version stays."""
+
+import shutil
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from small_events import month, publish
+
+from monitoring.published import staged_gate
+from nextbuy.cli import data
+from nextbuy.errors import NextbuyError
+from nextbuy.labels import LabelConfig
+from nextbuy.sessions import SessionConfig
+from nextbuy.settings import Settings
+from nextbuy.storage import manifest
+from nextbuy.tables import build_features, build_labels, build_sessions
+
+DAYS = 8
+EVENTS = month(days=DAYS, per_day=150)
+
+
+def build(settings, table, gate):
+    def done(*_):
+        return None
+
+    if table == "sessions":
+        build_sessions(settings, SessionConfig(), done, gate=gate)
+    elif table == "labels":
+        build_labels(settings, LabelConfig(horizon_days=3), done, gate=gate)
+    else:
+        build_features(settings, done, [table], gate=gate)
+
+
+def path(settings, table):
+    return (
+        getattr(settings, table) if table in ("sessions", "labels") else settings.features / table
+    )
+
+
+def checked(settings):
+    return pq.read_table(sorted((settings.reports / "checks").glob("*.parquet"))).to_pandas()
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All but the last day, built through the gate; then the last day's events."""
+    settings = Settings(data=tmp_path_factory.mktemp("grown"), memory_limit="1GB", threads=1)
+    publish(EVENTS.slice(0, (DAYS - 1) * 150), settings)
+    for table in ("sessions", "labels", "user"):
+        build(settings, table, staged_gate(settings))
+    publish(EVENTS, settings)
+    return settings.data
+
+
+@pytest.fixture
+def shop(grown: Path, tmp_path: Path) -> Settings:
+    shutil.copytree(grown, tmp_path / "data", symlinks=True)
+    return Settings(data=tmp_path / "data", memory_limit="1GB", threads=1)
+
+
+FAULTS = {
+    "sessions": ("NULL AS session_id", "session_id_present"),
+    "labels": ("2 AS label", "label_is_0_or_1"),
+    "user": ("-n_views - 1 AS n_views", "not_negative"),
+}
+
+
+@pytest.mark.parametrize("table", FAULTS)
+def test_a_day_that_breaks_a_rule_leaves_the_last_good_table(table: str, shop: Settings) -> None:
+    change, rule = FAULTS[table]
+    if table != "sessions":
+        build(shop, "sessions", staged_gate(shop))
+    target = path(shop, table)
+    before, good = target.resolve(), manifest(target)
+    real = staged_gate(shop)
+
+    def spoil_and_look(version, info):
+        file = version.written()[-1]
+        column = change.split(" AS ")[1]
+        spoiled = duckdb.sql(
+            f"SELECT * REPLACE ({change}) FROM read_parquet('{file}', hive_partitioning = false)"
+        ).to_arrow_table()
+        schema = pq.read_schema(file)
+        index = schema.get_field_index(column)
+        schema = schema.set(index, schema.field(index).with_nullable(True))
+        pq.write_table(spoiled.cast(schema), file)
+        real(version, info)
+
+    with pytest.raises(NextbuyError, match=rule) as refused:
+        build(shop, table, spoil_and_look)
+    assert "not published" in str(refused.value)
+    assert target.resolve() == before
+    assert manifest(target) == good
+    (folder,) = shop.quarantine.glob(f"check-{table}-*")
+    rows = pq.read_table(folder / "rows.parquet")
+    assert rule in set(rows["reason"].to_pylist())
+    assert str(folder) in str(refused.value)
+    build(shop, table, real)
+    assert max(manifest(target).days) > max(good.days)
+
+
+def test_an_increment_is_checked_on_its_new_days_alone(shop: Settings) -> None:
+    seen = len(checked(shop))
+    build(shop, "sessions", staged_gate(shop))
+    new = checked(shop).sort_values("checked_at").iloc[seen:]
+    assert set(new["table"]) == {"sessions"}
+    assert set(new["severity"]) == {"block"}
+    # A session may cross midnight: then the day before is new as well.
+    assert new["rows"].max() <= 300 < manifest(shop.sessions).rows
+
+
+def test_sessions_that_lost_an_event_are_kept_out(shop: Settings) -> None:
+    real = staged_gate(shop)
+
+    def lose_and_look(version, info):
+        file = version.written()[-1]
+        rows = pq.ParquetFile(file).read()
+        pq.write_table(rows.slice(1), file)
+        real(version, info)
+
+    with pytest.raises(NextbuyError, match="rows_complete"):
+        build(shop, "sessions", lose_and_look)
+
+
+def test_the_commands_build_through_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEXTBUY_DATA", str(tmp_path))
+    settings = Settings()
+    publish(EVENTS.slice(0, 450), settings)
+    data.sessionize(None)
+    data.features(["user"], data.Engine.DUCKDB)
+    assert set(checked(settings)["table"]) == {"sessions", "labels", "user"}
