@@ -12,7 +12,7 @@ demo: $(READY)
 
 # What breaks, reloads, fuzzes and follows many servers, one after the other: a quarter of an hour.
 SERVER_TESTS := $(addprefix tests/bento/test_,access.py faults.py live.py live_faults.py reload.py \
-	robustness.py)
+	robustness.py) tests/training/test_mlflow_away.py
 # What builds images and starts whole platforms.
 SERVICE_TESTS := tests/bento/test_build.py
 PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py

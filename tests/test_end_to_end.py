@@ -66,6 +66,43 @@ def test_the_champion_beats_every_rule_and_not_the_oracle(shop):
     assert value[champion] <= report["models"][oracle]["pr_auc"]["high"]
 
 
+def test_scores_early_in_a_session_see_its_first_events_alone_and_are_exact_at_its_end(shop):
+    import numpy as np
+    import pyarrow as pa
+
+    from nextbuy.engine import duckdb_engine
+    from nextbuy.settings import Settings
+    from nextbuy.storage import manifest
+    from training.dataset import build_dataset
+    from training.prefix import KEYS, rows_after
+    from training.splits import SplitConfig
+
+    env, _ = shop
+    report = json.loads((Path(env["NEXTBUY_DATA"]) / "reports" / "evaluation.json").read_text())
+    rows = [report["prefix"][length]["rows"] for length in sorted(report["prefix"], key=int)]
+    assert rows == sorted(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEXTBUY_DATA", env["NEXTBUY_DATA"])
+        settings = Settings()
+        dataset = build_dataset(settings, SplitConfig())
+        test = dataset.part("test")
+        whole = test.select([*KEYS, "label"]).append_column(
+            "at_end", pa.array(np.zeros(test.num_rows))
+        )
+        with duckdb_engine(settings) as engine:
+            given = (engine, settings, manifest(settings.sessions), whole, dataset.features)
+            found = rows_after(*given, [1, 10**9])
+    early = found[1].to_pandas()
+    assert (early["session__n_events"] == 1).all()
+    assert not early.duplicated("user_id").any()
+    late = found[10**9].to_pandas().set_index([*KEYS])
+    trained = test.to_pandas().set_index([*KEYS]).loc[late.index]
+    assert len(late) > len(early) > 50
+    for name in dataset.features:
+        equal = (late[name] == trained[name]) | (late[name].isna() & trained[name].isna())
+        assert equal.all(), name
+
+
 def test_a_second_run_does_only_what_changed(shop):
     env, first = shop
     second = run(env, "nextbuy", "demo", "--shoppers", "400", "--days", "130")

@@ -73,6 +73,12 @@ def _page(
         (name, f"{s['rows']:,}", f"{s['positives']:,}", *map(_interval, s["metrics"].values()))
         for name, s in report["slices"].items()
     ]
+    early = [
+        (length, f"{p['rows']:,}", f"{p['positives']:,}",
+         *(_interval(p[part]["pr_auc"]) for part in ("metrics", "at_end")),
+         _interval(p["difference"]))
+        for length, p in (report["prefix"] or {}).items()
+    ]  # fmt: skip
     mean = np.abs(effects).mean(axis=0)
     strongest = [
         (contract.features[f], f"{mean[f]:.3f}") for f in np.argsort(-mean, kind="stable")[:15]
@@ -106,6 +112,10 @@ bootstrap over shoppers.</p>
 {limit}
 <h2>Slices</h2>
 {_table(("slice", "rows", "positives", "PR-AUC", "ROC-AUC", "calibration error"), cut)}
+<h2>Early in a session</h2>
+<p>Items touched by the first events of a session, scored at that moment, beside the score at the
+session's end of the same items.</p>
+{_table(("events", "rows", "positives", "PR-AUC now", "at the end", "difference"), early)}
 <h2>Decisions</h2>
 <p>Contacting the {decisions["contacts"]:,} rows above a probability of
 {decisions["threshold"]:.3f} was expected to earn {decisions["expected_cents"] / 100:,.2f}

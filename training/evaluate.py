@@ -28,6 +28,7 @@ from training.metrics import (
 )
 from training.models import score
 from training.oracle import true_probability
+from training.prefix import value_at_prefix
 from training.sessions import session_level
 from training.slices import slices
 
@@ -54,7 +55,8 @@ def evaluate(
         `{"inputs", "champion", "family", "version", "test": {...}, "models": {name: {metric:
         {"value", "low", "high"}}}, "achievable": {metric: share} | None, "over_best_baseline":
         {"baseline", "ratio", "difference"}, "slices": {name: {"rows", "positives", "metrics"}},
-        "sessions": {...}, "decisions": {...}}`; "champion" names the model's own row in "models".
+        "prefix": {number of events: {...}} | None, "sessions": {...}, "decisions": {...}}`;
+        "champion" names the model's own row in "models".
 
     Raises:
         NextbuyError: no model has this alias.
@@ -126,6 +128,7 @@ def evaluate(
             }
             for name, rows in slices(test, sample.labels)
         },
+        "prefix": value_at_prefix(settings, dataset, booster, contract),
         "sessions": session_level(sample, {**baselines, named: scored}, named),
         "decisions": profit(sample.labels, scored, config.offer),
     }

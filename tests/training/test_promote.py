@@ -1,4 +1,6 @@
 import json
+import time
+from datetime import timedelta
 
 import mlflow
 import numpy as np
@@ -8,10 +10,11 @@ from small_dataset import chance, dataset
 from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
 from training import registry
+from training.backtest import backtest
 from training.config import TrainConfig
 from training.dataset import sample_of
 from training.evaluate import evaluate
-from training.gates import GateConfig, below_the_limit
+from training.gates import GateConfig, below_the_limit, fast, no_slice_lost
 from training.models import ModelConfig
 from training.promote import judge, promote, rollback
 from training.train import fit_calibrated, train
@@ -158,3 +161,46 @@ def test_mlflow_that_goes_away_leaves_the_champion(settings, monkeypatch):
     monkeypatch.setenv("NEXTBUY_DATA", str(settings.data))
     assert alias(settings, CHAMPION) == alias(settings, CHALLENGER) == first.version
     assert train(settings, data, GOOD, silent).fitted
+
+
+def test_a_slice_that_is_surely_worse_stops_the_promotion_by_name():
+    data = dataset()
+    test = data.part("test")
+    sample = sample_of(test)
+    cart = test["user_item__is_in_cart"].to_numpy(zero_copy_only=False)
+    truth = chance(cart, np.array(test["item__brand"].to_pylist()))
+    toys = np.array(test["item__category"].to_pylist()) == "toys"
+    assert no_slice_lost(sample, test, truth, truth, GATES).passed
+    gate = no_slice_lost(sample, test, np.where(toys, 1 - truth, truth), truth, GATES)
+    assert not gate.passed
+    assert "category toys -0." in gate.why
+    assert "category books" not in gate.why
+
+
+def test_a_model_too_slow_for_a_request_is_stopped():
+    def slow(rows):
+        time.sleep(0.002 if rows.shape == (50, 8) else 0)
+        return rows[:, 0]
+
+    assert not fast(slow, 8, GateConfig(max_latency_ms=1)).passed
+    assert fast(slow, 8, GATES).passed
+
+
+def test_a_backtest_trains_on_earlier_ends_of_the_log_and_keeps_no_model(settings, monkeypatch):
+    ends = []
+
+    def until(settings, config, ago):
+        ends.append(ago)
+        return dataset(seed=len(ends))
+
+    monkeypatch.setattr("training.backtest.build_dataset", until)  # its splits have tests of theirs
+    found = backtest(settings, GOOD, "lightgbm", 3, 10.0, silent)
+    assert ends == [timedelta(days=20), timedelta(days=10), timedelta(0)]
+    assert len(found) == 3
+    assert all(o["metrics"]["pr_auc"]["value"] > 2 * o["positives"] / o["rows"] for o in found)
+    assert json.loads((settings.reports / "backtest.json").read_text()) == found
+    client = registry.client(settings)
+    assert registry.behind(client, CHALLENGER) is None
+    experiment = client.get_experiment_by_name(registry.EXPERIMENT).experiment_id
+    runs = client.search_runs([experiment])
+    assert sum("mlflow.parentRunId" in run.data.tags for run in runs) == 3

@@ -48,3 +48,15 @@ def test_each_trial_is_a_nested_run_and_a_failure_keeps_those_before(settings, m
     runs = client.search_runs([experiment])
     nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert len(nested) == 4
+
+
+def test_a_trial_that_falls_behind_is_ended_early_and_said_so(settings):
+    data = dataset(rows=1_500)
+    patient = START.model_copy(update={"rounds": 60, "patience": 60})
+    found = tune.tune(settings, data, patient, "lightgbm", 9, silent)
+    assert found.trials == 9
+    assert 0 < found.pruned < 9
+    client = registry.client(settings)
+    experiment = client.get_experiment_by_name(registry.EXPERIMENT).experiment_id
+    runs = client.search_runs([experiment])
+    assert sum(run.data.tags.get("pruned") == "true" for run in runs) == found.pruned
