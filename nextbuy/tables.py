@@ -62,7 +62,6 @@ SQL_TYPES = {
 }
 """Feature dtype -> what is written; sums of 64-bit integers come back wider than that."""
 
-FOREVER_US = 2**62
 OF_AFFECTED = "user_id IN (SELECT user_id FROM affected)"
 
 
@@ -224,7 +223,7 @@ def build_features(
                 last = target.last(version)
                 change = changes.since(last) if last and run is None else None
                 if run is not None:
-                    folder = run(table.build(SESSION_EVENTS, newest_us), table.name)
+                    folder = run(table.build(SESSION_EVENTS), table.name)
                     rows = f"FROM read_parquet('{folder}/*.parquet')"
                     target.write_whole(engine, version, _published_form(table, rows, newest_us))
                 elif change is None:
@@ -232,11 +231,13 @@ def build_features(
                     target.write_whole(engine, version, feature_rows(table, newest_us))
                 elif "user_id" in table.keys:
                     engine.execute("CREATE OR REPLACE VIEW session_events AS FROM affected_events")
-                    sql = feature_rows(table, newest_us)
+                    _ask_from(engine, change.rows_from_us)
+                    sql = feature_rows(table, newest_us, part=True)
                     target.write_part(engine, version, sql, OF_AFFECTED, change.rows_from_us)
                 else:
                     _read_recent(engine, settings, target, table, sessions, change)
-                    sql = feature_rows(table, newest_us, before=True)
+                    _ask_from(engine, change.midnights_from_us)
+                    sql = feature_rows(table, newest_us, part=True)
                     target.write_part(engine, version, sql, "true", change.midnights_from_us)
 
 
@@ -311,6 +312,10 @@ class _Changes:
         return self._change
 
 
+def _ask_from(engine: duckdb.DuckDBPyConnection, first_us: int) -> None:
+    engine.execute(f"CREATE OR REPLACE TABLE asked AS SELECT {first_us}::BIGINT AS first_us")
+
+
 def _read_sessions(
     engine: duckdb.DuckDBPyConnection, settings: Settings, days: Collection[str], only: str = ""
 ) -> None:
@@ -339,9 +344,13 @@ def _read_recent(
     )
 
 
-def feature_rows(table: FeatureTable, newest_us: int, before: bool = False) -> str:
-    """The table's rows as SQL over `session_events`, in the form in which they are published."""
-    sql = _compiled(table.name, tuple(feature.name for feature in table.features), before)
+def feature_rows(table: FeatureTable, newest_us: int, part: bool = False) -> str:
+    """The table's rows as SQL over `session_events`, in the form in which they are published.
+
+    A part of them begins at the `first_us` of the table `asked`, and goes on from `before` where
+    the events do not reach back to the beginning.
+    """
+    sql = _compiled(table.name, tuple(feature.name for feature in table.features), part)
     return _published_form(table, sql, newest_us)
 
 
@@ -361,12 +370,16 @@ def _published_form(table: FeatureTable, sql: str, newest_us: int) -> str:
 
 
 @cache
-def _compiled(name: str, features: Sequence[str], before: bool) -> str:
+def _compiled(name: str, features: Sequence[str], part: bool) -> str:
     """The definition's SQL, without end; compiling takes longer than running it on a small log."""
     (table,) = (table for table in TABLES if table.name == name)
     table = replace(table, features=tuple(f for f in table.features if f.name in features))
-    earlier = ibis.table(dict.fromkeys(table.keys, "string") | table.carried, name="before")
-    return _sql(table.build(SESSION_EVENTS, FOREVER_US, earlier if before else None))
+    if not part:
+        return _sql(table.build(SESSION_EVENTS))
+    before = ibis.table(dict.fromkeys(table.keys, "string") | table.carried, name="before")
+    first_us = ibis.table({"first_us": "int64"}, name="asked").first_us.max().as_scalar()
+    of_shopper = "user_id" in table.keys  # all events of these shoppers are at hand
+    return _sql(table.build(SESSION_EVENTS, None if of_shopper else before, first_us))
 
 
 def _one(engine: duckdb.DuckDBPyConnection, sql: str) -> int:

@@ -7,8 +7,8 @@ from nextbuy.features.item import PRIOR_VIEWS
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
 
 
-def _rows(events: ir.Table, newest_us: int) -> ir.Table:
-    return daily(events, "category", newest_us)
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
+    return daily(events, "category", first_us)
 
 
 CATEGORY = frozenset({"category"})

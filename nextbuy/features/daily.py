@@ -4,12 +4,14 @@ A table is sparse: a row stands only where something changed (a day of activity,
 left a window), which is all that an as-of join needs.
 """
 
+from collections.abc import Collection
+
 import ibis
 import ibis.expr.types as ir
 
 from nextbuy.events import EventType
 from nextbuy.features.history import counts
-from nextbuy.features.windows import WINDOWS, as_of
+from nextbuy.features.windows import WINDOWS, at_every_change, not_before
 from nextbuy.sessions import DAY, SECOND
 
 ALL = ("", "_1d", "_7d", "_30d")
@@ -17,14 +19,22 @@ USER_WINDOWS = ("_7d", "_30d")
 REACH_DAYS = 31
 """Days before a midnight of which its row tells: the longest window and the day that just left it.
 Earlier days live on in the carried features alone."""
+DIGITS = 6
+"""Width of a day's number in a code that sorts as text; enough for the year 4707."""
 MONEY = 2**41  # cents stay below this, so a moment and an amount fit one sortable integer
 
 
-def daily(events: ir.Table, key: str, newest_us: int) -> ir.Table:
+def daily(
+    events: ir.Table,
+    key: str,
+    first_us: ir.IntegerScalar | None,
+    attributes: Collection[str] = (),
+) -> ir.Table:
     """Window counts of `key` as of each midnight at which one of them changes.
 
     Bots' events, and events without the key, are left out. Returns `key`, `event_us` (a
-    midnight), counts per window, distinct users per window, the last price and discount seen.
+    midnight), counts per window, distinct users per window, the last price and discount seen, and
+    of each attribute (a text) the last value, the largest of a day.
     """
     shopping = events.filter(events[key].notnull() & ~events.is_bot)
     shopping = shopping.mutate(day=shopping.event_us // DAY)
@@ -36,41 +46,46 @@ def daily(events: ir.Table, key: str, newest_us: int) -> ir.Table:
         n_priced_views=(viewed & shopping.price.notnull()).cast("int64").sum(),
         price_code=(second * MONEY + shopping.price).max(),
         discount_code=(second * MONEY + shopping.discount).max(),
+        **{f"{name}_code": shopping[name].max() for name in attributes},
     )
+    # A day's number before the text: the latest sorts last.
+    day = per_day.day.cast("string").lpad(DIGITS, "0")
     midnight = (per_day.day + 1) * DAY
     per_day = per_day.mutate(
         known_us=midnight,
         since_us=midnight,
-        is_asked=ibis.literal(True),
         price_code=per_day.day * MONEY + per_day.price_code % MONEY,
         discount_code=per_day.day * MONEY + per_day.discount_code % MONEY,
+        **{f"{name}_code": day + per_day[f"{name}_code"] for name in attributes},
     )
-    counted = as_of(
+    counted = at_every_change(
         per_day,
         [key],
         sums={
             **dict.fromkeys(("n_views", "n_carts", "n_removes", "n_purchases"), ALL),
             **dict.fromkeys(("viewed_price", "n_priced_views"), ("_30d",)),
         },
-        maxima=("price_code", "discount_code"),
-    ).drop("is_asked")
-    rows = counted.left_join(_distinct_users(shopping, key), [key, "event_us"]).select(
+        maxima=("price_code", "discount_code", *(f"{name}_code" for name in attributes)),
+        first_us=first_us,
+    )
+    users = _distinct_users(shopping, key, first_us)
+    rows = counted.left_join(users, [key, "event_us"]).select(
         *(counted[name] for name in counted.columns),
         *(f"gained{suffix}" for suffix in USER_WINDOWS),
     )
     so_far = ibis.cumulative_window(group_by=key, order_by="event_us")
-    rows = rows.mutate(
+    return rows.mutate(
         **{
             f"n_users{suffix}": rows[f"gained{suffix}"].fill_null(0).sum().over(so_far)
             for suffix in USER_WINDOWS
         },
         price=rows.price_code % MONEY,
         discount=rows.discount_code % MONEY,
+        **{name: rows[f"{name}_code"].substr(DIGITS) for name in attributes},
     )
-    return rows.filter(rows.event_us <= newest_us)
 
 
-def _distinct_users(shopping: ir.Table, key: str) -> ir.Table:
+def _distinct_users(shopping: ir.Table, key: str, first_us: ir.IntegerScalar | None) -> ir.Table:
     """Change of the number of distinct users per window, per key and midnight.
 
     A user active on day d counts at the midnights d+1 to d+w. The user enters where the active
@@ -89,7 +104,7 @@ def _distinct_users(shopping: ir.Table, key: str) -> ir.Table:
             changes.append(
                 rows.select(
                     key,
-                    event_us=(rows.day + shift) * DAY,
+                    event_us=not_before((rows.day + shift) * DAY, first_us),
                     **{
                         f"gained{other}": ibis.literal(step if other == suffix else 0, "int64")
                         for other in USER_WINDOWS

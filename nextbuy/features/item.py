@@ -1,47 +1,13 @@
 """The item, as of each midnight."""
 
-import ibis
 import ibis.expr.types as ir
 
 from nextbuy.features.daily import ALL, daily
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
-from nextbuy.sessions import DAY
-
-DIGITS = 6
-"""Width of a day number in a code that sorts as text; enough for the year 4707."""
 
 
-def _rows(events: ir.Table, newest_us: int) -> ir.Table:
-    rows = daily(events, "item_id", newest_us)
-    named = _attribute(events, "category").outer_join(
-        _attribute(events, "brand"), ["item_id", "event_us"]
-    )
-    named = named.select(
-        item_id=ibis.coalesce(named.item_id, named.item_id_right),
-        event_us=ibis.coalesce(named.event_us, named.event_us_right),
-        category_code=named.category_code,
-        brand_code=named.brand_code,
-    )
-    joined = rows.left_join(named, ["item_id", "event_us"]).select(
-        *(rows[name] for name in rows.columns), "category_code", "brand_code"
-    )
-    so_far = ibis.cumulative_window(group_by="item_id", order_by="event_us")
-    return joined.mutate(
-        category=joined.category_code.max().over(so_far).substr(DIGITS),
-        brand=joined.brand_code.max().over(so_far).substr(DIGITS),
-    )
-
-
-def _attribute(events: ir.Table, name: str) -> ir.Table:
-    """The attribute seen on each day, behind the day's number so that the latest sorts last."""
-    seen = events.filter(events.item_id.notnull() & events[name].notnull() & ~events.is_bot)
-    seen = seen.mutate(day=seen.event_us // DAY)
-    code = seen.day.cast("string").lpad(DIGITS, "0") + seen[name]
-    return (
-        seen.group_by(["item_id", "day"])
-        .aggregate(code=code.max())
-        .select("item_id", event_us=(ibis._.day + 1) * DAY, **{f"{name}_code": ibis._.code})
-    )
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
+    return daily(events, "item_id", first_us, attributes=("category", "brand"))
 
 
 PRIOR_VIEWS = 20

@@ -7,7 +7,7 @@ from nextbuy.features.history import user_item_sessions
 from nextbuy.features.table import Feature, FeatureTable
 
 
-def _rows(events: ir.Table, newest_us: int) -> ir.Table:
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
     items = user_item_sessions(events)
     # Two items cannot share the number of their last touch: the order is total.
     numbered = ibis.struct({"before": -items.last_number, "item_id": items.item_id})

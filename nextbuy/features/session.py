@@ -7,7 +7,7 @@ from nextbuy.features.table import Feature, FeatureTable, ratio
 from nextbuy.sessions import DAY, HOUR, SECOND
 
 
-def _rows(events: ir.Table, newest_us: int) -> ir.Table:
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
     sessions = user_sessions(events)
     return sessions.mutate(duration_us=sessions.event_us - sessions.session_start_us)
 

@@ -7,8 +7,10 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
-Rows = Callable[[ir.Table, int], ir.Table]
-"""(session events, newest event in microseconds) -> keys, `event_us` and what features read."""
+Rows = Callable[[ir.Table, ir.IntegerScalar | None], ir.Table]
+"""(session events, `first_us`) -> keys, `event_us` and what features read.
+
+Rows stamped before `first_us` are not wanted; they may be left out or hold anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +65,24 @@ class FeatureTable:
     """Whether the model's feature service holds this view."""
 
     def build(
-        self, session_events: ir.Table, newest_us: int, before: ir.Table | None = None
+        self,
+        session_events: ir.Table,
+        before: ir.Table | None = None,
+        first_us: ir.IntegerScalar | None = None,
     ) -> ir.Table:
         """Columns: the keys, `event_us`, then the features in order; one row per key and moment.
 
         Args:
             session_events: the shape of `nextbuy.sessions.SESSION_EVENTS`.
-            newest_us: time of the newest event; no row is stamped after it.
             before: keys and `carried` features as they stood when these events begin; without it,
                 these events are all there are.
+            first_us: no row is stamped before it; without it, all there are.
         """
-        rows = self.rows(session_events, newest_us)
+        rows = self.rows(session_events, first_us)
         if before is not None:
             rows = self._carry_on(rows, before)
+        if first_us is not None:
+            rows = rows.filter(rows.event_us >= first_us)
         return rows.select(
             *self.keys, "event_us", *(feature.column(rows) for feature in self.features)
         )

@@ -16,8 +16,9 @@ PRICE = frozenset({"price"})
 DISCOUNT = frozenset({"discount"})
 
 
-def _rows(events: ir.Table, newest_us: int) -> ir.Table:
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
     sessions = user_sessions(events)
+    in_order = ibis.window(group_by=sessions.user_id, order_by=sessions.event_us)
     hour = sessions.session_start_us % DAY // HOUR
     weekday = (sessions.session_start_us // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     had_cart = sessions.n_carts > 0
@@ -30,6 +31,7 @@ def _rows(events: ir.Table, newest_us: int) -> ir.Table:
         n_abandoned_sessions=(had_cart & (sessions.n_purchases == 0)).cast("int64"),
         purchased_us=(sessions.n_purchases > 0).ifelse(sessions.event_us, ibis.null("int64")),
         negative_us=-sessions.event_us,  # its maximum is the earliest session
+        previous_us=sessions.event_us.lag().over(in_order),
     )
     windows: dict[str, tuple[str, ...]] = dict.fromkeys(
         ("n_sessions", "n_views", "n_carts", "n_removes", "n_purchases", "spend"), ALL
@@ -48,18 +50,15 @@ def _rows(events: ir.Table, newest_us: int) -> ir.Table:
         ),
         ("",),
     )
-    moments = as_of(
-        with_linked_past(sessions, events),
+    past = with_linked_past(sessions, events)
+    rows = as_of(
+        past.mutate(previous_us=past.is_asked.ifelse(past.previous_us, None)),
         ["user_id"],
         sums=windows | lifetime,
-        maxima=("purchased_us", "negative_us"),
+        maxima=("purchased_us", "negative_us", "previous_us"),
+        first_us=first_us,
     )
-    rows = moments.filter(moments.is_asked)
-    in_order = ibis.window(group_by=rows.user_id, order_by=rows.event_us)
-    return rows.mutate(
-        previous_us=rows.event_us.lag().over(in_order),
-        first_us=-rows.negative_us,
-    )
+    return rows.mutate(first_session_us=-rows.negative_us)
 
 
 TABLE = FeatureTable(
@@ -110,7 +109,7 @@ TABLE = FeatureTable(
             "seconds_since_first_session",
             "int64",
             "Time since the end of the first session known",
-            lambda t: (t.event_us - t.first_us) // SECOND,
+            lambda t: (t.event_us - t.first_session_us) // SECOND,
             unit="seconds",
         ),
         Feature(
@@ -132,7 +131,7 @@ TABLE = FeatureTable(
             "mean_session_gap_seconds",
             "float64",
             "Mean time from one session's end to the next one's",
-            lambda t: ratio((t.event_us - t.first_us) // SECOND, t.n_sessions - 1),
+            lambda t: ratio((t.event_us - t.first_session_us) // SECOND, t.n_sessions - 1),
             unit="seconds",
         ),
         Feature(

@@ -19,7 +19,7 @@ PURCHASES = frozenset({"purchase"})
 PRICE = frozenset({"price"})
 
 
-def _rows(events: ir.Table, newest_us: int) -> ir.Table:
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
     touched = user_item_sessions(events)
     touched = touched.mutate(
         n_sessions=ibis.literal(1, "int64"),
@@ -30,7 +30,7 @@ def _rows(events: ir.Table, newest_us: int) -> ir.Table:
         first_price_code=(FAR - touched.first_touch_us // HOUR) * MONEY + touched.price,
     )
     past = with_linked_past(touched, events)
-    pair = as_of(
+    rows = as_of(
         past,
         ["user_id", "item_id"],
         sums={
@@ -40,8 +40,8 @@ def _rows(events: ir.Table, newest_us: int) -> ir.Table:
             "dwell_us": ("",),
         },
         maxima=("negative_us", "purchased_us", "cart_code", "first_price_code"),
+        first_us=first_us,
     )
-    rows = pair.filter(pair.is_asked).drop("is_asked")
     now = touched.select(
         "user_id", "item_id", "event_us", "category", "brand", "price", "discount",
         "last_touch_us", "first_number", "last_number", "session_events",
@@ -50,18 +50,25 @@ def _rows(events: ir.Table, newest_us: int) -> ir.Table:
         )},
     )  # fmt: skip
     rows = rows.inner_join(now, ["user_id", "item_id", "event_us"])
-    rows = _beside(rows, past, "user", [], ("n_events", "viewed_price", "n_priced_views"))
-    rows = _beside(rows, past, "category", ["category"], ("n_events",))
-    return _beside(rows, past, "brand", ["brand"], ("n_events",))
+    priced = ("n_events", "viewed_price", "n_priced_views")
+    rows = _beside(rows, past, "user", [], priced, first_us)
+    rows = _beside(rows, past, "category", ["category"], ("n_events",), first_us)
+    return _beside(rows, past, "brand", ["brand"], ("n_events",), first_us)
 
 
 def _beside(
-    rows: ir.Table, past: ir.Table, name: str, keys: list[str], measures: tuple[str, ...]
+    rows: ir.Table,
+    past: ir.Table,
+    name: str,
+    keys: list[str],
+    measures: tuple[str, ...],
+    first_us: ir.IntegerScalar | None,
 ) -> ir.Table:
     """Add the shopper's own sums over a wider circle of items, at the same moments."""
     keyed = past.filter([past[key].notnull() for key in keys]) if keys else past
-    wider = as_of(keyed, ["user_id", *keys], sums=dict.fromkeys(measures, ("",)))
-    wider = wider.filter(wider.is_asked).select(
+    sums = dict.fromkeys(measures, ("",))
+    wider = as_of(keyed, ["user_id", *keys], sums, first_us=first_us)
+    wider = wider.select(
         "user_id", *keys, "event_us", **{f"{name}_{m}": wider[m] for m in measures}
     )
     joined = rows.left_join(wider, ["user_id", *keys, "event_us"])

@@ -2,11 +2,12 @@
 
 A row that happened at `since_us` and became known at `known_us` adds its measures to a window of
 length w from `known_us` on and takes them away at `since_us + w`. The running sum over these
-change points is the sum over (T - w, T] of what was known at T. One pass, one sort, linear in the
-number of rows; the same on DuckDB and Spark.
+change points is the sum over (T - w, T] of what was known at T. Where only some moments are asked
+for, a change counts at the next of them, so that there are no more moments than answers. Linear in
+the number of rows but for the sort; the same on DuckDB and Spark.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ibis
 import ibis.expr.types as ir
@@ -16,79 +17,143 @@ from nextbuy.sessions import DAY
 WINDOWS: Mapping[str, int | None] = {"": None, "_1d": DAY, "_7d": 7 * DAY, "_30d": 30 * DAY}
 """Suffix of a windowed measure -> length in microseconds; None is the lifetime."""
 
+Sums = Mapping[str, Sequence[str]]
+"""Measure -> suffixes of its windows (keys of `WINDOWS`)."""
+
 
 def as_of(
     rows: ir.Table,
     keys: Sequence[str],
-    sums: Mapping[str, Sequence[str]],
+    sums: Sums,
     maxima: Sequence[str] = (),
+    first_us: ir.IntegerScalar | None = None,
 ) -> ir.Table:
-    """Window sums (and running maxima) per key at every moment at which one of them changes.
+    """Window sums (and running maxima) per key at every moment that a row asks for.
 
     Args:
-        rows: keys, `known_us`, `since_us` (<= `known_us`), `is_asked` and the measures.
+        rows: keys, `known_us`, `since_us` (<= `known_us`), `is_asked` and the measures. A row that
+            asks became known when it happened.
         keys: partition of the windows.
-        sums: measure -> suffixes of its windows (keys of `WINDOWS`).
+        sums: what to add up.
         maxima: columns whose largest value so far is wanted; nulls do not count.
+        first_us: moments before it are not asked for.
 
     Returns:
-        keys, `event_us`, `<measure><suffix>` (int64), the maxima, and `is_asked`: whether one of
-        the rows that asked for this moment is among the changes.
+        keys, `event_us`, `<measure><suffix>` (int64), the maxima.
     """
-    used = {suffix for suffixes in sums.values() for suffix in suffixes}
-    gained = {
-        f"{measure}{suffix}": _inside(rows, suffix).ifelse(rows[measure], 0)
-        for measure, suffixes in sums.items()
-        for suffix in suffixes
-    }
+    is_asked = rows.is_asked if first_us is None else rows.is_asked & (rows.known_us >= first_us)
+    asked = rows.mutate(asked_us=is_asked.ifelse(rows.known_us, None))
+
+    def next_asked(after: str, pause: int) -> ir.IntegerColumn:
+        ahead = ibis.range_window(
+            group_by=list(keys), order_by=after, preceding=None, following=(pause, None)
+        )
+        return asked.asked_us.min().over(ahead)
+
+    moved = asked.mutate(
+        known_us=next_asked("known_us", 0),
+        **{f"left{s}_us": next_asked("since_us", WINDOWS[s] or 0) for s in _suffixes(sums)},
+        **{f"is_inside{s}": _inside(rows, s) for s in _suffixes(sums)},
+    )
+    return _running(
+        moved,
+        keys,
+        sums,
+        maxima,
+        inside=lambda suffix: moved[f"is_inside{suffix}"],
+        gained_us=moved.known_us,
+        lost_us=lambda suffix: moved[f"left{suffix}_us"],
+    )
+
+
+def at_every_change(
+    rows: ir.Table,
+    keys: Sequence[str],
+    sums: Sums,
+    maxima: Sequence[str] = (),
+    first_us: ir.IntegerScalar | None = None,
+) -> ir.Table:
+    """As `as_of`, at every moment at which one of the sums changes; `is_asked` is not read.
+
+    With `first_us`, moments before it are one: the last microsecond before.
+    """
+    return _running(
+        rows,
+        keys,
+        sums,
+        maxima,
+        inside=lambda suffix: _inside(rows, suffix),
+        gained_us=not_before(rows.known_us, first_us),
+        lost_us=lambda suffix: not_before(rows.since_us + (WINDOWS[suffix] or 0), first_us),
+    )
+
+
+def not_before(moment: ir.IntegerValue, first_us: ir.IntegerScalar | None) -> ir.IntegerValue:
+    """`moment`, or the last microsecond before `first_us` where that is later."""
+    return moment if first_us is None else ibis.greatest(moment, first_us - 1)
+
+
+def _running(
+    rows: ir.Table,
+    keys: Sequence[str],
+    sums: Sums,
+    maxima: Sequence[str],
+    inside: Callable[[str], ir.BooleanValue],
+    gained_us: ir.IntegerValue,
+    lost_us: Callable[[str], ir.IntegerValue],
+) -> ir.Table:
+    """Running sums per key over gains and losses, each at its moment; those at none are left out.
+
+    `inside` and `lost_us` tell, for a window's suffix, if a row was ever in it and when it left.
+    """
+    windows = [(measure, suffix) for measure, suffixes in sums.items() for suffix in suffixes]
     changes = [
         rows.select(
             *keys,
-            event_us=rows.known_us,
-            is_asked=rows.is_asked.cast("int64"),
-            **{name: value.cast("int64") for name, value in gained.items()},
+            event_us=gained_us,
+            **{
+                f"{measure}{suffix}": (
+                    inside(suffix).ifelse(rows[measure], 0) if suffix else rows[measure]
+                ).cast("int64")
+                for measure, suffix in windows
+            },
             **{name: rows[name] for name in maxima},
         )
     ]
-    for suffix in WINDOWS:
-        length = WINDOWS[suffix]
-        if length is None or suffix not in used:
-            continue
-        leaving = rows.filter(_inside(rows, suffix))
-        lost = {
-            f"{measure}{window}": (-leaving[measure]).cast("int64")
-            if window == suffix
-            else ibis.literal(0, "int64")
-            for measure, suffixes in sums.items()
-            for window in suffixes
-        }
-        changes.append(
-            leaving.select(
-                *keys,
-                event_us=leaving.since_us + length,
-                is_asked=ibis.literal(0, "int64"),
-                **lost,
-                **{name: ibis.null(rows[name].type()) for name in maxima},
-            )
+    for left in _suffixes(sums):
+        leaving = rows.select(
+            *keys,
+            event_us=inside(left).ifelse(lost_us(left), None),
+            **{
+                f"{measure}{suffix}": (-rows[measure]).cast("int64")
+                if suffix == left
+                else ibis.literal(0, "int64")
+                for measure, suffix in windows
+            },
+            **{name: ibis.null(rows[name].type()) for name in maxima},
         )
+        changes.append(leaving)
     moments = ibis.union(*changes) if len(changes) > 1 else changes[0]
+    moments = moments.filter(moments.event_us.notnull())
+    names = [f"{measure}{suffix}" for measure, suffix in windows]
     moments = moments.group_by([*keys, "event_us"]).aggregate(
-        is_asked=moments.is_asked.max(),
-        **{name: moments[name].sum().cast("int64") for name in gained},
+        **{name: moments[name].sum().cast("int64") for name in names},
         **{name: moments[name].max() for name in maxima},
     )
     so_far = ibis.cumulative_window(group_by=list(keys), order_by="event_us")
     return moments.select(
         *keys,
         "event_us",
-        is_asked=moments.is_asked == 1,
-        **{name: moments[name].sum().over(so_far) for name in gained},
+        **{name: moments[name].sum().over(so_far) for name in names},
         **{name: moments[name].max().over(so_far) for name in maxima},
     )
 
 
+def _suffixes(sums: Sums) -> list[str]:
+    """The windows that rows leave."""
+    used = {suffix for suffixes in sums.values() for suffix in suffixes}
+    return [suffix for suffix, length in WINDOWS.items() if suffix in used and length is not None]
+
+
 def _inside(rows: ir.Table, suffix: str) -> ir.BooleanValue:
-    length = WINDOWS[suffix]
-    if length is None:
-        return ibis.literal(True)
-    return rows.known_us < rows.since_us + length
+    return rows.known_us < rows.since_us + (WINDOWS[suffix] or 0)

@@ -12,7 +12,6 @@ from nextbuy.features import TABLES, FeatureTable
 from nextbuy.sessions import DAY, EVENTS, MINUTE, SECOND, SESSION_EVENTS, SessionConfig, sessionize
 
 START = 1_704_067_200 * SECOND  # 2024-01-01
-FAR = 2**60
 CONFIG = SessionConfig(bot_burst_events=6, bot_session_events=9)
 """Bots early, so that random histories have some."""
 
@@ -49,7 +48,7 @@ def _sessions_sql():
 
 @cache
 def _table_sql(table: FeatureTable):
-    return ibis.to_sql(table.build(SESSION_EVENTS, FAR), dialect="duckdb")
+    return ibis.to_sql(table.build(SESSION_EVENTS), dialect="duckdb")
 
 
 def sessionized(events):

@@ -92,8 +92,8 @@ def test_no_feature_knows_the_future(events, data):
 def test_a_feature_that_peeks_one_second_ahead_is_caught():
     honest = BY_NAME["session"]
 
-    def peeking(events, newest_us):
-        rows = honest.rows(events, newest_us)
+    def peeking(events, first_us):
+        rows = honest.rows(events, first_us)
         later = events.select("user_id", soon_us=events.event_us)
         joined = rows.left_join(
             later,
@@ -151,7 +151,7 @@ def test_declared_types_are_what_the_definitions_give():
     from nextbuy.sessions import SESSION_EVENTS
 
     for table in TABLES:
-        schema = table.build(SESSION_EVENTS, 0).schema()
+        schema = table.build(SESSION_EVENTS).schema()
         for feature in table.features:
             kind = schema[feature.name]
             wanted = ibis.dtype(feature.dtype)
