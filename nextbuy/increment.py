@@ -10,6 +10,7 @@ within the longest window and what its carried features were before.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 
 import duckdb
 import ibis
@@ -39,30 +40,36 @@ def differing(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[list
     )
 
 
-def find_moved(engine: duckdb.DuckDBPyConnection, before: str, after: str) -> int | None:
+def find_moved(
+    engine: duckdb.DuckDBPyConnection, before: str, after: str, moment: str = "event_us"
+) -> tuple[int | None, int | None]:
     """Leave in `moved` the shopper of every row that only one of the relations has.
 
-    Returns the time of the earliest such row in microseconds, None if there is none.
+    Returns the earliest `event_us` and the earliest `moment` of such rows, None if there is none.
     """
     engine.execute(
-        "CREATE OR REPLACE TABLE moved AS SELECT user_id, min(event_us) AS event_us FROM ("
+        "CREATE OR REPLACE TABLE moved AS "
+        f"SELECT user_id, min(event_us) AS event_us, min({moment}) AS moment_us FROM ("
         f"(FROM {before} EXCEPT ALL FROM {after}) UNION ALL (FROM {after} EXCEPT ALL FROM {before})"
         ") GROUP BY user_id"
     )
-    ((first_us,),) = engine.execute("SELECT min(event_us) FROM moved").fetchall()
-    return None if first_us is None else int(first_us)
+    (found,) = engine.execute("SELECT min(event_us), min(moment_us) FROM moved").fetchall()
+    return found[0], found[1]
 
 
 @dataclass(frozen=True)
 class SessionChange:
     """How sessions differ from those a table was made from.
 
-    The engine then has `affected` (the shoppers whose rows can have changed) and
-    `affected_events` (all their session events, and no other shopper that matters to them).
+    The engine then has `moved`: the shoppers with a session event that moved.
     """
 
+    folder: Path
+    """The version of the sessions that the table was made from."""
     first_us: int | None
     """Earliest session event that moved."""
+    first_start_us: int | None
+    """Earliest start of a session with such an event."""
     old_newest_us: int
     new_newest_us: int
     gap_us: int
@@ -89,15 +96,39 @@ def session_change(
         return None
     folder, earlier = found
     gone, come = differing(earlier.days, sessions.days)
-    columns = "(SELECT *, epoch_us(event_time) AS event_us FROM {})"
-    first_us = find_moved(
+    columns = (
+        "(SELECT *, epoch_us(event_time) AS event_us, epoch_us(session_start) AS start_us FROM {})"
+    )
+    first_us, first_start_us = find_moved(
         engine,
         columns.format(read_days(folder, gone)),
         columns.format(read_days(settings.sessions, come)),
+        "start_us",
     )
+    return SessionChange(
+        folder,
+        first_us,
+        first_start_us,
+        earlier.info["newest_us"],
+        sessions.info["newest_us"],
+        sessions.info["sessions"]["gap_minutes"] * MINUTE,
+    )
+
+
+def find_affected(
+    engine: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    sessions: Manifest,
+    change: SessionChange,
+) -> None:
+    """Leave `affected` and `affected_events` in the engine.
+
+    These are the shoppers whose features can have changed, and all their session events; no other
+    shopper matters to them.
+    """
     engine.execute("CREATE OR REPLACE TABLE links (visitor_id VARCHAR, user_id VARCHAR)")
     if "login" in sessions.info["provides"]:
-        for table in (folder, settings.sessions):
+        for table in (change.folder, settings.sessions):
             _add_links(engine, files(table))
     # Old links and new ones, followed both ways: whoever gained or lost a past is reached.
     engine.execute(
@@ -114,12 +145,6 @@ def session_change(
         "CREATE OR REPLACE TABLE affected_events AS "
         f"SELECT {session_event_columns()} FROM read_parquet('{files(settings.sessions)}', "
         "hive_partitioning = false) SEMI JOIN affected USING (user_id)"
-    )
-    return SessionChange(
-        first_us,
-        earlier.info["newest_us"],
-        sessions.info["newest_us"],
-        sessions.info["sessions"]["gap_minutes"] * MINUTE,
     )
 
 

@@ -31,7 +31,8 @@ def label_rows(
     else 0. It is null as long as that is open: the next session is still running, or none has come
     and the horizon reaches past the newest event. `known_us` is the moment at which the label
     becomes known, whatever it will be: the horizon's end, or earlier when the next session is over.
-    Whether the shopper comes back is part of the question, never a condition.
+    `next_start_us` is null if no session starts within the horizon, so that a row tells of nothing
+    beyond it. Whether the shopper comes back is part of the question, never a condition.
 
     Sessions of bots, as known at their end, are left out.
 
@@ -58,6 +59,7 @@ def label_rows(
         known_us=comes_back.ifelse(
             spans.next_end_us + sessions.gap_us, spans.event_us + config.horizon_us
         ),
+        next_start_us=comes_back.ifelse(spans.next_start_us, None),
     )
     with_item = events.filter(events.item_id.notnull())
     touched = with_item.group_by(["user_id", "item_id", "session_start_us"]).aggregate(

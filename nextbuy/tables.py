@@ -22,6 +22,7 @@ from nextbuy.features.daily import REACH_DAYS
 from nextbuy.increment import (
     SessionChange,
     differing,
+    find_affected,
     find_moved,
     iso,
     session_change,
@@ -167,7 +168,7 @@ def build_sessions(
             target.write_whole(engine, version, sql)
             return
         gone, come = differing(last.made_from, events.days)
-        first_us = find_moved(
+        first_us, _ = find_moved(
             engine,
             f"({read} {read_days(settings.sessions, gone)})",
             f"({read} {read_days(settings.events, come)})",
@@ -230,6 +231,7 @@ def build_features(
                     _read_sessions(engine, settings, sessions.days)
                     target.write_whole(engine, version, feature_rows(table, newest_us))
                 elif "user_id" in table.keys:
+                    changes.gather(change)
                     engine.execute("CREATE OR REPLACE VIEW session_events AS FROM affected_events")
                     _ask_from(engine, change.rows_from_us)
                     sql = feature_rows(table, newest_us, part=True)
@@ -277,21 +279,39 @@ def build_labels(
     )
     with duckdb_engine(settings) as engine, target.next_version(done, gate) as version:
         last = target.last(version)
-        change = _Changes(engine, settings, sessions).since(last) if last else None
+        change = session_change(engine, settings, sessions, last) if last else None
         if last is None or change is None:
             _read_sessions(engine, settings, sessions.days)
             target.write_whole(engine, version, sql)
             return
         # A label also changes by time alone, once the newest event passes the moment it ripens.
-        published = read_days(settings.labels, last.days)
         newest = sorted((change.old_newest_us, newest_us))
         engine.execute(
-            f"CREATE TABLE ripening AS SELECT DISTINCT user_id FROM {published} "
+            "CREATE TABLE ripening AS SELECT user_id, epoch_us(event_timestamp) AS event_us "
+            f"FROM {read_days(settings.labels, last.days)} "
             f"WHERE epoch_us(known_at) > {newest[0]} AND epoch_us(known_at) <= {newest[1]}"
         )
-        engine.execute("INSERT INTO affected FROM ripening ANTI JOIN affected USING (user_id)")
-        _read_sessions(engine, settings, sessions.days, "SEMI JOIN affected USING (user_id)")
-        target.write_part(engine, version, sql, OF_AFFECTED, 0)
+        engine.execute(
+            "CREATE TABLE affected AS SELECT user_id FROM moved UNION SELECT user_id FROM ripening"
+        )
+        # A label looks one horizon ahead, at sessions that start by then: nothing older moves.
+        first_us = _one(
+            engine,
+            f"SELECT coalesce(min(event_us), {newest_us}) FROM (SELECT event_us FROM ripening "
+            f"UNION ALL SELECT moment_us - {config.horizon_us} FROM moved)",
+        )
+        from_us = first_us // DAY * DAY
+        days = [day for day in sessions.days if day >= iso(from_us)]
+        # A session that ends from then on may have begun earlier.
+        start_us = _one(
+            engine,
+            f"SELECT coalesce(min(epoch_us(session_start)), {from_us}) "
+            f"FROM {read_days(settings.sessions, days)} SEMI JOIN affected USING (user_id)",
+        )
+        days = [day for day in sessions.days if day >= iso(start_us)]
+        begun = f"SEMI JOIN affected USING (user_id) WHERE epoch_us(session_start) >= {start_us}"
+        _read_sessions(engine, settings, days, begun)
+        target.write_part(engine, version, sql, OF_AFFECTED, from_us)
 
 
 class _Changes:
@@ -303,13 +323,21 @@ class _Changes:
         self._engine, self._settings, self._sessions = engine, settings, sessions
         self._made_from: dict[str, str] = {}
         self._change: SessionChange | None = None
+        self._gathered: SessionChange | None = None
 
     def since(self, last: Manifest) -> SessionChange | None:
         """The change since `last` was made; None if that can no longer be told."""
         if last.made_from != self._made_from:
             self._made_from = last.made_from
             self._change = session_change(self._engine, self._settings, self._sessions, last)
+            self._gathered = None
         return self._change
+
+    def gather(self, change: SessionChange) -> None:
+        """Leave the shoppers that the change affects, and their events, in the engine."""
+        if change is not self._gathered:
+            find_affected(self._engine, self._settings, self._sessions, change)
+            self._gathered = change
 
 
 def _ask_from(engine: duckdb.DuckDBPyConnection, first_us: int) -> None:
