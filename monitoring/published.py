@@ -19,7 +19,7 @@ from nextbuy.features import TABLES
 from nextbuy.sessions import SessionConfig
 from nextbuy.settings import Settings
 from nextbuy.storage import Version, files, manifest, require
-from nextbuy.tables import Gate
+from nextbuy.target import Gate
 
 
 class Suite(NamedTuple):

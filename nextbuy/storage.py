@@ -157,7 +157,8 @@ class Version:
 
         `day` is the SQL expression that gives a row's day; it is not stored. `order_by` must be a
         total order: then the bytes do not depend on the number of threads. One sort for all days
-        and one open file at a time, however many days there are.
+        and one open file at a time, however many days there are. Of no day at all an empty file is
+        left, so that a reader finds the columns.
         """
         rows = engine.sql(
             f"SELECT *, CAST({day} AS DATE) AS {_DAY} FROM {table} "
@@ -176,6 +177,11 @@ class Version:
         finally:
             if writer is not None:
                 writer.close()
+        if writer is None and not self.kept:
+            columns = [field for field in rows.schema if field.name != _DAY]
+            path = self.folder / "day=none" / "part-0.parquet"
+            path.parent.mkdir()
+            pq.write_table(pa.schema(columns).empty_table(), path)
 
 
 _DAY = "partition_day"
@@ -266,7 +272,7 @@ def _sweep(versions: Path, name: str, current: str | None) -> None:
 
 def _finish(version: Version, **content: Any) -> None:
     days, rows = {}, 0
-    for path in sorted(version.folder.glob("day=*/part-0.parquet")):
+    for path in sorted(version.folder.glob("day=[0-9]*/part-0.parquet")):
         day = path.parent.name.removeprefix("day=")
         days[day] = version.kept.get(day) or file_digest(path)
         rows += pq.read_metadata(path).num_rows

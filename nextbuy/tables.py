@@ -4,12 +4,10 @@ A table is left as it is when neither its input nor its definition has changed, 
 its last version when only the input has (`nextbuy.increment`). Both give the same bytes.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import ibis
@@ -27,32 +25,16 @@ from nextbuy.increment import (
     iso,
     session_change,
     session_event_columns,
-    write_changed,
 )
 from nextbuy.labels import LabelConfig, label_rows
 from nextbuy.sessions import DAY, EVENTS, SESSION_EVENTS, SessionConfig, sessionize
 from nextbuy.settings import Settings
 from nextbuy.spark import Run
-from nextbuy.storage import (
-    Manifest,
-    Version,
-    files,
-    fingerprint,
-    manifest,
-    new_version,
-    read_days,
-    require,
-)
+from nextbuy.storage import Manifest, files, fingerprint, manifest, read_days, require
+from nextbuy.target import Done, Gate, Target
 
 CODE = Path(__file__).parent
-ENGINE = (CODE / "tables.py", CODE / "increment.py")
-
-Done = Callable[[str, int, bool], None]
-"""Told of each table: its name, its rows, whether it was built (or was up to date)."""
-
-Gate = Callable[[Version, dict[str, Any]], None]
-"""Called with a version that is written but not published, and what its manifest will tell as
-`info`; raises NextbuyError to keep it out."""
+ENGINE = (CODE / "tables.py", CODE / "target.py", CODE / "increment.py")
 
 SQL_TYPES = {
     "int64": "BIGINT",
@@ -63,72 +45,10 @@ SQL_TYPES = {
 }
 """Feature dtype -> what is written; sums of 64-bit integers come back wider than that."""
 
+FOREVER_US = 2**62
+"""As the newest event: no row is left out for lying ahead."""
+
 OF_AFFECTED = "user_id IN (SELECT user_id FROM affected)"
-
-
-@dataclass(frozen=True)
-class _Target:
-    """A table to be published, and what it is made from."""
-
-    path: Path
-    source: Manifest
-    definition: str
-    stamp: str
-    order_by: tuple[str, ...]
-    info: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def inputs(self) -> str:
-        return fingerprint(self.source.fingerprint, self.definition)
-
-    def is_current(self, done: Done) -> bool:
-        """Whether there is nothing to do, and if so, tell of it."""
-        current = manifest(self.path)
-        if current is None or current.inputs != self.inputs:
-            return False
-        done(self.path.name, current.rows, False)
-        return True
-
-    @contextmanager
-    def next_version(self, done: Done, gate: Gate | None) -> Iterator[Version]:
-        """Write the next version; tell of it once it has passed the gate and is published."""
-        with new_version(
-            self.path,
-            self.inputs,
-            self.info,
-            definition=self.definition,
-            made_from=self.source.days,
-        ) as version:
-            yield version
-            if gate:
-                gate(version, self.info)
-        published = manifest(self.path)
-        assert published is not None
-        done(self.path.name, published.rows, True)
-
-    def last(self, version: Version) -> Manifest | None:
-        """The version to go on from, if there is one of the same definition."""
-        found = version.published
-        return found if found and found.days and found.definition == self.definition else None
-
-    def write_whole(self, engine: duckdb.DuckDBPyConnection, version: Version, sql: str) -> None:
-        engine.execute(f"CREATE OR REPLACE TABLE fresh AS {sql}")
-        version.write_days(engine, "fresh", self.stamp, self.order_by)
-        engine.execute("DROP TABLE fresh")  # the gate needs the memory
-
-    def write_part(
-        self,
-        engine: duckdb.DuckDBPyConnection,
-        version: Version,
-        sql: str,
-        stale: str,
-        from_us: int,
-    ) -> None:
-        engine.execute(
-            f"CREATE OR REPLACE TABLE fresh AS FROM ({sql}) "
-            f"WHERE {self.stamp} >= make_timestamptz({from_us})"
-        )
-        write_changed(engine, version, self.stamp, self.order_by, stale, from_us)
 
 
 def build_sessions(
@@ -140,7 +60,7 @@ def build_sessions(
         NextbuyError: there are no events yet, or the gate keeps the sessions out.
     """
     events = require(settings.events, "nextbuy ingest LOG --source configs/sources/NAME.yaml")
-    target = _Target(
+    target = Target(
         settings.sessions,
         events,
         fingerprint(config.model_dump(), CODE / "sessions.py", *ENGINE),
@@ -211,7 +131,7 @@ def build_features(
         for table in feature_tables(sessions):
             if only and table.name not in only:
                 continue
-            target = _Target(
+            target = Target(
                 settings.features / table.name,
                 sessions,
                 fingerprint([f.name for f in table.features], CODE / "features", *ENGINE),
@@ -260,7 +180,7 @@ def build_labels(
     sessions = require(settings.sessions, "nextbuy sessionize")
     newest_us = sessions.info["newest_us"]
     session_config = SessionConfig(**sessions.info["sessions"])
-    target = _Target(
+    target = Target(
         settings.labels,
         sessions,
         fingerprint(config.model_dump(), session_config.model_dump(), CODE / "labels.py", *ENGINE),
@@ -356,7 +276,7 @@ def _read_sessions(
 def _read_recent(
     engine: duckdb.DuckDBPyConnection,
     settings: Settings,
-    target: _Target,
+    target: Target,
     table: FeatureTable,
     sessions: Manifest,
     change: SessionChange,

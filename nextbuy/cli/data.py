@@ -13,7 +13,7 @@ from nextbuy.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
     from nextbuy.storage import Version
-    from nextbuy.tables import Gate
+    from nextbuy.target import Gate
 
 SIMULATED = "simulated"
 SOURCES = PROJECT / "configs" / "sources"

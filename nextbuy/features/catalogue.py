@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from nextbuy.features import at_request
 from nextbuy.features.table import Feature, FeatureTable
 
 COLUMNS = ("name", "type", "meaning", "window", "unit", "source", "cold start")
@@ -15,6 +16,7 @@ def catalogue(tables: Sequence[FeatureTable]) -> str:
     # Feature catalogue
     """
     total = sum(len(table.features) for table in tables)
+    asked = ", ".join(f"`{name}` ({text.lower()})" for name, text in at_request.REQUEST.items())
     lines = [
         "# Feature catalogue",
         "",
@@ -39,6 +41,18 @@ def catalogue(tables: Sequence[FeatureTable]) -> str:
             _row(["---"] * len(COLUMNS)),
             *(_row(_cells(feature)) for feature in table.features),
         ]
+    lines += [
+        "",
+        f"## {at_request.NAME}",
+        "",
+        f"{at_request.DESCRIPTION} An on-demand feature view: never",
+        f"stored. A request brings {asked}. Not read by the model",
+        "([decision 12](decisions/012-request-features-beside-the-model.md)).",
+        "",
+        _row(COLUMNS),
+        _row(["---"] * len(COLUMNS)),
+        *(_row(_cells(feature)) for feature in at_request.FEATURES),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -263,6 +263,9 @@ class Reference:
         row["rate_purchase_30d"] = ratio(row["n_purchases_30d"] + 1, row["n_views_30d"] + 20)
         return row, seen, today
 
+    def last_event(self, user, now):
+        return {"last_event_seconds": now // SECOND}
+
     def category(self, category, now):
         row, _, _ = self._daily("category", category, now, WINDOWS)
         return {name: value for name, value in row.items() if not name.startswith("n_removes")}

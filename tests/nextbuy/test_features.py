@@ -49,6 +49,7 @@ def test_a_session_end_has_exactly_one_row_per_key(events):
     }
     assert set(found["user"]) == ends
     assert set(found["session"]) == ends
+    assert set(found["last_event"]) == ends
     assert set(found["user_item"]) == touched
     assert set(found["recent_items"]) == {(user, end) for user, _, end in touched}
 

@@ -57,7 +57,7 @@ def days_of(data):
     return {
         table.name: {
             path.parent.name: (path.read_bytes(), path.stat().st_ino)
-            for path in table.resolve().glob("day=*/part-0.parquet")
+            for path in table.resolve().glob("day=[0-9]*/part-0.parquet")
         }
         for table in tables(data)
     }
