@@ -11,8 +11,8 @@ demo: $(READY)
 	$(BIN)/nextbuy demo
 
 # What breaks, reloads, fuzzes and follows many servers, one after the other: a quarter of an hour.
-SERVER_TESTS := $(addprefix tests/bento/test_,access.py faults.py live.py live_faults.py reload.py \
-	robustness.py) tests/training/test_mlflow_away.py
+SERVER_TESTS := $(addprefix tests/bento/test_,access.py faults.py live.py live_faults.py \
+	live_memory.py reload.py robustness.py) tests/training/test_mlflow_away.py
 # What builds images and starts whole platforms.
 SERVICE_TESTS := tests/bento/test_build.py
 PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
@@ -55,7 +55,8 @@ audit: $(READY)
 monitoring-faults: $(READY)
 	$(BIN)/python tests/monitoring/faults.py
 
-# Pictures of the dashboard for the docs, from the data folder (NEXTBUY_DATA) after `make demo`.
+# Pictures of the dashboard for the docs, from the data folder (NEXTBUY_DATA) after `make demo` and
+# `nextbuy monitor`, with a running `nextbuy serve`.
 dashboard-pictures: $(READY)
 	$(BIN)/python tests/monitoring/browser.py
 

@@ -44,6 +44,7 @@ MOST_HISTORY = 100_000
 batch build: it would hold up all others."""
 IDLE_SECONDS = 0.01
 AWAY_SECONDS = 0.5
+END_SECONDS = 10.0  # for a batch to be finished when the service ends
 LOOK_SECONDS = 2.0  # between two looks at what is published
 
 
@@ -204,7 +205,11 @@ class Supervisor:
         child = self._child
         if child is not None and child.stdin:
             child.stdin.close()
-            child.wait()
+            try:
+                child.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:  # what it was at is done again by the next one
+                child.kill()
+                child.wait()
 
     def _watch(self) -> None:
         while not self._closing.wait(1 if self._child else 0):

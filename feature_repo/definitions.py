@@ -88,6 +88,8 @@ def _view(table: FeatureTable) -> FeatureView:
         name=table.name,
         description=table.description,
         entities=[entities[key] for key in table.keys],
+        # A shopper's rows end; items and categories have a row each midnight.
+        ttl=SETTINGS.shopper_ttl if "user_id" in table.keys else None,
         schema=[
             *(Field(name=key, dtype=String) for key in table.keys),
             *(_field(feature) for feature in table.features),

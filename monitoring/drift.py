@@ -155,7 +155,7 @@ def write_page(
             cat_method=config.category_method,
             cat_threshold=config.category_threshold,
         ),
-        DataSummaryPreset(columns=shown[:1]),
+        DataSummaryPreset(columns=shown),
     ]
     both = all(
         TARGET in frame and frame[TARGET].notna().all() and frame[TARGET].nunique() == 2

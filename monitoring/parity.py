@@ -70,7 +70,8 @@ class ParityReport(BaseModel):
     with_context: int
     """Rows left out because the client replaced features."""
     not_comparable: int
-    """Rows left out because their model or their read time is not known."""
+    """Rows left out because their model or their read time is not known, or the record of what
+    was in Redis then is not kept any more."""
 
     def __str__(self) -> str:
         left_out = self.degraded + self.with_context + self.not_comparable
@@ -96,12 +97,18 @@ def parity(
     logged = read_predictions(settings, start, end)
     logged = logged.filter(pc.invert(logged["is_shadow"]))  # those answered nobody
     if not logged.num_rows:
-        raise NextbuyError("No prediction was logged yet. Serve some: nextbuy serve")
+        since = f" since {start:%Y-%m-%d %H:%M}" if start else ""
+        raise NextbuyError(f"No prediction was logged{since}. Serve some: nextbuy serve")
     degraded, context = logged["is_degraded"], pc.fill_null(logged["has_context"], False)
     fit = pc.and_(pc.invert(degraded), pc.invert(context))
     contracts = {tag: _contract(tag) for tag in logged["model"].unique().to_pylist()}
+    with LiveStore(settings) as store:
+        recorded_us = int(store.note("comparable_us") or 0)
     known = pa.array([tag for tag, found in contracts.items() if found], pa.string())
-    usable = pc.and_(pc.is_valid(logged["read_at"]), pc.is_in(logged["model"], known))
+    on_record = pc.fill_null(
+        pc.greater_equal(logged["read_at"].cast(pa.int64()), recorded_us), False
+    )
+    usable = pc.and_(on_record, pc.is_in(logged["model"], known))
     compared = logged.filter(pc.and_(fit, usable))
     found: list[_Compared] = []
     with LiveStore(settings) as store, tempfile.TemporaryDirectory(prefix="nextbuy-") as work:

@@ -95,7 +95,7 @@ def monitor(
         "freshness": lambda: _said("freshness", signals.freshness(settings, at)),
         "model": lambda: _said("model", signals.model(settings, config, ran, pages)),
         "served": lambda: _said("served", signals.served(settings, config, at, ran)),
-        "parity": lambda: _said("parity", signals.parity(settings)),
+        "parity": lambda: _said("parity", signals.parity(settings, ran)),
         "latency": lambda: _said("latency", signals.latency(settings, ran)),
     }
     for subject, look in steps.items():

@@ -34,8 +34,8 @@ from nextbuy.settings import Settings
 from nextbuy.storage import files, require
 
 Looked = Iterator[Signal | str]
-ON_PAGE = 40
-"""Columns in Evidently's report, the farthest moved: each costs a plot of a quarter second."""
+PARITY_DAYS = timedelta(days=7)
+"""How far back a run compares what was served: what is older was compared by the runs before."""
 
 
 def newest_event(settings: Settings) -> datetime:
@@ -142,7 +142,7 @@ def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bo
         ripe = [pair for pair in weekly if pair[1][TARGET].null_count == 0]
         week, window = (ripe or weekly)[-1]
         columns = [r["feature"] for r in moved if r["week"] == week and r["against"] == "training"]
-        columns = [name for name in columns if name not in (PREDICTION, TARGET)][:ON_PAGE]
+        columns = [name for name in columns if name not in (PREDICTION, TARGET)]
         columns += [PREDICTION, *([TARGET] if ripe else [])]
         write_page(settings, training.select(columns), window.select(columns), config.drift)
 
@@ -194,12 +194,12 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
     )
 
 
-def parity(settings: Settings) -> Looked:
-    """Values that the service used and the offline store does not give."""
+def parity(settings: Settings, ran: datetime) -> Looked:
+    """Values that the service used in the last days and the offline store does not give."""
     if not any(settings.predictions.glob("day=*/*.parquet")):
         return
     try:
-        found = compare_live(settings)
+        found = compare_live(settings, ran - PARITY_DAYS)
     except NextbuyError as error:
         yield str(error)
         return

@@ -3,6 +3,7 @@
 WHAT-settings (gaps, horizons, model parameters) live beside the code that uses them.
 """
 
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     """An outside Redis. Unset: an embedded redis-server below `data`."""
     mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
     """An MLflow server. Unset: SQLite below `data`."""
+    shopper_ttl: timedelta | None = None
+    """How long after the last event a shopper's features are served, and stay in Redis (ISO 8601:
+    `P90D`). Unset: for ever, which is what a log of the past needs."""
     memory_limit: str = "4GB"
     """What DuckDB may hold before it spills to disk."""
     spark_master: str = "local[*]"

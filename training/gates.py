@@ -26,6 +26,8 @@ class GateConfig(BaseModel):
     """PR-AUC that no slice may lose beyond doubt against the champion."""
     max_latency_ms: float = Field(default=20, gt=0)
     """Median of scoring 50 rows on one thread."""
+    max_parity_share: float = Field(default=0, ge=0, lt=1)
+    """Share of the values that the service used which may differ from what training computes."""
     near: float = Field(default=0.9, gt=0, le=1)
     """A single feature, or time and position alone, that reaches this share of the model's gain in
     PR-AUC over the base rate points to a leak."""

@@ -159,10 +159,11 @@ def _binned(before: pd.Series, now: pd.Series, windows: tuple[str, str]) -> pd.D
 
 def _full_report(settings: Settings) -> None:
     file = evidently(settings)
-    if not file.exists():
-        return
     st.subheader("Evidently's full report")
-    st.caption("Drift with histograms, data summary, and classification performance.")
+    if not file.exists():
+        st.info("It is not written yet. Run `nextbuy monitor` (or `--at newest`).")
+        return
+    st.caption("Every column: drift, summary, and how well the model classifies.")
     st.download_button("Download", file.read_bytes(), "evidently.html", "text/html")
     if st.toggle("Show it here"):
         st.iframe(file, height=900)

@@ -15,12 +15,23 @@ from nextbuy.predictions import PREDICTION_SCHEMA
 
 LOOK = "Look at the service's log; restart it with the current champion: nextbuy serve"
 
+LATER = ("read_at", "has_context")
+"""Columns that older logs lack."""
+
 
 def prediction_rules(now: datetime) -> list[Rule]:
     """The suite of `predictions/`; `now` is the moment against which the future is told."""
     latest = (now + timedelta(hours=1)).isoformat()
     return [
-        *shape_rules(schema_types(PREDICTION_SCHEMA)),
+        *shape_rules(schema_types(PREDICTION_SCHEMA), later=LATER),
+        row_rule(
+            "comparable_live",
+            LATER,
+            "read_at IS NULL AND NOT is_shadow",
+            "Logged by an older service: parity passes over these rows, the rest of monitoring "
+            "does not. Serve with the current code: nextbuy serve",
+            severity="warn",
+        ),
         *(present(name, LOOK) for name in ("request_id", "user_id", "item_id", "model")),
         row_rule(
             "probability_in_bounds",

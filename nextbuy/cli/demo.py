@@ -60,7 +60,7 @@ def demo(
     with stage("evaluate"):
         model.evaluate(config_file)
     with stage("monitor: checks, drift, performance, alerts"):
-        watch.run_monitor(watch.NEWEST, pages=True)
+        watch.run_monitor(watch.NEWEST, pages=False)  # `nextbuy monitor` writes the full report
     _farewell(settings)
 
 

@@ -55,7 +55,8 @@ def materialize() -> None:
         for name, view in views.items():
             table = require(settings.features / name, "nextbuy features")
             schema = sorted(f"{field.name}: {field.dtype}" for field in view.schema)
-            now = {"schema": [*schema, repr(store.config.online_store)], "days": table.days}
+            stored = [repr(store.config.online_store), f"ttl {view.ttl}"]
+            now = {"schema": [*schema, *stored], "days": table.days}
             # Kept in Redis itself: a Redis that was emptied is filled again.
             found: Any = redis.hget(MATERIALIZED, name)
             before = json.loads(found or "{}")

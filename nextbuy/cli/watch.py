@@ -101,7 +101,10 @@ def monitor(
         typer.Option(help="Look as of this moment (ISO, UTC), or `newest`: the newest event's."),
     ] = None,
     pages: Annotated[
-        bool, typer.Option(help="Write Evidently's full report (reports/evidently.html).")
+        bool,
+        typer.Option(
+            help="Write Evidently's full report (reports/evidently.html), a plot or two a column."
+        ),
     ] = True,
 ) -> None:
     """Check tables, days, drift and predictions, and evaluate the alert rules.

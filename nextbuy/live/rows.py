@@ -5,6 +5,7 @@ which on it was in Redis or on its way there. A row may be seen from `created_ti
 seen from `written_us` on; in between either it or its predecessor is right.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -55,18 +56,32 @@ def live_rows(store: LiveStore, view: str) -> Iterator[pa.Table]:
 
 
 def prune(store: LiveStore, before_us: int) -> None:
-    """Drop the record of what was written before a moment, and replaced since."""
-    newest = "SELECT view, max(began_us) FROM materialized GROUP BY view"
+    """Drop what parity needs for no prediction since `before_us`; called when absorbing.
+
+    That is what later materializations had replaced by then: of the loaded tables all but the last
+    of each view, and of the live rows those absorbed before the tables were built that it loaded.
+    """
     with store.transaction():
-        store.sql.execute(
-            "DELETE FROM rows WHERE batch IN (SELECT batch FROM batches WHERE created_us < ?)",
-            [before_us],
+        views = {view for (view,) in store.sql.execute("SELECT DISTINCT view FROM materialized")}
+        last = dict(
+            store.sql.execute(
+                "SELECT view, max(began_us) FROM materialized WHERE ended_us < ? GROUP BY view",
+                [before_us],
+            )
         )
-        store.sql.execute("DELETE FROM batches WHERE created_us < ?", [before_us])
-        store.sql.execute(
-            f"DELETE FROM materialized WHERE began_us < ? AND (view, began_us) NOT IN ({newest})",
-            [before_us],
+        store.sql.executemany(
+            "DELETE FROM materialized WHERE view = ? AND began_us < ?", last.items()
         )
+        absorbed = [int(us) for us in json.loads(store.note("absorbed") or "[]")]
+        if views and views == last.keys():
+            replaced = max((us for us in absorbed if us < min(last.values())), default=0)
+            of_rows = "SELECT batch FROM batches WHERE written_us < ?"
+            store.sql.execute(f"DELETE FROM rows WHERE batch IN ({of_rows})", [replaced])
+            store.sql.execute("DELETE FROM batches WHERE written_us < ?", [replaced])
+            absorbed = [us for us in absorbed if us >= replaced]
+        if last:
+            store.keep("comparable_us", before_us)
+        store.keep("absorbed", json.dumps([*absorbed, now_us()]))
         kept = {Path(f) for (f,) in store.sql.execute("SELECT folder FROM materialized")}
     for folder in (store.path.parent / "materialized").glob("*"):
         if folder not in kept:

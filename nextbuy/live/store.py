@@ -115,10 +115,11 @@ class LiveStore:
         self.sql.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self.sql.execute("COMMIT")
         except BaseException:
-            self.sql.execute("ROLLBACK")
+            if self.sql.in_transaction:  # a full disk may have ended it already
+                self.sql.execute("ROLLBACK")
             raise
-        self.sql.execute("COMMIT")
 
     def note(self, name: str) -> str | None:
         """A remark kept under this name."""

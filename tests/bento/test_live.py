@@ -1,9 +1,12 @@
 """Events in over HTTP, the next score moved, and parity with the offline store."""
 
+import resource
 import time
+from contextlib import contextmanager, suppress
 
 import httpx
 import live_shop
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -116,6 +119,36 @@ def test_a_body_that_cannot_be_used_is_refused_with_the_reason(url, content, sta
     answer = httpx.post(f"{url}/events", content=content, headers=headers, timeout=30)
     assert answer.status_code == status
     assert says in answer.json()["error"]
+
+
+@contextmanager
+def full_disk():
+    """No file of the service can grow."""
+    found = psutil.Process().children(recursive=True)
+    processes = [p for p in found if "redis-server" not in " ".join(p.cmdline())]
+    before = {p.pid: resource.prlimit(p.pid, resource.RLIMIT_FSIZE) for p in processes}
+    try:
+        for pid, (_, hard) in before.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+        yield
+    finally:
+        for pid, limits in before.items():
+            with suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+def test_events_that_the_disk_does_not_take_are_not_acknowledged(shop, url):
+    settings, _ = shop
+    events = [view(f"d{i}", "u-disk", "i00001") for i in range(3)]
+    with full_disk():
+        for _ in range(2):  # the second finds no transaction left open by the first
+            answer = httpx.post(f"{url}/events", json={"events": events}, timeout=30)
+            assert answer.status_code == 503, answer.text
+            assert "Send them again" in answer.json()["error"]
+    answer = httpx.post(f"{url}/events", json={"events": events}, timeout=30)
+    assert answer.json()["accepted"] == 3
+    worked_off(settings)
+    assert not score(url, "u-disk", ["i00001"])["cold_start"]
 
 
 def test_a_replayed_day_has_no_skew(shop, url):

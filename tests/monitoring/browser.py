@@ -17,6 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from nextbuy.settings import PROJECT
@@ -118,8 +119,15 @@ def opened(driver: webdriver.Chrome, url: str, path: str) -> str:
     return str(driver.find_element(By.TAG_NAME, "body").text)
 
 
+def choose_shopper(driver: webdriver.Chrome) -> None:
+    """On the page Try it, take the first shopper of the list."""
+    box = driver.find_element(By.CSS_SELECTOR, "[data-testid=stSelectbox] input")
+    box.click()
+    box.send_keys(Keys.ARROW_DOWN, Keys.ENTER)
+
+
 def main() -> None:
-    """Take the pictures, light and dark."""
+    """Take the pictures, light and dark; NEXTBUY_SERVICE_URL names a running service."""
     folder = PROJECT / "docs" / "images"
     folder.mkdir(parents=True, exist_ok=True)
     with dashboard({}) as url:
@@ -127,7 +135,9 @@ def main() -> None:
             with chromium(scheme == "dark") as driver:
                 for path in PAGES:
                     opened(driver, url, path)
-                    time.sleep(3)  # charts are drawn after the page says it is done
+                    if path == "try":
+                        choose_shopper(driver)
+                    time.sleep(5)  # charts are drawn after the page says it is done
                     driver.save_screenshot(str(folder / f"{path}-{scheme}.png"))
                     print(folder / f"{path}-{scheme}.png", flush=True)
 

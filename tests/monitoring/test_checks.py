@@ -89,6 +89,17 @@ def test_clean_events_break_no_rule(settings: Settings, tmp_path: Path) -> None:
     assert report.rows == 15_000
 
 
+def test_a_shop_that_grew_is_not_wrong_about_its_beginnings(
+    settings: Settings, tmp_path: Path
+) -> None:
+    days, most = 40, 900
+    kept = [day * most + i for day in range(days) for i in range(int(20 * 1.1**day))]
+    config = MonitoringConfig.model_validate({"events": {"min_rows": 20}})
+    file = save(month(days, most).take(kept), tmp_path)
+    report = check_events(file, settings, config=config, now=NOW + timedelta(days=30))
+    assert "day_volume" not in {result.rule for result in report.warnings}
+
+
 @pytest.mark.parametrize("fault", BLOCKED)
 def test_a_planted_fault_is_blocked(fault: str, settings: Settings, tmp_path: Path) -> None:
     rule, spoil = BLOCKED[fault]

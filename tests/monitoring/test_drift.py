@@ -90,7 +90,11 @@ def test_evidently_writes_its_page(tmp_path):
     columns = ["user__n_views", "item__brand", "probability", "label"]
     pair = [window(s, ["a", "b"], 300).select(columns) for s in (0, 1)]
     write_page(settings, *pair, CONFIG)
-    assert "<html" in page(settings).read_text()[:2000].lower()
+    text = page(settings).read_text()
+    assert "<html" in text[:2000].lower()
+    # Drift and summary of every column, not of some; and both classes make a classification.
+    assert all(text.count(name) >= 2 for name in columns)
+    assert "Classification" in text
 
 
 def test_a_fresh_folder_is_never_a_green_light(tmp_path):

@@ -11,7 +11,7 @@ from monitoring.config import MonitoringConfig
 from monitoring.published import check_published, suites
 from nextbuy.engine import duckdb_engine
 from nextbuy.labels import LabelConfig
-from nextbuy.predictions import PREDICTION_SCHEMA, write_predictions
+from nextbuy.predictions import PREDICTION_SCHEMA, read_predictions, write_predictions
 from nextbuy.sessions import SessionConfig
 from nextbuy.settings import Settings
 from nextbuy.tables import build_features, build_labels, build_sessions
@@ -155,6 +155,24 @@ def test_a_prediction_file_being_written_is_not_read(shop: Settings) -> None:
         assert check_published(shop, CONFIG, NOW)[-1].rows == 200
     finally:
         half.unlink()
+
+
+def test_a_log_from_before_parity_is_read_and_said_to_be(settings: Settings) -> None:
+    folder = settings.predictions / f"day={NOW.date()}"
+    folder.mkdir(parents=True)
+    old = predictions().drop_columns(["read_at", "has_context", "request_id"])
+    old = old.append_column("request_id", pa.array([f"old{i // 4}" for i in range(old.num_rows)]))
+    pq.write_table(old, folder / "old-1.parquet")
+    (report,) = check_published(settings, CONFIG, NOW)
+    assert report.blocking == []
+    assert [result.rule for result in report.warnings] == ["comparable_live"]
+    write_predictions(settings, predictions(), "new", 1)
+    (report,) = check_published(settings, CONFIG, NOW)
+    assert report.blocking == []
+    assert [(r.rule, r.unexpected) for r in report.warnings if r.rule == "comparable_live"] == [
+        ("comparable_live", 200)
+    ]
+    assert read_predictions(settings).num_rows == 400
 
 
 def test_nothing_published_gives_nothing_to_check(settings: Settings) -> None:

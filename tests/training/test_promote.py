@@ -109,6 +109,10 @@ def test_a_live_path_that_differs_from_training_stops_the_promotion(settings):
     gate = verdict(dataset(), settings=settings)["parity"]
     assert not gate.passed
     assert "user__n_views: 3" in gate.why
+    tolerant = GOOD.model_copy(
+        update={"gates": GOOD.gates.model_copy(update={"max_parity_share": 0.05})}
+    )
+    assert verdict(dataset(), tolerant, settings)["parity"].passed
 
 
 def test_who_beats_the_true_probability_is_stopped(settings):
