@@ -1,7 +1,8 @@
 """The MLflow registry: fitted boosters go in, two aliases say which serves and which waits."""
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import lightgbm as lgb
@@ -42,13 +43,14 @@ def client(settings: Settings) -> MlflowClient:
 def log_booster(booster: Booster, contract: ModelContract) -> str:
     """Log and register the booster in the active run; returns the version's number."""
     flavor: Any = mlflow.lightgbm if isinstance(booster, lgb.Booster) else mlflow.xgboost
-    logged = flavor.log_model(
-        booster,
-        name="model",
-        registered_model_name=REGISTERED_MODEL,
-        metadata={"contract": contract.model_dump(mode="json")},
-        pip_requirements=[],  # the Bento carries the booster alone; nothing is installed from here
-    )
+    with redirect_stderr(io.StringIO()):  # what it registers is printed there, log level or not
+        logged = flavor.log_model(
+            booster,
+            name="model",
+            registered_model_name=REGISTERED_MODEL,
+            metadata={"contract": contract.model_dump(mode="json")},
+            pip_requirements=[],  # the Bento carries the booster alone
+        )
     return str(logged.registered_model_version)
 
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -59,10 +58,19 @@ def stage(title: str) -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """Keep the libraries' own chatter off the screen; warnings about our code stay in the tests."""
-    warnings.filterwarnings("ignore")
+    logging.captureWarnings(True)  # Feast puts filters of its own before any of ours
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that a command starts
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    chatty = ("mlflow", "alembic", "feast", "bentoml", "great_expectations", "evidently", "httpx")
+    chatty = (
+        "py.warnings",
+        "mlflow",
+        "alembic",
+        "feast",
+        "bentoml",
+        "great_expectations",
+        "evidently",
+        "httpx",
+    )
     for name in chatty:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -33,12 +33,9 @@ def train(config: ConfigFile = None) -> None:
     Example: `nextbuy train --config configs/taobao.yaml`
     """
     quiet_libraries()
-    from mlflow.utils.logging_utils import disable_logging
-
     from training.dataset import build_dataset
     from training.train import train as run
 
-    disable_logging()  # type: ignore[no-untyped-call]  # it prints what it registers beside what we say
     settings, what = Settings(), read_config(config).train_config()
     with console.status("training"):
         result = run(settings, build_dataset(settings, what.split), what, say)
@@ -104,12 +101,10 @@ def backtest(
         "test", "rows", "positive", *(SHOWN[m] for m in found[0]["metrics"] if m in SHOWN)
     )
     for origin in found:
-        cells = [
-            f"{v['value']:.3f} ({v['low']:.3f}–{v['high']:.3f})"
-            for m, v in origin["metrics"].items()
-            if m in SHOWN
-        ]
-        when = f"{origin['from'][:10]} to {origin['to'][:10]}"
+        measured = origin["metrics"]
+        cells = [f"{v['value']:.3f}" for m, v in measured.items() if m in SHOWN]
+        cells[0] += f" ({measured['pr_auc']['low']:.3f}–{measured['pr_auc']['high']:.3f})"
+        when = f"{origin['from'][:10]} to {origin['to'][5:10]}"
         table.add_row(when, f"{origin['rows']:,}", f"{origin['positives']:,}", *cells)
     console.print(table)
     what_next("nextbuy evaluate")
