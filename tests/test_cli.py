@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import nextbuy.cli
-from nextbuy.cli import data, demo, live, model, online, watch  # noqa: F401
+from nextbuy.cli import daily, data, demo, keep, live, model, online, watch  # noqa: F401
 from nextbuy.cli.app import app
 from nextbuy.cli.config import read_config
 from nextbuy.errors import NextbuyError
@@ -16,7 +16,7 @@ VERBS = sorted(command.name or command.callback.__name__ for command in app.regi
 WANTED = {
     "simulate", "ingest", "sessionize", "features", "apply", "materialize", "train", "evaluate",
     "predict", "serve", "check", "monitor", "dashboard", "demo", "tune", "backtest", "promote",
-    "rollback", "uplift",
+    "rollback", "uplift", "daily", "backup", "restore",
 }  # fmt: skip
 
 

@@ -154,3 +154,48 @@ def test_monitoring_judges_the_demo_s_data_and_alerts_for_it_is_old(shop):
     assert re.search(r"ok +events +[\d,]+ rows keep (\d+) of \1 rules", printed)
     assert re.search(r"ok +parity +0 of [\d,]+ live values differ", printed)
     assert re.search(r"ALERT freshness", printed)
+
+
+def test_a_daily_run_that_was_killed_goes_on_and_only_one_runs_at_a_time(shop, tmp_path):
+    """A new day comes in; the run dies by kill -9 in the middle and is simply run again."""
+    import duckdb
+
+    env, _ = shop
+    folder = Path(env["NEXTBUY_DATA"])
+    newest = max((folder / "raw" / "simulated").glob("*.parquet"))
+    log = tmp_path / "tomorrow.parquet"
+    duckdb.execute(
+        f"COPY (SELECT * REPLACE (event_id || '-next' AS event_id, event_time + INTERVAL 1 DAY "
+        f"AS event_time) FROM '{newest}') TO '{log}' (FORMAT parquet)"
+    )
+    daily = ("daily", str(log), "--source", "simulated", "--at", "newest", "--retrain-days", "999")
+    running = subprocess.Popen(
+        [BIN / "nextbuy", *daily], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for line in running.stdout:
+        if line.startswith("sessions and labels"):
+            break
+    second = subprocess.run(
+        [BIN / "nextbuy", *daily], env=env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 1
+    assert "Another daily run is at work" in second.stderr
+    running.kill()
+    running.communicate()
+
+    third = subprocess.run(
+        [BIN / "nextbuy", *daily], env=env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "this one goes on from there" in third.stdout, third.stderr
+    assert "published   (up to date)" in third.stdout
+    records = [json.loads(file.read_text()) for file in sorted((folder / "runs").glob("*.json"))]
+    killed, whole = records
+    assert "ended" not in killed
+    assert whole["goes_on_from"] == killed["began"]
+    assert whole["monitor"] == third.returncode
+    assert [step["name"] for step in whole["steps"]] == [
+        "ingest", "sessions and labels", "feature tables", "feast apply", "feast materialize",
+        "monitor",
+    ]  # fmt: skip
+    fourth = run(env, "nextbuy", *daily, code=third.returncode)
+    assert fourth.count("(up to date)") >= 9

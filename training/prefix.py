@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
+from nextbuy.contract import ModelContract
 from nextbuy.engine import duckdb_engine
 from nextbuy.increment import session_event_columns
 from nextbuy.settings import Settings
@@ -16,7 +17,7 @@ from nextbuy.storage import Manifest, files, manifest
 from nextbuy.tables import FOREVER_US, feature_rows, feature_tables
 from training.dataset import Dataset, sample_of
 from training.metrics import RANKING, paired_difference, with_intervals
-from training.models import Booster, ModelContract, score
+from training.models import Booster, score
 
 LENGTHS = (1, 2, 5, 10)
 """Events after which the score is looked at."""

@@ -15,6 +15,7 @@ from nextbuy.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
     from monitoring.checks import CheckReport
+    from monitoring.run import MonitorReport
 
 NEWEST = "newest"
 
@@ -115,11 +116,11 @@ def monitor(
 
     Example: `nextbuy monitor --at newest`
     """
-    raise typer.Exit(run_monitor(at, pages))
+    raise typer.Exit(run_monitor(at, pages).exit_code)
 
 
-def run_monitor(at: str | None, pages: bool) -> int:
-    """Run it, print what it found, and give the exit code."""
+def run_monitor(at: str | None, pages: bool) -> "MonitorReport":
+    """Run it, and print what it found."""
     quiet_libraries()
     from monitoring.run import monitor as run
     from monitoring.run import newest_event
@@ -138,7 +139,7 @@ def run_monitor(at: str | None, pages: bool) -> int:
     for line in str(report).splitlines():
         say(line)
     what_next("nextbuy dashboard")
-    return report.exit_code
+    return report
 
 
 @app.command()

@@ -1,0 +1,93 @@
+"""Backup and restore on a real Redis, a real MLflow store and a real live store."""
+
+import mlflow
+import pytest
+
+from nextbuy.backup import backup, restore
+from nextbuy.errors import NextbuyError
+from nextbuy.live.store import LiveStore
+from nextbuy.redis_server import connect
+from nextbuy.settings import Settings
+
+
+def silent(part):
+    pass
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A data folder with something of everything."""
+    settings = Settings(data=tmp_path / "shop")
+    settings.data.mkdir()
+    settings.registry.write_bytes(b"registry")
+    settings.predictions.mkdir()
+    (settings.predictions / "a.parquet").write_bytes(b"predictions")
+    folder = settings.data / "mlflow"
+    folder.mkdir()
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment("e", (folder / "artifacts").as_uri())
+    run = client.create_run(experiment)
+    client.log_text(run.info.run_id, "kept", "note.txt")
+    with LiveStore(settings) as store:
+        store.append([("e1", "u1", 5, "view", "i1", None, None, None, None, None)], 6)
+    redis = connect(settings)
+    redis.hset("hash", "field", b"\x00\xff")
+    redis.set("ends", "soon", ex=10_000)
+    return settings, run.info.run_id
+
+
+def test_what_was_kept_comes_back_in_another_folder(filled, tmp_path):
+    settings, run = filled
+    file = tmp_path / "kept" / "b.tar.gz"
+    kept = backup(settings, file, silent)
+    assert "Redis: 2 keys" in kept
+    other = Settings(data=tmp_path / "other")
+    assert "Redis: 2 keys" in restore(other, file, silent, replace=False)
+
+    assert other.registry.read_bytes() == b"registry"
+    assert (other.predictions / "a.parquet").read_bytes() == b"predictions"
+    mlflow.set_tracking_uri(other.tracking_uri)
+    client = mlflow.MlflowClient()
+    assert str(tmp_path / "other") in client.get_run(run).info.artifact_uri
+    assert "kept" in mlflow.artifacts.load_text(f"runs:/{run}/note.txt")
+    with LiveStore(other) as store:
+        assert store.append([("e1", "u1", 5, "view", "i1", None, None, None, None, None)], 7) == [
+            "duplicate"
+        ]
+    redis = connect(other)
+    assert redis.hget("hash", "field") == b"\x00\xff"
+    assert 9_000 < redis.ttl("ends") <= 10_000
+    assert redis.dbsize() == 2
+
+
+def test_what_is_there_is_not_replaced_unasked(filled, tmp_path):
+    settings, _ = filled
+    file = tmp_path / "b.tar.gz"
+    backup(settings, file, silent)
+    settings.registry.write_bytes(b"newer")
+    with pytest.raises(NextbuyError, match=r"registry\.db.*--replace"):
+        restore(settings, file, silent, replace=False)
+    assert settings.registry.read_bytes() == b"newer"
+    restore(settings, file, silent, replace=True)
+    assert settings.registry.read_bytes() == b"registry"
+
+
+def test_a_broken_archive_changes_nothing(filled, tmp_path):
+    settings, _ = filled
+    file = tmp_path / "b.tar.gz"
+    backup(settings, file, silent)
+    whole = file.read_bytes()
+    for spoiled in (whole[: len(whole) // 2], b"no archive", b""):
+        file.write_bytes(spoiled)
+        with pytest.raises(NextbuyError, match="no backup that can be read"):
+            restore(settings, file, silent, replace=True)
+        assert settings.registry.read_bytes() == b"registry"
+    with pytest.raises(NextbuyError, match="no backup that can be read"):
+        restore(settings, tmp_path / "missing", silent, replace=True)
+
+
+def test_an_empty_folder_has_nothing_to_keep(tmp_path):
+    with pytest.raises(NextbuyError, match="nothing to keep"):
+        backup(Settings(data=tmp_path), tmp_path / "b.tar.gz", silent)
+    assert not (tmp_path / "b.tar.gz").exists()
