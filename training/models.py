@@ -27,11 +27,11 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = 7
-    rounds: int = Field(default=1_000, ge=1)
+    rounds: int = Field(default=3_000, ge=1)
     """Trees at most; the validation split decides how many."""
-    patience: int = Field(default=40, ge=1)
+    patience: int = Field(default=100, ge=1)
     """Rounds without a better validation log-loss after which fitting stops."""
-    learning_rate: float = Field(default=0.08, gt=0)
+    learning_rate: float = Field(default=0.03, gt=0)
     depth: int = Field(default=3, ge=1)
     min_child_rows: int = Field(default=40, ge=1)
     row_share: float = Field(default=0.8, gt=0, le=1)

@@ -1,5 +1,7 @@
 """Backup and restore on a real Redis, a real MLflow store and a real live store."""
 
+from pathlib import Path
+
 import mlflow
 import pytest
 
@@ -15,8 +17,9 @@ def silent(part):
 
 
 @pytest.fixture
-def filled(tmp_path):
+def filled(tmp_path, monkeypatch):
     """A data folder with something of everything."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     settings = Settings(data=tmp_path / "shop")
     settings.data.mkdir()
     settings.registry.write_bytes(b"registry")
@@ -24,8 +27,7 @@ def filled(tmp_path):
     (settings.predictions / "a.parquet").write_bytes(b"predictions")
     folder = settings.data / "mlflow"
     folder.mkdir()
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    client = mlflow.MlflowClient()
+    client = mlflow.MlflowClient(settings.tracking_uri)
     experiment = client.create_experiment("e", (folder / "artifacts").as_uri())
     run = client.create_run(experiment)
     client.log_text(run.info.run_id, "kept", "note.txt")
@@ -47,10 +49,9 @@ def test_what_was_kept_comes_back_in_another_folder(filled, tmp_path):
 
     assert other.registry.read_bytes() == b"registry"
     assert (other.predictions / "a.parquet").read_bytes() == b"predictions"
-    mlflow.set_tracking_uri(other.tracking_uri)
-    client = mlflow.MlflowClient()
+    client = mlflow.MlflowClient(other.tracking_uri)
     assert str(tmp_path / "other") in client.get_run(run).info.artifact_uri
-    assert "kept" in mlflow.artifacts.load_text(f"runs:/{run}/note.txt")
+    assert Path(client.download_artifacts(run, "note.txt")).read_text() == "kept"
     with LiveStore(other) as store:
         assert store.append([("e1", "u1", 5, "view", "i1", None, None, None, None, None)], 7) == [
             "duplicate"
