@@ -128,6 +128,46 @@ def _cost(most: float) -> Callable[[Report], tuple[str, bool]]:
     return actual
 
 
+def _memory(contender: str, most: float) -> Callable[[Report], tuple[str, bool]]:
+    """Peak memory as a share of a contender's; of none, in gigabytes."""
+
+    def actual(report: Report) -> tuple[str, bool]:
+        held = report["peak_memory_gb"]
+        ours = held["ours"]
+        if not contender:
+            return f"{ours:.2f} GB", ours <= most
+        return f"{ours / held[contender]:.2f} ({ours:.2f} of {held[contender]:.2f} GB)", (
+            ours / held[contender] <= most
+        )
+
+    return actual
+
+
+def _at_least(least: float) -> Callable[[Report], tuple[str, bool]]:
+    return lambda report: (f"{report['ours']:,.0f} {report['unit']}", report["ours"] >= least)
+
+
+def _predict_tail(report: Report) -> tuple[str, bool]:
+    one = report["one_client"]
+    return f"{one['p95']:.1f} / {one['p99']:.1f} ms", one["p95"] < 15 and one["p99"] < 25
+
+
+def _predict_stall(report: Report) -> tuple[str, bool]:
+    eight = report["eight_clients"]
+    return f"{eight['p99'] / eight['p50']:.1f}×", eight["p99"] <= 3 * eight["p50"]
+
+
+def _predict_throughput(report: Report) -> tuple[str, bool]:
+    ours, stock = report["clients_32"], report["stock_clients_32"]
+    times = ours["requests_per_second"] / stock["requests_per_second"]
+    return f"{times:.1f}×, {ours['errors']} errors", times >= 3 and not ours["errors"]
+
+
+def _start(report: Report) -> tuple[str, bool]:
+    seconds = report["start_to_ready_seconds"]
+    return f"{seconds:.1f} s", seconds < 8
+
+
 SHOPS = tuple(f"simulated-{seed}.json" for seed in SEEDS)
 SHOP = f"simulated shop, seeds {', '.join(map(str, SEEDS))}"
 
@@ -156,14 +196,40 @@ ROWS = (
         _ratio("stock Feast", 20), "make bench NAME=pit"),
     Row("the same against a bare DuckDB join", "≤ 1.5×", ("pit.json",), _cost(1.5),
         "make bench NAME=pit"),
+    Row("its memory, as a share of stock Feast's", "≤ 1/4", ("pit.json",),
+        _memory("stock Feast", 0.25), "make bench NAME=pit"),
     Row("the same, 50k × 5M rows, 1 key in 10 asked, against stock Feast", "≥ 3×",
         ("pit_few_keys.json",), _ratio("stock Feast", 3), "make bench NAME=pit"),
     Row("materialize, against stock Feast", "≥ 5×", ("materialize.json",),
         _ratio("stock Feast", 5), "make bench NAME=materialize"),
+    Row("the same against redis-cli --pipe", "≥ 0.5×", ("materialize.json",),
+        _ratio("floor", 0.5), "make bench NAME=materialize"),
     Row("online read, against stock Feast", "≥ 5×", ("online.json",), _ratio("stock Feast", 5),
         "make bench NAME=online"),
     Row("the same against the bare read", "≤ 2×", ("online.json",), _cost(2),
         "make bench NAME=online"),
+    Row("sessions of 10M events, against pandas", "≥ 8×", ("sessionize.json",),
+        _ratio("pandas", 8), "make bench NAME=sessionize"),
+    Row("the same against Polars", "≥ 1×", ("sessionize.json",), _ratio("polars", 1),
+        "make bench NAME=sessionize"),
+    Row("a day more on 10M events, against the whole build", "≥ 10×", ("increment.json",),
+        _ratio("whole build", 10), "make bench NAME=increment"),
+    Row("live events, taken and in Redis", "> 3,000 a second", ("events.json",),
+        _at_least(3000), "make bench NAME=events"),
+    Row("POST /predict, 50 items, against its floor", "≤ 2.5×", ("predict.json",), _cost(2.5),
+        "make bench NAME=predict"),
+    Row("its p95 / p99, one client", "< 15 / 25 ms", ("predict.json",), _predict_tail,
+        "make bench NAME=predict"),
+    Row("its p99 against its p50, 8 clients", "≤ 3×", ("predict.json",), _predict_stall,
+        "make bench NAME=predict"),
+    Row("requests a second of 32 clients, against stock Feast and pandas", "≥ 3×",
+        ("predict.json",), _predict_throughput, "make bench NAME=predict"),
+    Row("start of the service to ready", "< 8 s", ("predict.json",), _start,
+        "make bench NAME=predict"),
+    Row("scoring all shoppers", "≥ 50,000 rows a second", ("bulk.json",), _at_least(50_000),
+        "make bench NAME=bulk"),
+    Row("checking 10M events: memory", "≤ 4 GB", ("checks.json",), _memory("", 4),
+        "make bench NAME=checks"),
 )  # fmt: skip
 
 
