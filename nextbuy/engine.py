@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import duckdb
 
+from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 
 
@@ -15,6 +16,9 @@ def duckdb_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
     >>> with duckdb_engine(Settings()) as engine:
     ...     engine.execute("select 1").fetchone()
     (1,)
+
+    Raises:
+        NextbuyError: a Parquet file is damaged, or the disk has no room for what is spilled.
     """
     spill = settings.data / "tmp"
     spill.mkdir(parents=True, exist_ok=True)
@@ -25,4 +29,12 @@ def duckdb_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         engine.execute("SET enable_progress_bar = false")
         if settings.threads:
             engine.execute(f"SET threads = {settings.threads}")
-        yield engine
+        try:
+            yield engine
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            if ".parquet" not in str(error) and not isinstance(error, duckdb.IOException):
+                raise
+            raise NextbuyError(
+                f"{str(error).splitlines()[0]} If a file of a table is damaged, remove that "
+                "table's folder and run the verb that makes it again; nothing was published."
+            ) from error

@@ -274,6 +274,27 @@ def test_files_that_do_not_belong_together(tmp_path, settings):
     refuses(settings, f"{tmp_path}/*.parquet", shop(format="parquet"), said)
 
 
+def test_an_empty_day_among_others_counts_nothing_and_a_half_written_one_is_named(
+    tmp_path, settings
+):
+    columns = {
+        name: [value] for name, value in zip(HEADER.split(","), GOOD.split(","), strict=True)
+    }
+    day = pa.table(columns)
+    for name, rows in (("1", day), ("2", day.slice(0, 0))):
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    source = shop(format="parquet")
+    report = ingest([f"{tmp_path}/*.parquet"], source, settings, now=NOW)
+    assert reconciles(report, settings)
+    assert [counts.read for counts in report.files.values()] == [1, 0]
+    good = event_rows(settings)
+    whole = (tmp_path / "1.parquet").read_bytes()
+    (tmp_path / "3.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(NextbuyError, match=r"3\.parquet cannot be read as Parquet"):
+        ingest([f"{tmp_path}/*.parquet"], source, settings, now=NOW)
+    assert event_rows(settings) == good
+
+
 def test_files_that_are_something_else(tmp_path, settings):
     path = tmp_path / "log"
     path.write_bytes(b"")

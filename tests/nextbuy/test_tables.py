@@ -8,6 +8,7 @@ import pytest
 from histories import CONFIG, event
 from test_increment import build, publish
 
+from nextbuy.errors import NextbuyError
 from nextbuy.ingest import ingest
 from nextbuy.sessions import DAY, SECOND, SessionConfig
 from nextbuy.settings import PROJECT, Settings
@@ -51,6 +52,23 @@ def test_a_shopper_with_very_many_events_is_one_bot(tmp_path):
         CONFIG.bot_burst_events - 1
     )
     assert one(data.features / "session", "SELECT n_events FROM {}") == 20_000
+
+
+def test_a_half_written_day_is_named_and_the_last_good_tables_stay(tmp_path):
+    data = Settings(data=tmp_path, threads=1)
+    first = [event("u1", 0, "view"), event("u2", DAY, "view")]
+    publish(data, first)
+    build(data)
+    good = {table: manifest(table) for table in (data.sessions, data.labels)}
+    publish(data, [*first, event("u1", 2 * DAY, "view")])
+    broken = data.events / "day=2024-01-03" / "part-0.parquet"
+    broken.write_bytes(broken.read_bytes()[:-20])
+    with pytest.raises(NextbuyError, match=r"day=2024-01-03/part-0\.parquet.*remove that table"):
+        build(data)
+    assert good == {table: manifest(table) for table in good}
+    publish(data, [*first, event("u1", 2 * DAY, "view")])
+    build(data)
+    assert manifest(data.sessions).rows == 3
 
 
 @pytest.mark.parametrize("name", LOGS)
