@@ -29,7 +29,8 @@ def chain(data: Path, log: str, source: str, report: Path, *config: str) -> None
     run(data, "features")
     run(data, "apply")
     run(data, "train", *config)
-    run(data, "evaluate", "--json", str(report), *config)
+    # The model just trained: an earlier one may be champion in this folder.
+    run(data, "evaluate", "--challenger", "--json", str(report), *config)
 
 
 def main(logs: list[str]) -> None:
