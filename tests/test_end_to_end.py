@@ -191,6 +191,7 @@ def test_a_daily_run_that_was_killed_goes_on_and_only_one_runs_at_a_time(shop, t
     records = [json.loads(file.read_text()) for file in sorted((folder / "runs").glob("*.json"))]
     killed, whole = records
     assert "ended" not in killed
+    assert "ended" in whole, third.stdout + third.stderr
     assert whole["goes_on_from"] == killed["began"]
     assert whole["monitor"] == third.returncode
     assert [step["name"] for step in whole["steps"]] == [
