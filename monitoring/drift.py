@@ -133,6 +133,9 @@ def write_page(
     """Evidently's full report: drift with histograms, data summary, classification performance.
 
     `label` and `probability` are judged as a classification where both classes are known.
+
+    Raises:
+        NextbuyError: Evidently fails on these columns.
     """
     from evidently import BinaryClassification, DataDefinition, Dataset, Report
     from evidently.presets import ClassificationPreset, DataDriftPreset, DataSummaryPreset
@@ -170,14 +173,22 @@ def write_page(
         classification=[task] if both else None,
     )
     data = [Dataset.from_pandas(frame, data_definition=definition) for frame in frames]
-    snapshot = Report(presets).run(*data)
     settings.reports.mkdir(parents=True, exist_ok=True)
     aside = settings.reports / ".evidently.html"
-    snapshot.save_html(str(aside))
+    try:
+        Report(presets).run(*data).save_html(str(aside))
+    except Exception as error:  # theirs has no common base, and the run's numbers stand without it
+        raise NextbuyError(
+            f"Evidently's full report could not be made: {type(error).__name__}: {error}. "
+            "Go on without it: nextbuy monitor --no-pages"
+        ) from error
     return aside.rename(page(settings))
 
 
 def _evidently_frame(table: pa.Table) -> pd.DataFrame:
+    for index, field in enumerate(table.schema):
+        if pa.types.is_boolean(field.type):  # as numbers, as they are compared week by week
+            table = table.set_column(index, field.name, table[field.name].cast(pa.int8()))
     frame = table.to_pandas()
     if TARGET in frame and frame[TARGET].notna().all():
         frame[TARGET] = frame[TARGET].astype(int)

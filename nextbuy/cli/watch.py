@@ -1,5 +1,6 @@
 """Verbs that watch: check, monitor, dashboard."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -85,13 +86,24 @@ def _check_log(logs: list[str], source: str, settings: Settings) -> "CheckReport
         aside = Settings(
             data=Path(folder), memory_limit=settings.memory_limit, threads=settings.threads
         )
-        report = ingest(
-            logs,
-            load_source(source_file(source)),
-            aside,
-            gate=lambda staged: checked.append(check_events(staged, settings)),
-        )
-    say(str(report))
+
+        def told(text: object) -> str:
+            return str(text).replace(str(aside.quarantine), str(settings.quarantine))
+
+        try:
+            report = ingest(
+                logs,
+                load_source(source_file(source)),
+                aside,
+                gate=lambda staged: checked.append(check_events(staged, settings)),
+            )
+        except NextbuyError as error:
+            raise NextbuyError(told(error)) from error
+        finally:
+            for refused in aside.quarantine.glob("*"):
+                shutil.rmtree(settings.quarantine / refused.name, ignore_errors=True)
+                shutil.copytree(refused, settings.quarantine / refused.name)
+    say(told(report))
     return checked[0]
 
 

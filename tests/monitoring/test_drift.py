@@ -20,6 +20,7 @@ def window(shift, brands, n=2000, seed=3):
         {
             "user__n_views": rng.normal(10 + shift, 1, n),
             "user__spend": rng.normal(5, 1, n),
+            "session__is_new": pa.array(rng.random(n) < 0.3 + shift / 10),
             "item__brand": rng.choice(brands, n),
             "item__price": pa.nulls(n, pa.float64()),
             "probability": rng.random(n),
@@ -33,6 +34,7 @@ def test_what_moved_is_found_and_what_stayed_is_not():
     drifted = {drift.feature: drift.is_drifted for drift in found}
     assert drifted == {
         "user__n_views": True,
+        "session__is_new": True,
         "item__brand": True,
         "user__spend": False,
         "probability": False,
@@ -87,7 +89,7 @@ def test_the_series_has_every_week_and_the_target_only_where_it_is_known():
 
 def test_evidently_writes_its_page(tmp_path):
     settings = Settings(data=tmp_path)
-    columns = ["user__n_views", "item__brand", "probability", "label"]
+    columns = ["user__n_views", "session__is_new", "item__brand", "probability", "label"]
     pair = [window(s, ["a", "b"], 300).select(columns) for s in (0, 1)]
     write_page(settings, *pair, CONFIG)
     text = page(settings).read_text()
