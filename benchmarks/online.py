@@ -168,20 +168,20 @@ def feast(given: argparse.Namespace, with_ours: bool) -> dict[str, Any]:
 def bare(given: argparse.Namespace) -> dict[str, Any]:
     """The floor: the same commands, made beforehand; the replies parsed and left as they are."""
     from nextbuy.stores.online import NextbuyOnlineStore
-    from nextbuy.stores.reader import OnlineReader, _Request
+    from nextbuy.stores.reader import OnlineReader
     from nextbuy.stores.wire import wire
 
     store = open_store(given, ours=True)
     reader = OnlineReader(store, "all")
     online = NextbuyOnlineStore()
-    made = [_Request(reader._views, request) for request in requests(given)]
+    made = [reader.request(request) for request in requests(given)]
     with wire(online.client(store.config)) as line:
 
         def read(request: tuple[bytes, int]) -> Any:
             line.send(request[0])
             return line.read(request[1])
 
-        return timed(read, [(request.bytes(), request.replies) for request in made])
+        return timed(read, [(request.commands, request.replies) for request in made])
 
 
 CONTENDERS: dict[str, report.Contender] = {

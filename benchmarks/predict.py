@@ -35,7 +35,7 @@ from nextbuy.engine import duckdb_engine
 from nextbuy.redis_server import redis_lease
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.storage import files
-from nextbuy.stores.reader import OnlineReader, _Request
+from nextbuy.stores.reader import OnlineReader
 from nextbuy.stores.wire import wire
 
 ITEMS = 50
@@ -125,7 +125,7 @@ def bare_parts(settings: Settings, tag: str, asked: list[dict[str, Any]]) -> dic
     features = OnlineFeatures(settings, model.contract)
     reader = OnlineReader(store, model.contract.feature_service)
     columns = [{"user_id": [b["user_id"]], "item_id": b["item_ids"]} for b in asked]
-    made = [_Request(reader._views, each) for each in columns]
+    made = [reader.request(each) for each in columns]
     blocks = [features.read(each["user_id"], each["item_id"]).matrix for each in columns]
     with wire(reader._online.client(store.config)) as line:
 
@@ -133,7 +133,7 @@ def bare_parts(settings: Settings, tag: str, asked: list[dict[str, Any]]) -> dic
             line.send(request[0])
             return line.read(request[1])
 
-        redis = timed(read, [(request.bytes(), request.replies) for request in made])
+        redis = timed(read, [(request.commands, request.replies) for request in made])
     return {"redis": redis, "model": timed(model.booster.predict, blocks)}
 
 

@@ -1,18 +1,16 @@
-"""Requests for feature rows and their replies as NumPy columns: the reading side of `writer`.
+"""Replies to rows of features: the reading side of `writer`, one class per layout.
 
-One class per layout. What can be worked out before a request comes is worked out when a reader is
-made; a request then costs a few calls per feature view, not per value.
+What can be worked out before a request comes is worked out when a reader is made; a request then
+costs a few calls per feature view, not per value.
 """
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from feast.type_map import feast_value_type_to_python_type
@@ -20,12 +18,13 @@ from feast.value_type import ValueType
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
+from nextbuy.stores.block import NEVER, Column, ViewRows
 from nextbuy.stores.encode import NANOS, SECONDS
-from nextbuy.stores.packed import TEXT, Packing
+from nextbuy.stores.keys import Keys, Places
+from nextbuy.stores.packed import TEXT
 from nextbuy.stores.wire import bulk, header
 from nextbuy.stores.writer import Layout
 
-NEVER = -(2**63)
 MICROSECOND = timedelta(microseconds=1)
 
 FIXED = {
@@ -42,89 +41,24 @@ LONG: dict[ValueType, Callable[[bytes], Any]] = {
 _two = struct.Struct("<II").pack
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One feature of all rows."""
-
-    values: NDArray[Any]
-    """Shape (rows,): integers, floats or booleans; text and lists as objects."""
-    present: NDArray[np.bool_]
-    """Shape (rows,): where the value is known; elsewhere `values` holds anything."""
-
-    def to_arrow(self) -> pa.Array:
-        """The column with nulls."""
-        return pa.array(self.values, mask=~self.present, from_pandas=False)
-
-
-Answer = tuple[NDArray[np.int64], list[Column]]
-"""Event timestamps in microseconds (NEVER where there is no row), and the features in order."""
-
-
 class ViewReader:
-    """One feature view of a reader: makes Redis keys, decodes replies."""
+    """One feature view of a reader: its keys, and what its replies hold."""
 
     packed: bool
+    keys: Keys
+    numbers: tuple[tuple[str, ...], ...]
+    """Features in the order of `ViewRows.numbers`."""
+    others: tuple[str, ...]
+    """Features in the order of `ViewRows.others`."""
 
-    def __init__(self, into: Layout, title: str, asked: list[str], kinds: list[ValueType]) -> None:
+    def __init__(self, into: Layout, title: str, asked: list[str]) -> None:
         self.title = title
         self.asked = asked
         """The request's columns that make the key, in the order of the join keys' names."""
         self.ttl = into.ttl // MICROSECOND if into.ttl else None
-        self._kinds = kinds
-        last = len(asked) - 1
-        self._encoders = [
-            _encoder(kind, name, bare=self.packed and i == last)
-            for i, (name, kind) in enumerate(into.join_keys[: len(asked)])
-        ]
-        self._prefix, self._suffix = b"", b""
 
-    def keys(
-        self, columns: Sequence[Sequence[Any]], rows: int
-    ) -> tuple[list[bytes], NDArray[np.intp] | None]:
-        """The distinct Redis keys of a request and, for each row, which of them is its own.
-
-        None stands for: each row its own. A null in a key makes a key that no row has.
-        """
-        varying = [i for i, column in enumerate(columns) if len(column) != 1]
-        places = None
-        if not varying:
-            places = None if rows == 1 else np.zeros(rows, np.intp)
-        elif len(varying) == 1:
-            only = columns[varying[0]]
-            if len(distinct := dict.fromkeys(only)) < rows:
-                places = _numbered(only)
-                columns = [list(distinct) if i in varying else c for i, c in enumerate(columns)]
-        else:
-            entities = list(zip(*(columns[i] for i in varying), strict=True))
-            if len(distinct := dict.fromkeys(entities)) < rows:
-                places = _numbered(entities)
-                split = iter(list(zip(*distinct, strict=True)))
-                columns = [next(split) if i in varying else c for i, c in enumerate(columns)]
-        pieces = [encode(column) for encode, column in zip(self._encoders, columns, strict=True)]
-        return self._joined(pieces), places
-
-    def _joined(self, pieces: list[list[bytes | None]]) -> list[bytes]:
-        if any(None in piece for piece in pieces):
-            count = max(map(len, pieces))
-            spread = [piece * count if len(piece) == 1 else piece for piece in pieces]
-            return [
-                b"" if None in parts else b"".join([self._prefix, *parts, self._suffix])
-                for parts in zip(*spread, strict=True)
-            ]
-        keys: list[Any] = [self._prefix]
-        for piece in pieces:
-            if len(piece) == 1:
-                keys = [key + piece[0] for key in keys]
-            elif len(keys) == 1:
-                keys = [keys[0] + part for part in piece]
-            else:
-                keys = [key + part for key, part in zip(keys, piece, strict=True)]
-        return [key + self._suffix for key in keys] if self._suffix else keys
-
-    def decode(
-        self, replies: list[Any], places: NDArray[np.intp] | None, oldest: int | None
-    ) -> Answer:
-        """The rows of a request; those with an event timestamp before `oldest` are not there."""
+    def decode(self, replies: list[Any], places: Places) -> ViewRows:
+        """The rows of a request."""
         raise NotImplementedError
 
 
@@ -137,48 +71,51 @@ class HashView(ViewReader):
         self, into: Layout, title: str, asked: list[str], features: dict[str, ValueType],
         config: RepoConfig,
     ) -> None:  # fmt: skip
-        super().__init__(into, title, asked, list(features.values()))
+        super().__init__(into, title, asked)
         names = [name.encode() for name, _ in into.join_keys]
-        self._prefix = struct.pack("<I", len(names)) + b"".join(
+        prefix = struct.pack("<I", len(names)) + b"".join(
             _two(ValueType.STRING.value, len(name)) + name for name in names
         )
         if not asked:  # a view without entities has one row, of Feast's dummy entity
-            self._prefix += _two(ValueType.STRING.value, 0)
-        self._suffix = config.project.encode()
-        self.fields = (*(into.field(name) for name in features), into.stamp_field)
-        self._open = header(2 + len(self.fields)) + bulk(b"HMGET")
-        self._close = b"".join(map(bulk, self.fields))
-        self._groups: dict[ValueType, list[int]] = {}
-        for i, kind in enumerate(self._kinds):
-            self._groups.setdefault(kind, []).append(i)
+            prefix += _two(ValueType.STRING.value, 0)
+        kinds: dict[ValueType, list[str]] = {}
+        for name, kind in features.items():
+            kinds.setdefault(kind, []).append(name)
+        numeric = [kind for kind in kinds if kind in FIXED or kind in INTEGERS]
+        self._numeric = [(kind, len(kinds[kind])) for kind in numeric]
+        self._others = [
+            (kind, name) for kind in kinds if kind not in numeric for name in kinds[kind]
+        ]
+        self.numbers = tuple(tuple(kinds[kind]) for kind in numeric)
+        self.others = tuple(name for _, name in self._others)
+        fields = [into.field(name) for name in (*chain(*self.numbers), *self.others)]
+        fields.append(into.stamp_field)
+        self._width = len(fields)
+        self.keys = Keys(
+            into.join_keys[: len(asked)],
+            prefix,
+            config.project.encode(),
+            around=(header(1 + self._width + 1) + bulk(b"HMGET"), b"".join(map(bulk, fields))),
+        )
 
-    def commands(self, keys: list[bytes]) -> bytes:
-        """The commands that read these keys."""
-        start, end = self._open, self._close
-        return b"".join([b"%b$%d\r\n%b\r\n%b" % (start, len(key), key, end) for key in keys])
-
-    def decode(
-        self, replies: list[Any], places: NDArray[np.intp] | None, oldest: int | None
-    ) -> Answer:
+    def decode(self, replies: list[Any], places: Places) -> ViewRows:
         """Decode the replies of the HMGETs."""
-        width, rows = len(self.fields), len(replies)
+        width, rows, at = self._width, len(replies), 0
         flat: list[bytes | None] = list(chain.from_iterable(replies))
-        times = _stamps(flat[width - 1 :: width])
-        alive = None
-        if oldest is not None and not (fresh := times >= oldest).all():
-            alive, times = fresh, np.where(fresh, times, NEVER)
-        columns: list[Any] = [None] * len(self._kinds)
-        for kind, positions in self._groups.items():
-            raw = list(chain.from_iterable([flat[i::width] for i in positions]))
-            shape = (len(positions), rows)
-            values, present = (part.reshape(shape) for part in _decoded(raw, kind))
-            if alive is not None:
-                present = present & alive
-            if places is not None:
-                values, present = values[:, places], present[:, places]
-            for i, row, known in zip(positions, values, present, strict=True):
-                columns[i] = Column(row, known)
-        return times if places is None else times[places], columns
+        matrices, absent, others = [], [], []
+        for kind, count in self._numeric:
+            raw = list(chain.from_iterable([flat[i::width] for i in range(at, at + count)]))
+            values, missing = _numbers(raw, kind)
+            matrices.append(values.reshape(count, rows).T)
+            absent.append(missing.reshape(count, rows).T)
+            at += count
+        for kind, _ in self._others:
+            others.append(_objects(flat[at::width], kind))
+            at += 1
+        empty = np.empty((rows, 0), np.bool_)
+        return _placed(
+            _stamps(flat[width - 1 :: width]), matrices, np.hstack([empty, *absent]), others, places
+        )
 
 
 class PackedView(ViewReader):
@@ -190,102 +127,69 @@ class PackedView(ViewReader):
         self, into: Layout, title: str, asked: list[str], features: dict[str, ValueType],
         config: RepoConfig,
     ) -> None:  # fmt: skip
-        super().__init__(into, title, asked, list(features.values()))
+        super().__init__(into, title, asked)
         if into.packing is None:
             raise NextbuyError(f"Feature view {title!r} is not packed.")
-        self._packing: Packing = into.packing
-        self._prefix = into.packing.prefix
-        self._slots = [(f"v{i}", i) for i in (into.packing.names.index(name) for name in features)]
-        self._size = into.packing.dtype.itemsize
-        self._nothing = bytes(self._size)
-
-    def decode(
-        self, replies: list[Any], places: NDArray[np.intp] | None, oldest: int | None
-    ) -> Answer:
-        """Decode the values of the MGET."""
-        size, nothing = self._size, self._nothing
-        if self._packing.long:
-            fixed = b"".join([row[:size] if row else nothing for row in replies])
-        else:
-            fixed = b"".join([row or nothing for row in replies])
-        rows = np.frombuffer(fixed, self._packing.dtype)
-        times, present = rows["time"], rows["present"]
-        if None in replies:
-            times = np.where([row is not None for row in replies], times, NEVER)
-        if oldest is not None and not (alive := times >= oldest).all():
-            times, present = np.where(alive, times, NEVER), present & alive[:, None]
-        texts = self._long(replies, rows, present)
-        if places is not None:
-            times, rows, present = times[places], rows[places], present[places]
-            texts = {i: column[places] for i, column in texts.items()}
-        known = present.T.copy()
-        return times, [
-            Column(texts[i], _not_none(texts[i])) if i in texts else Column(rows[name], known[i])
-            for name, i in self._slots
+        packing = self._packing = into.packing
+        names = packing.names
+        self.keys = Keys(into.join_keys[: len(asked)], packing.prefix, bare=True)
+        self.numbers = tuple(tuple(names[i] for i in block) for _, block in packing.blocks)
+        self.others = tuple(names[i] for i in packing.long if names[i] in features)
+        self._blocks = [kind.name for kind, _ in packing.blocks]
+        self._width = sum(map(len, self.numbers))
+        self._long = [
+            (LONG.get(packing.kinds[i], _any), names[i] in features) for i in packing.long
         ]
+        nothing = np.zeros(1, packing.dtype)
+        nothing["time"], nothing["missing"] = NEVER, True
+        self._nothing = nothing.tobytes()
 
-    def _long(
-        self, replies: list[Any], rows: NDArray[Any], present: NDArray[np.bool_]
-    ) -> dict[int, NDArray[Any]]:
-        starts = np.full(len(replies), self._size)
-        found, wanted = {}, {i for _, i in self._slots}
-        for i in self._packing.long:
-            ends = starts + rows[f"v{i}"]
-            if i in wanted:
-                take = LONG.get(self._packing.kinds[i], _any)
+    def decode(self, replies: list[Any], places: Places) -> ViewRows:
+        """Decode the values of the MGET."""
+        nothing = self._nothing
+        fixed = [row or nothing for row in replies]
+        others: list[Column] = []
+        if self._long:
+            fixed = [row[: len(nothing)] for row in fixed]
+        rows = np.frombuffer(b"".join(fixed), self._packing.dtype)
+        if self._long:
+            others = self._texts(replies, rows)
+        missing = rows["missing"][:, : self._width] if self._long else rows["missing"]
+        return _placed(rows["time"], [rows[name] for name in self._blocks], missing, others, places)
+
+    def _texts(self, replies: list[Any], rows: NDArray[Any]) -> list[Column]:
+        starts = np.full(len(replies), len(self._nothing))
+        found = []
+        for place, (take, wanted) in enumerate(self._long):
+            ends = starts + rows["lengths"][:, place]
+            if wanted:
                 column = np.empty(len(replies), object)
-                spans = zip(replies, starts.tolist(), ends.tolist(), strict=True)
-                for n, (row, start, end) in enumerate(spans):
-                    if row and present[n, i]:
+                missing = rows["missing"][:, self._width + place].tolist()
+                spans = zip(replies, missing, starts.tolist(), ends.tolist(), strict=True)
+                for n, (row, lacks, start, end) in enumerate(spans):
+                    if not lacks:
                         column[n] = take(row[start:end])
-                found[i] = column
+                found.append(Column(column, _not_none(column)))
             starts = ends
         return found
 
 
-def _numbered(entities: Sequence[Any]) -> NDArray[np.intp]:
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(each, len(numbers)) for each in entities], np.intp)
-
-
-def _encoder(
-    kind: ValueType, name: str, bare: bool
-) -> Callable[[Sequence[Any]], list[bytes | None]]:
-    """What turns a column of one join key into pieces of keys; None for a null."""
-    number = kind.value
-    one: Callable[[Any], bytes]
-    match kind, bare:
-        case (ValueType.STRING, True):
-            one = str.encode
-        case (ValueType.BYTES, True):
-            one = bytes
-        case (ValueType.STRING, False):
-
-            def one(value: Any) -> bytes:
-                raw: bytes = str.encode(value)
-                return _two(number, len(raw)) + raw
-        case (ValueType.BYTES, False):
-
-            def one(value: Any) -> bytes:
-                return _two(number, len(value)) + bytes(value)
-        case (ValueType.INT64 | ValueType.INT32, _):
-            letter, size = ("q", 8) if kind == ValueType.INT64 else ("i", 4)
-            pack = struct.Struct(f"<{letter}").pack
-            start = b"" if bare else _two(number, size)
-
-            def one(value: Any) -> bytes:
-                return start + pack(value)
-        case _:
-            raise NextbuyError(f"The join key {name!r} is of type {kind.name}, which has no key.")
-    takes = {ValueType.STRING: "str", ValueType.BYTES: "bytes"}.get(kind, "int")
-
-    def encoder(values: Sequence[Any]) -> list[bytes | None]:
-        try:
-            return [None if value is None else one(value) for value in values]
-        except (TypeError, struct.error) as error:
-            raise NextbuyError(f"The join key {name!r} takes {takes}: {error}.") from None
-
-    return encoder
+def _placed(
+    times: NDArray[np.int64],
+    numbers: list[NDArray[Any]],
+    missing: NDArray[np.bool_],
+    others: list[Column],
+    places: Places,
+) -> ViewRows:
+    """The rows in the order of the request."""
+    if places is None:
+        return ViewRows(times, tuple(numbers), missing, tuple(others))
+    return ViewRows(
+        times[places],
+        tuple(matrix[places] for matrix in numbers),
+        missing[places],
+        tuple(Column(column.values[places], column.present[places]) for column in others),
+    )
 
 
 def _stamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
@@ -301,25 +205,27 @@ def _stamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
     return times
 
 
-def _decoded(raw: list[bytes | None], kind: ValueType) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Serialized `Value` messages of one kind; nothing, or nothing in a message, is missing."""
+def _numbers(raw: list[bytes | None], kind: ValueType) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Serialized `Value` messages of one numeric kind, and which of them hold nothing."""
+    joined = b"".join(filter(None, raw))
+    if kind in FIXED:
+        found: NDArray[Any] = np.frombuffer(joined, FIXED[kind])["value"]
+    else:
+        found = _fields(joined)[1].astype(INTEGERS[kind])
+    if len(found) == len(raw):
+        return found, np.zeros(len(raw), np.bool_)
     present = np.array(list(map(bool, raw)), np.bool_)
-    if kind in FIXED or kind in INTEGERS:
-        joined = b"".join(filter(None, raw))
-        if kind in FIXED:
-            found: NDArray[Any] = np.frombuffer(joined, FIXED[kind])["value"]
-        else:
-            found = _fields(joined)[1].astype(INTEGERS[kind])
-        if len(found) == len(raw):
-            return found, present
-        values = np.zeros(len(raw), found.dtype)
-        values[present] = found
-        return values, present
+    values = np.zeros(len(raw), found.dtype)
+    values[present] = found
+    return values, ~present
+
+
+def _objects(raw: list[bytes | None], kind: ValueType) -> Column:
     objects = np.empty(len(raw), object)
     for i, value in enumerate(raw):
         if value:
             objects[i] = _text(value, kind) if kind in TEXT else _any(value)
-    return objects, _not_none(objects)
+    return Column(objects, _not_none(objects))
 
 
 def _not_none(objects: NDArray[Any]) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ from redis import asyncio as redis_asyncio
 
 from nextbuy.redis_server import hold
 from nextbuy.settings import Settings
-from nextbuy.stores.wire import command, first_error, reading, wire
+from nextbuy.stores.wire import Lines, command, reading
 from nextbuy.stores.writer import clock_key, layout, rows_from_protos, write
 
 PATIENCE = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0}
@@ -64,6 +64,14 @@ class NextbuyOnlineStore(RedisOnlineStore):
         self._ttls: dict[str, timedelta | None] = {}
         self._config: RepoConfig | None = None
         self._now: tuple[float, datetime] | None = None
+        self._lines: Lines | None = None
+
+    def ask(self, config: RepoConfig, commands: bytes, replies: int) -> list[Any]:
+        """What Redis answers to commands that change nothing; see `wire.Lines`."""
+        lines, client = self._lines, self.client(config)
+        if lines is None or lines.client is not client:
+            lines = self._lines = Lines(client)
+        return lines.ask(commands, replies)
 
     def client(self, config: RepoConfig) -> redis.Redis:
         """The Redis in use.
@@ -199,12 +207,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
             command(b"HMGET", key, *(f if isinstance(f, bytes) else f.encode() for f in fields))
             for key, fields in commands
         )
-        with wire(self.client(config)) as line:
-            line.send(b"".join(encoded))
-            replies = line.read(len(commands))
-        if refusal := first_error(replies):
-            raise refusal
-        return replies
+        return self.ask(config, b"".join(encoded), len(commands))
 
     def _convert_redis_values_to_protobuf(
         self,

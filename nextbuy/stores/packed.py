@@ -1,14 +1,15 @@
 """The packed layout: one Redis string per (feature view, entity) instead of a hash field per value.
 
     8 bytes  event timestamp, microseconds since 1970, little endian
-    1 byte   per feature: 1 where it is present
-    n bytes  per feature, in the view's order: its number (8 bytes for integers and doubles, 4 for
-             floats and int32, 1 for booleans), or for all else its length (4 bytes)
+    1 byte   per feature: 1 where it is missing
+    n bytes  the numbers, those of one type side by side (8 bytes for doubles and integers, 4 for
+             floats and int32, 1 for booleans); then of each other feature its length (4 bytes)
     rest     what has a length, one after the other: text and bytes as they are, lists, times and
              whatever else Feast knows as a serialized `Value`
 
-One MGET reads all rows of a request, and rows without text are a NumPy array as they come. The
-key holds a checksum of the view's schema: rows of another schema are not found, never misread.
+One MGET reads all rows of a request, and the numbers of one type are a NumPy matrix as they come.
+The key holds a checksum of the view's schema: rows of another schema, or of another version of
+this layout, are not found, never misread.
 """
 
 import hashlib
@@ -24,12 +25,13 @@ from numpy.typing import NDArray
 
 from nextbuy.stores import encode
 
-LENGTH = "<u4"
+LAYOUT = 2
+"""Version of the layout above; part of the checksum."""
 SLOTS = {
-    ValueType.INT32: "<i4",
+    ValueType.DOUBLE: "<f8",
     ValueType.INT64: "<i8",
     ValueType.FLOAT: "<f4",
-    ValueType.DOUBLE: "<f8",
+    ValueType.INT32: "<i4",
     ValueType.BOOL: "?",
 }
 TEXT = (ValueType.STRING, ValueType.BYTES)
@@ -43,13 +45,12 @@ class Packing:
     """What each key begins with."""
     names: tuple[str, ...]
     kinds: tuple[ValueType, ...]
+    blocks: tuple[tuple[ValueType, tuple[int, ...]], ...]
+    """The types of numbers and the positions of their features, in the order of a row."""
+    long: tuple[int, ...]
+    """Positions of the features of varying length."""
     dtype: np.dtype[Any]
-    """The fixed part of a row."""
-
-    @property
-    def long(self) -> list[int]:
-        """Positions of the features of varying length."""
-        return [i for i, kind in enumerate(self.kinds) if kind not in SLOTS]
+    """The fixed part of a row: `time`, `missing`, a block by the name of each type, `lengths`."""
 
     def keys(self, columns: Sequence[pa.Array], kinds: Sequence[ValueType]) -> pa.BinaryArray:
         """The Redis keys of entities, given their join keys in the order of their names."""
@@ -66,24 +67,29 @@ class Packing:
         """
         fixed = np.zeros(len(times), self.dtype)
         fixed["time"] = times
-        tails: list[pa.Array] = []
-        for i, (column, kind, name) in enumerate(zip(columns, self.kinds, self.names, strict=True)):
-            if kind in SLOTS or kind in TEXT:
-                column = encode.cast(column, kind, name)
-            present = np.asarray(column.is_valid())
-            if kind not in SLOTS:
-                raw = column.cast(pa.binary()).fill_null(b"")
-                lengths = np.asarray(pc.binary_length(raw))
-                fixed[f"v{i}"] = lengths
-                tails.append(raw)
-                if kind not in TEXT:
-                    present = lengths != 0  # a `Value` without content is a missing one
-            else:
+        slot = 0
+        for kind, positions in self.blocks:
+            for place, i in enumerate(positions):
+                column = encode.cast(columns[i], kind, self.names[i])
+                missing = ~np.asarray(column.is_valid())
                 numbers = encode.numbers(column)
                 if numbers.dtype.kind == "f":
-                    present = present & ~np.isnan(numbers)
-                fixed[f"v{i}"] = numbers
-            fixed["present"][:, i] = present
+                    missing |= np.isnan(numbers)
+                fixed[kind.name][:, place] = numbers
+                fixed["missing"][:, slot] = missing
+                slot += 1
+        tails: list[pa.Array] = []
+        for place, i in enumerate(self.long):
+            column, kind = columns[i], self.kinds[i]
+            if kind in TEXT:
+                column = encode.cast(column, kind, self.names[i])
+            raw = column.cast(pa.binary()).fill_null(b"")
+            lengths = np.asarray(pc.binary_length(raw))
+            # A `Value` without content is a missing one.
+            missing = ~np.asarray(column.is_valid()) if kind in TEXT else lengths == 0
+            fixed["lengths"][:, place] = lengths
+            fixed["missing"][:, slot + place] = missing
+            tails.append(raw)
         head = encode.rows_of_bytes(fixed.view(np.uint8), self.dtype.itemsize)
         return encode.joined([head, *tails], len(times))
 
@@ -92,14 +98,16 @@ def packing(
     project: str, view: str, join_keys: Sequence[str], features: Sequence[tuple[str, ValueType]]
 ) -> Packing:
     """The packing of a feature view."""
-    schema = repr((project, view, sorted(join_keys), [(n, k.name) for n, k in features]))
+    schema = (LAYOUT, project, view, sorted(join_keys), [(n, k.name) for n, k in features])
+    digest = hashlib.md5(repr(schema).encode(), usedforsecurity=False).digest()
+    kinds = tuple(kind for _, kind in features)
+    found = {kind: tuple(i for i, k in enumerate(kinds) if k == kind) for kind in SLOTS}
+    blocks = tuple((kind, positions) for kind, positions in found.items() if positions)
+    long = tuple(i for i, kind in enumerate(kinds) if kind not in SLOTS)
     dtype = np.dtype(
-        [("time", "<i8"), ("present", "?", (len(features),))]
-        + [(f"v{i}", SLOTS.get(kind, LENGTH)) for i, (_, kind) in enumerate(features)]
+        [("time", "<i8"), ("missing", "?", (len(features),))]
+        + [(kind.name, SLOTS[kind], (len(positions),)) for kind, positions in blocks]
+        + [("lengths", "<u4", (len(long),))]
     )
-    return Packing(
-        prefix=b"nb" + hashlib.md5(schema.encode(), usedforsecurity=False).digest()[:6],
-        names=tuple(name for name, _ in features),
-        kinds=tuple(kind for _, kind in features),
-        dtype=dtype,
-    )
+    names = tuple(name for name, _ in features)
+    return Packing(b"nb" + digest[:6], names, kinds, blocks, long, dtype)

@@ -4,6 +4,7 @@ redis-py makes the connection (address, password, TLS, database) and keeps it in
 between the bytes are ours, and hiredis parses the replies.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import redis
 
 from nextbuy.errors import NextbuyError
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 
 
 class Wire:
@@ -22,6 +23,7 @@ class Wire:
     def __init__(self, connection: Any) -> None:
         self._socket = connection._sock  # the one thing redis-py keeps to itself
         self._reader = hiredis.Reader(replyError=redis.ResponseError)
+        self._buffer = bytearray(CHUNK)
 
     def send(self, *parts: bytes | memoryview) -> None:
         """Send whole commands, as `command` or `encode.framed` make them."""
@@ -40,10 +42,10 @@ class Wire:
                 found.append(reply)
             if len(found) == replies:
                 return found
-            data = self._socket.recv(CHUNK)
-            if not data:
+            size = self._socket.recv_into(self._buffer)
+            if not size:
                 raise redis.ConnectionError("the server closed the connection")
-            self._reader.feed(data)
+            self._reader.feed(self._buffer, 0, size)
 
 
 @contextmanager
@@ -58,6 +60,57 @@ def wire(client: redis.Redis) -> Iterator[Wire]:
         raise
     finally:
         pool.release(connection)
+
+
+class Lines:
+    """Connections of a client, kept at hand for questions that change nothing.
+
+    redis-py's pool looks after a connection each time it lends it, which takes half as long as a
+    small question takes to be answered. Here a connection that the server has closed meanwhile
+    shows when it is used: the question is then asked once more, on a new one.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self._idle: list[tuple[Any, Wire]] = []
+        self._process = os.getpid()
+
+    def ask(self, commands: bytes, replies: int) -> list[Any]:
+        """Send whole commands and give their replies.
+
+        Raises:
+            redis.ResponseError: a command was refused.
+            redis.ConnectionError, OSError: there is no connection, or no answer in time.
+        """
+        if self._process != os.getpid():  # a fork must not read from its parent's connection
+            self._process, self._idle = os.getpid(), []
+        try:
+            kept = self._idle.pop()  # in one step: threads may ask at once
+        except IndexError:
+            return self._ask(*self._open(), commands, replies)
+        try:
+            return self._ask(*kept, commands, replies)
+        except (redis.ConnectionError, ConnectionError):
+            self._idle.clear()  # the server went: they are closed as well
+            return self._ask(*self._open(), commands, replies)
+
+    def _open(self) -> tuple[Any, Wire]:
+        pool: Any = self.client.connection_pool
+        connection = pool.get_connection()
+        return connection, Wire(connection)
+
+    def _ask(self, connection: Any, line: Wire, commands: bytes, replies: int) -> list[Any]:
+        try:
+            line.send(commands)
+            found = line.read(replies)
+        except BaseException:
+            connection.disconnect()
+            self.client.connection_pool.release(connection)
+            raise
+        self._idle.append((connection, line))
+        if refusal := first_error(found):
+            raise refusal
+        return found
 
 
 @contextmanager

@@ -222,13 +222,14 @@ def test_lists_and_timestamps(tmp_path, flushed, packed):
     reader = OnlineReader(repo.store, "all")
     for _ in range(2):
         block = reader.read(asked)
-        found = {name: list(column.values) for name, column in block.columns.items()}
+        columns = {name: block.column(name) for name in block}
+        found = {name: list(column.values) for name, column in columns.items()}
         assert found["stats__items"] == [["x", "y"], [], None, None]
         assert found["stats__text"] == ["between", "", None, None]
         assert [value and value.timestamp() for value in found["stats__seen"]] == [
             at(5).timestamp(), None, None, at(7).timestamp(),
         ]  # fmt: skip
-        present = [column.present.tolist() for column in block.columns.values()]
+        present = [column.present.tolist() for column in columns.values()]
         assert present == [[a is not None for a in column] for column in found.values()]
         # What a push brings, as protobuf messages, is packed to the same bytes.
         before = {key: flushed.dump(key) for key in flushed.scan_iter(b"nb*")}

@@ -1,0 +1,195 @@
+"""The answer to an online request: a block of features, made into what is asked for when it is.
+
+A view's numbers come as matrices, one for each type. A model takes all of them at once, so they go
+there matrix by matrix; a single feature is a column cut out of one.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+MICROSECOND = timedelta(microseconds=1)
+NEVER = -(2**63)
+NAN = np.float32(np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One feature of all rows."""
+
+    values: NDArray[Any]
+    """Shape (rows,): integers, floats or booleans; text and lists as objects."""
+    present: NDArray[np.bool_]
+    """Shape (rows,): where the value is known; elsewhere `values` holds anything."""
+
+    def to_arrow(self) -> pa.Array:
+        """The column with nulls."""
+        return pa.array(self.values, mask=~self.present, from_pandas=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRows:
+    """One view's share of an answer: a row for each of the request, or one that stands for all."""
+
+    stamps: NDArray[np.int64]
+    """Shape (rows,): event timestamps in microseconds since 1970, NEVER where there is no row."""
+    numbers: tuple[NDArray[Any], ...]
+    """Per type, shape (rows, features)."""
+    missing: NDArray[np.bool_]
+    """Shape (rows, features of all types), in the order of `numbers`."""
+    others: tuple[Column, ...]
+    """What is not a number."""
+
+
+class Plan:
+    """Where features lie in the answers of one reader.
+
+    Args:
+        views: per view its title, the full names in the order of `ViewRows.numbers`, and of
+            `ViewRows.others`.
+        listed: the features that a block shows, in order.
+        read: these and the inputs of on-demand views; a view's other features are not to be had.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[tuple[str, Sequence[Sequence[str]], Sequence[str]]],
+        listed: Sequence[str],
+        read: Container[str],
+    ) -> None:
+        self.listed = tuple(listed)
+        self.titles = {title: view for view, (title, _, _) in enumerate(views)}
+        self.numbers: dict[str, tuple[int, int, int, int]] = {}
+        """Feature -> view, matrix, column of the matrix, column among all numbers of the view."""
+        self.others: dict[str, tuple[int, int]] = {}
+        """Feature -> view, place."""
+        self.places: dict[str, int] = {}
+        """Feature -> its column among all numbers of all views."""
+        self.spans: list[tuple[slice, list[slice]]] = []
+        """Per view: its columns among all numbers, and those of each matrix."""
+        self.width = 0
+        for view, (_, matrices, others) in enumerate(views):
+            start, spans = self.width, []
+            for matrix, names in enumerate(matrices):
+                for column, name in enumerate(names):
+                    at = self.width + column
+                    if name in read:
+                        self.numbers[name] = view, matrix, column, at - start
+                        self.places[name] = at
+                spans.append(slice(self.width, self.width + len(names)))
+                self.width += len(names)
+            self.spans.append((slice(start, self.width), spans))
+            self.others |= {name: (view, place) for place, name in enumerate(others)}
+
+
+class Block(Mapping[str, pa.Array]):
+    """The features of one request by full name (`view__feature`), as Arrow when asked.
+
+    A mapping of columns, as `ModelContract.matrix` takes it.
+    """
+
+    def __init__(
+        self, plan: Plan, parts: Sequence[ViewRows], rows: int, us: int, oldest: NDArray[np.int64]
+    ) -> None:
+        self._plan, self._parts = plan, parts
+        self.rows = rows
+        self._us = us
+        self._times = np.empty((len(parts), rows), np.int64)
+        for times, part in zip(self._times, parts, strict=True):
+            times[:] = part.stamps
+        self._expired = self._times < oldest[:, None]
+        if not self._expired.any():
+            self._expired = None
+        else:
+            self._times[self._expired] = NEVER
+        self.derived: dict[str, pa.Array] = {}
+        """Features of on-demand views."""
+
+    @property
+    def now(self) -> datetime:
+        """The time against which rows expired."""
+        return EPOCH + self._us * MICROSECOND
+
+    @property
+    def stamps(self) -> dict[str, NDArray[np.int64]]:
+        """Per view, each row's event timestamp in microseconds since 1970; the least integer where
+        there is no row, or only one older than its TTL."""
+        return dict(zip(self._plan.titles, self._times, strict=True))
+
+    def __getitem__(self, name: str) -> pa.Array:
+        return self.derived[name] if name in self.derived else self.column(name).to_arrow()
+
+    def __iter__(self) -> Any:
+        return iter([*self._plan.listed, *self.derived])
+
+    def __len__(self) -> int:
+        return len(self._plan.listed) + len(self.derived)
+
+    def column(self, name: str) -> Column:
+        """A stored feature as NumPy.
+
+        Raises:
+            KeyError: it is not among the stored features.
+        """
+        if name in self._plan.others:
+            view, place = self._plan.others[name]
+            found = self._parts[view].others[place]
+            values, present = found.values, found.present
+        else:
+            view, matrix, column, slot = self._plan.numbers[name]
+            part = self._parts[view]
+            values, present = part.numbers[matrix][:, column], ~part.missing[:, slot]
+        if len(values) != self.rows:
+            values, present = np.repeat(values, self.rows), np.repeat(present, self.rows)
+        if self._expired is not None:
+            present = present & ~self._expired[view]
+        return Column(values, present)
+
+    def matrix(self, names: Sequence[str] | None = None) -> NDArray[np.float32]:
+        """Numeric features as float32 of shape (rows, names), NaN where a value is missing.
+
+        Raises:
+            KeyError: a name is not among the features.
+            ValueError: a feature is text.
+        """
+        plan = self._plan
+        numbers = np.empty((self.rows, plan.width), np.float32)
+        for view, (part, (span, spans)) in enumerate(zip(self._parts, plan.spans, strict=True)):
+            for values, columns in zip(part.numbers, spans, strict=True):
+                numbers[:, columns] = values
+            np.copyto(numbers[:, span], NAN, where=part.missing)
+            if self._expired is not None:
+                numbers[self._expired[view], span] = NAN
+        try:
+            places = [plan.places[name] for name in (names if names is not None else self)]
+        except KeyError:
+            return self._mixed(numbers, list(self) if names is None else names)
+        return numbers.take(places, axis=1) if places else np.empty((self.rows, 0), np.float32)
+
+    def _mixed(self, numbers: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
+        """With features of on-demand views among the names."""
+        block = np.empty((self.rows, len(names)), np.float32)
+        for column, name in enumerate(names):
+            if name in self._plan.others:
+                raise ValueError(f"{name} is not numeric; a model's contract has codes for text")
+            if name in self.derived:
+                derived = self.derived[name].cast(pa.float32())
+                block[:, column] = derived.to_numpy(zero_copy_only=False)
+            else:
+                block[:, column] = numbers[:, self._plan.places[name]]
+        return block
+
+    def table(self) -> pa.Table:
+        """All features as an Arrow table."""
+        return pa.table({name: self[name] for name in self})
+
+    def age(self, view: str) -> NDArray[np.float64]:
+        """Seconds since each row's event timestamp in a view; NaN where there is no row."""
+        stamps = self._times[self._plan.titles[view]]
+        return np.where(stamps == NEVER, np.nan, (self._us - stamps) / 1e6)
