@@ -37,8 +37,9 @@ class Target:
 
 TARGETS = (
     Target("pit", "point-in-time", 20, 1.5, 1 / 4),
+    Target("pit_many_keys", "the same, 40 rows of history per key"),
     Target("pit_few_keys", "point-in-time, 1 in 10 keys asked", 3),
-    Target("pit_short_history", "the same, 10 rows of history per key"),
+    Target("pit_short_history", "the same, 10 rows per key"),
     Target("pit_large_quarter", "point-in-time, 5 views, a quarter"),
     Target("pit_large", "point-in-time, 5 views"),
     Target("materialize", "materialize, hashes", 5, 2),

@@ -18,6 +18,7 @@ FEATURES = 15
 CASES = {
     # name: (entity rows, history rows, keys of the history, keys asked for, views, peers)
     "pit": (500_000, 4_000_000, 20_000, 20_000, 1, ("stock",)),
+    "pit_many_keys": (500_000, 4_000_000, 100_000, 100_000, 1, ("stock",)),
     "pit_few_keys": (50_000, 5_000_000, 50_000, 5_000, 1, ("stock",)),
     "pit_short_history": (50_000, 5_000_000, 500_000, 50_000, 1, ("stock",)),
     "pit_large_quarter": (500_000, 5_000_000, 100_000, 100_000, 5, ()),

@@ -7,7 +7,8 @@ there matrix by matrix; a single feature is a column cut out of one.
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +34,7 @@ class Column:
         return pa.array(self.values, mask=~self.present, from_pandas=False)
 
 
-@dataclass(frozen=True, slots=True)
-class ViewRows:
+class ViewRows(NamedTuple):
     """One view's share of an answer: a row for each of the request, or one that stands for all."""
 
     stamps: NDArray[np.int64]
@@ -86,6 +86,13 @@ class Plan:
                 self.width += len(names)
             self.spans.append((slice(start, self.width), spans))
             self.others |= {name: (view, place) for place, name in enumerate(others)}
+        self.columns = lru_cache(maxsize=16)(self._columns)  # a model asks for the same each time
+        """Columns of these names among all numbers of all views; None if one is not a number."""
+
+    def _columns(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
+        if not all(name in self.places for name in names):
+            return None
+        return np.array([self.places[name] for name in names], np.intp)
 
 
 class Block(Mapping[str, pa.Array]):
@@ -95,19 +102,18 @@ class Block(Mapping[str, pa.Array]):
     """
 
     def __init__(
-        self, plan: Plan, parts: Sequence[ViewRows], rows: int, us: int, oldest: NDArray[np.int64]
+        self, plan: Plan, parts: Sequence[ViewRows], rows: int, us: int, ttls: Sequence[int | None]
     ) -> None:
         self._plan, self._parts = plan, parts
         self.rows = rows
         self._us = us
-        self._times = np.empty((len(parts), rows), np.int64)
-        for times, part in zip(self._times, parts, strict=True):
-            times[:] = part.stamps
-        self._expired = self._times < oldest[:, None]
-        if not self._expired.any():
-            self._expired = None
-        else:
-            self._times[self._expired] = NEVER
+        self._expired = {
+            view: expired
+            for view, (part, ttl) in enumerate(zip(parts, ttls, strict=True))
+            if ttl is not None
+            and (expired := (part.stamps < us - ttl) & (part.stamps != NEVER)).any()
+        }
+        """View -> rows that are older than its TTL; only views that have some."""
         self.derived: dict[str, pa.Array] = {}
         """Features of on-demand views."""
 
@@ -120,7 +126,13 @@ class Block(Mapping[str, pa.Array]):
     def stamps(self) -> dict[str, NDArray[np.int64]]:
         """Per view, each row's event timestamp in microseconds since 1970; the least integer where
         there is no row, or only one older than its TTL."""
-        return dict(zip(self._plan.titles, self._times, strict=True))
+        return {title: self._stamps(view) for title, view in self._plan.titles.items()}
+
+    def _stamps(self, view: int) -> NDArray[np.int64]:
+        stamps = self._parts[view].stamps
+        if view in self._expired:
+            stamps = np.where(self._expired[view], NEVER, stamps)
+        return stamps if len(stamps) == self.rows else np.repeat(stamps, self.rows)
 
     def __getitem__(self, name: str) -> pa.Array:
         return self.derived[name] if name in self.derived else self.column(name).to_arrow()
@@ -145,10 +157,10 @@ class Block(Mapping[str, pa.Array]):
             view, matrix, column, slot = self._plan.numbers[name]
             part = self._parts[view]
             values, present = part.numbers[matrix][:, column], ~part.missing[:, slot]
+        if view in self._expired:
+            present = present & ~self._expired[view]
         if len(values) != self.rows:
             values, present = np.repeat(values, self.rows), np.repeat(present, self.rows)
-        if self._expired is not None:
-            present = present & ~self._expired[view]
         return Column(values, present)
 
     def matrix(self, names: Sequence[str] | None = None) -> NDArray[np.float32]:
@@ -164,13 +176,11 @@ class Block(Mapping[str, pa.Array]):
             for values, columns in zip(part.numbers, spans, strict=True):
                 numbers[:, columns] = values
             np.copyto(numbers[:, span], NAN, where=part.missing)
-            if self._expired is not None:
-                numbers[self._expired[view], span] = NAN
-        try:
-            places = [plan.places[name] for name in (names if names is not None else self)]
-        except KeyError:
-            return self._mixed(numbers, list(self) if names is None else names)
-        return numbers.take(places, axis=1) if places else np.empty((self.rows, 0), np.float32)
+            if view in self._expired:
+                np.copyto(numbers[:, span], NAN, where=self._expired[view][:, None])
+        names = tuple(self) if names is None else tuple(names)
+        columns = plan.columns(names)
+        return self._mixed(numbers, names) if columns is None else numbers.take(columns, axis=1)
 
     def _mixed(self, numbers: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
         """With features of on-demand views among the names."""
@@ -191,5 +201,5 @@ class Block(Mapping[str, pa.Array]):
 
     def age(self, view: str) -> NDArray[np.float64]:
         """Seconds since each row's event timestamp in a view; NaN where there is no row."""
-        stamps = self._times[self._plan.titles[view]]
+        stamps = self._stamps(self._plan.titles[view])
         return np.where(stamps == NEVER, np.nan, (self._us - stamps) / 1e6)

@@ -55,6 +55,7 @@ class ViewReader:
         self.title = title
         self.asked = asked
         """The request's columns that make the key, in the order of the join keys' names."""
+        self.kinds = [kind for _, kind in into.join_keys[: len(asked)]]
         self.ttl = into.ttl // MICROSECOND if into.ttl else None
 
     def decode(self, replies: list[Any], places: Places) -> ViewRows:
@@ -92,7 +93,7 @@ class HashView(ViewReader):
         fields.append(into.stamp_field)
         self._width = len(fields)
         self.keys = Keys(
-            into.join_keys[: len(asked)],
+            self.kinds,
             prefix,
             config.project.encode(),
             around=(header(1 + self._width + 1) + bulk(b"HMGET"), b"".join(map(bulk, fields))),
@@ -132,7 +133,7 @@ class PackedView(ViewReader):
             raise NextbuyError(f"Feature view {title!r} is not packed.")
         packing = self._packing = into.packing
         names = packing.names
-        self.keys = Keys(into.join_keys[: len(asked)], packing.prefix, bare=True)
+        self.keys = Keys(self.kinds, packing.prefix, bare=True)
         self.numbers = tuple(tuple(names[i] for i in block) for _, block in packing.blocks)
         self.others = tuple(names[i] for i in packing.long if names[i] in features)
         self._blocks = [kind.name for kind, _ in packing.blocks]

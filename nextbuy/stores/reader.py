@@ -10,20 +10,19 @@ own `get_online_features` reads the same hashes, through a protobuf message per 
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 from feast import FeatureService, FeatureStore
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs
+from feast.value_type import ValueType
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.block import EPOCH, MICROSECOND, NEVER, Block, Plan
+from nextbuy.stores.block import EPOCH, MICROSECOND, Block, Plan
 from nextbuy.stores.decode import HashView, PackedView, ViewReader
-from nextbuy.stores.keys import Places
+from nextbuy.stores.keys import Encoder, Places
 from nextbuy.stores.online import NextbuyOnlineStore
 from nextbuy.stores.wire import bulk, command, first_error, header, reading
 from nextbuy.stores.writer import clock_key, layout
@@ -57,12 +56,13 @@ class OnlineReader:
         plain, derived = _group_feature_refs(refs, views, on_demand)
         self._derived: list[tuple[Any, set[str]]] = [(view, set(names)) for view, names in derived]
         self._views = [self._view_reader(view, names) for view, names in plain]
+        self._encoders, self._columns = _encoders(self._views)
         read = [f"{view.projection.name_to_use()}__{n}" for view, names in plain for n in names]
         asked = [ref.replace(":", "__", 1) for ref in refs]
         self._order = [name for name in asked if name in set(read)]
         self._inputs = [name for name in read if name not in set(asked)]
         self._plan = Plan([_full(view) for view in self._views], self._order, set(read))
-        self._ttls = np.array([view.ttl or 0 for view in self._views], np.int64)
+        self._ttls = [view.ttl for view in self._views]
         self._by_data = self._config.online_store.clock == "data"
         self._clock = command(b"GET", clock_key(store.project)) * self._by_data
 
@@ -129,23 +129,24 @@ class OnlineReader:
         Raises:
             NextbuyError: a join key is missing, or has the wrong type or another length.
         """
-        rows = max(map(len, entity_columns.values()), default=1)
-        if any(len(values) not in (1, rows) for values in entity_columns.values()):
+        lengths = {len(values) for values in entity_columns.values()} or {1}
+        rows = max(lengths)
+        if lengths - {1, rows}:
             raise NextbuyError(
                 "The entity columns have different lengths: "
                 + ", ".join(f"{name} {len(values)}" for name, values in entity_columns.items())
                 + ". Give one value per row, or one for all rows."
             )
+        try:
+            encoded = [encode(entity_columns[name]) for name, encode in self._encoders]
+        except KeyError as missing:
+            raise NextbuyError(
+                f"The request lacks the join key {missing}; it takes {', '.join(self.join_keys)}."
+            ) from None
         mget, hashes, packed, replies = [], [], 0, 0
         parts: list[tuple[int, Places]] = []
-        for view in self._views:
-            try:
-                columns = [entity_columns[key] for key in view.asked]
-            except KeyError as missing:
-                raise NextbuyError(
-                    f"The request lacks the join key {missing} of feature view {view.title!r}."
-                ) from None
-            keys, count, places = view.keys.on_wire(columns, rows)
+        for view, columns in zip(self._views, self._columns, strict=True):
+            keys, count, places = view.keys.on_wire([encoded[column] for column in columns])
             parts.append((count, places))
             if view.packed:
                 mget.append(keys)
@@ -185,8 +186,7 @@ class OnlineReader:
                 part = hashes[at : at + count]
                 at += count
             rows.append(view.decode(part, places))
-        oldest = np.where(self._ttls == 0, NEVER, us - self._ttls)
-        block = Block(self._plan, rows, request.rows, us, oldest)
+        block = Block(self._plan, rows, request.rows, us, self._ttls)
         if self._derived:
             read = {name: block[name] for name in self._order + self._inputs}
             self._derive(block, pa.table(read), entity_columns)
@@ -205,8 +205,7 @@ class OnlineReader:
                 block.derived[f"{prefix}__{name}"] = result[f"{prefix}__{name}"].combine_chunks()
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What is asked of Redis, and whose the replies are."""
 
     commands: bytes
@@ -217,6 +216,26 @@ class Request:
     """Whether the first reply is that of an MGET."""
     parts: list[tuple[int, Places]]
     """Per view, the number of its keys and which of them is each row's."""
+
+
+def _encoders(
+    views: Sequence[ViewReader],
+) -> tuple[list[tuple[str, Encoder]], list[list[int]]]:
+    """What encodes each column of a request (by its name), and each view's columns.
+
+    A column is encoded once for all views that look it up as the same type.
+    """
+    numbers: dict[tuple[str, ValueType], int] = {}
+    encoders: list[tuple[str, Encoder]] = []
+    columns = []
+    for view in views:
+        mine = list(zip(view.asked, view.kinds, strict=True))
+        for name, kind in mine:
+            if (name, kind) not in numbers:
+                numbers[name, kind] = len(encoders)
+                encoders.append((name, Encoder(name, kind)))
+        columns.append([numbers[each] for each in mine])
+    return encoders, columns
 
 
 def _full(view: ViewReader) -> tuple[str, list[list[str]], list[str]]:
