@@ -195,7 +195,7 @@ CONTENDERS: dict[str, report.Contender] = {
 
 
 def main(small: bool) -> None:
-    repeats = 100 if small else 2_000
+    repeats = 100 if small else 1_000
     work = f"1 user + {ROWS} items + {ROWS} pairs, {3 * FEATURES} features"
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NEXTBUY_DATA"] = f"{folder}/d"

@@ -11,8 +11,9 @@ from rich.table import Table
 from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
 from nextbuy.settings import Settings
 
-MATERIALIZED = "nextbuy:materialized"
-"""A hash in Redis: feature view -> the schema and the table's days that it holds, as JSON."""
+MATERIALIZED = "nextbuy:tables"
+"""A hash in Redis: feature view -> the layout, the schema and the table's days that it holds, as
+JSON."""
 
 
 @app.command()
@@ -43,6 +44,7 @@ def materialize() -> None:
     from nextbuy.live.rows import recorded_materialization
     from nextbuy.redis_server import connect, redis_lease
     from nextbuy.storage import require
+    from nextbuy.stores.packed import LAYOUT
 
     settings = Settings()
     sessions = require(settings.sessions, "nextbuy sessionize")
@@ -56,7 +58,8 @@ def materialize() -> None:
             table = require(settings.features / name, "nextbuy features")
             schema = sorted(f"{field.name}: {field.dtype}" for field in view.schema)
             stored = [repr(store.config.online_store), f"ttl {view.ttl}"]
-            now = {"schema": [*schema, *stored], "days": table.days}
+            layout = f"packed layout {LAYOUT}"
+            now = {"schema": [*schema, *stored, layout], "days": table.days}
             # Kept in Redis itself: a Redis that was emptied is filled again.
             found: Any = redis.hget(MATERIALIZED, name)
             before = json.loads(found or "{}")

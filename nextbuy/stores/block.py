@@ -175,10 +175,16 @@ class Block(Mapping[str, pa.Array]):
         for view, (part, (span, spans)) in enumerate(zip(self._parts, plan.spans, strict=True)):
             for values, columns in zip(part.numbers, spans, strict=True):
                 numbers[:, columns] = values
-            np.copyto(numbers[:, span], NAN, where=part.missing)
+            mine = numbers[:, span]
+            if len(part.missing) == self.rows:
+                mine[part.missing] = NAN
+            else:
+                mine[:, part.missing[0]] = NAN
             if view in self._expired:
-                np.copyto(numbers[:, span], NAN, where=self._expired[view][:, None])
-        names = tuple(self) if names is None else tuple(names)
+                np.copyto(mine, NAN, where=self._expired[view][:, None])
+        if names is None:
+            names = plan.listed + tuple(self.derived)
+        names = tuple(names)
         columns = plan.columns(names)
         return self._mixed(numbers, names) if columns is None else numbers.take(columns, axis=1)
 

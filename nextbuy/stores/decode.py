@@ -15,11 +15,12 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from feast.type_map import feast_value_type_to_python_type
 from feast.value_type import ValueType
+from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.block import NEVER, Column, ViewRows
-from nextbuy.stores.encode import NANOS, SECONDS
+from nextbuy.stores.encode import SECONDS
 from nextbuy.stores.keys import Keys, Places
 from nextbuy.stores.packed import TEXT
 from nextbuy.stores.wire import bulk, header
@@ -38,6 +39,12 @@ LONG: dict[ValueType, Callable[[bytes], Any]] = {
     ValueType.BYTES: bytes,
 }
 """What makes a value of the packed layout from its bytes; `Value` messages where none is named."""
+POWERS = np.uint64(1) << np.arange(0, 70, 7, dtype=np.uint64)
+SHORT_STAMPS = frozenset(range(6, 13)) - {7}
+"""Lengths of protobuf Timestamps whose seconds take five bytes."""
+STAMP_WIDTH = max(SHORT_STAMPS)
+FIVE_BYTES = np.array([True] * 4 + [False])
+NO_STAMP = bytes([SECONDS, 128, 128, 128, 128, 0])
 _two = struct.Struct("<II").pack
 
 
@@ -195,30 +202,48 @@ def _placed(
 
 def _stamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
     """Protobuf Timestamps in microseconds; NEVER where there is none."""
-    times = np.zeros(len(raw), np.int64)
-    owners = np.repeat(np.arange(len(raw)), [len(stamp or b"") for stamp in raw])
-    tags, numbers, starts = _fields(b"".join(filter(None, raw)))
-    seconds, nanos = tags == SECONDS, tags == NANOS
-    times[owners[starts[seconds]]] = numbers[seconds] * 1_000_000
-    times[owners[starts[nanos]]] += numbers[nanos] // 1000
+    lengths = {len(stamp) for stamp in raw if stamp is not None}
+    if not lengths or not lengths <= SHORT_STAMPS:
+        return np.array([_stamp(stamp) for stamp in raw], np.int64)
+    matrix = _padded([NO_STAMP if stamp is None else stamp for stamp in raw], STAMP_WIDTH)
+    # Seconds from 1978 to 3058 take five bytes; nanoseconds follow, or nothing.
+    plain = (matrix[:, 1:6] >= 128) == FIVE_BYTES
+    if not plain.all() or not (matrix[:, 0] == SECONDS).all():
+        return np.array([_stamp(stamp) for stamp in raw], np.int64)
+    times = _varints(matrix[:, 1:6]) * 1_000_000
+    if lengths != {6}:
+        times += _varints(matrix[:, 7:]) // 1000
     if None in raw:
         times[[stamp is None for stamp in raw]] = NEVER
     return times
 
 
+def _stamp(raw: bytes | None) -> int:
+    return NEVER if raw is None else Timestamp.FromString(raw).ToMicroseconds()
+
+
+def _padded(raw: list[bytes], width: int) -> NDArray[np.uint8]:
+    """Messages side by side, filled up with zeros: shape (messages, width)."""
+    filled = b"".join([each.ljust(width, b"\0") for each in raw])
+    return np.frombuffer(filled, np.uint8).reshape(-1, width)
+
+
+def _varints(matrix: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Protobuf varints, one in each row; what follows them is zero."""
+    parts = (matrix & 0x7F).astype(np.uint64)
+    return (parts @ POWERS[: matrix.shape[1]]).view(np.int64)
+
+
 def _numbers(raw: list[bytes | None], kind: ValueType) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Serialized `Value` messages of one numeric kind, and which of them hold nothing."""
-    joined = b"".join(filter(None, raw))
-    if kind in FIXED:
-        found: NDArray[Any] = np.frombuffer(joined, FIXED[kind])["value"]
-    else:
-        found = _fields(joined)[1].astype(INTEGERS[kind])
-    if len(found) == len(raw):
-        return found, np.zeros(len(raw), np.bool_)
     present = np.array(list(map(bool, raw)), np.bool_)
-    values = np.zeros(len(raw), found.dtype)
-    values[present] = found
-    return values, ~present
+    if kind in INTEGERS:
+        filled = [each or b"" for each in raw]
+        matrix = _padded(filled, max(map(len, filled), default=1) or 1)
+        return _varints(matrix[:, 1:]).astype(INTEGERS[kind]), ~present
+    nothing = bytes(FIXED[kind].itemsize)
+    joined = b"".join([each or nothing for each in raw])
+    return np.frombuffer(joined, FIXED[kind])["value"], ~present
 
 
 def _objects(raw: list[bytes | None], kind: ValueType) -> Column:
@@ -232,21 +257,6 @@ def _objects(raw: list[bytes | None], kind: ValueType) -> Column:
 def _not_none(objects: NDArray[Any]) -> NDArray[np.bool_]:
     """Feast writes a missing time as a message with a number that stands for it."""
     return np.array([each is not None for each in objects], np.bool_)
-
-
-def _fields(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.intp]]:
-    """Tags, numbers and places of protobuf fields that follow each other, all of them varints."""
-    raw = np.frombuffer(data, np.uint8)
-    # Bytes below 128 are tags and the last bytes of numbers by turns: all between are 128 and up.
-    edges = np.flatnonzero(raw < 128)
-    starts, ends = edges[::2], edges[1::2]
-    lengths = ends - starts
-    numbers = np.zeros(len(starts), np.uint64)
-    for i in range(int(lengths.max(initial=0))):
-        more = np.flatnonzero(lengths > i)
-        part = (raw[starts[more] + 1 + i] & 0x7F).astype(np.uint64)
-        numbers[more] |= part << np.uint64(7 * i)
-    return raw[starts], numbers.view(np.int64), starts
 
 
 def _text(value: bytes, kind: ValueType) -> str | bytes:

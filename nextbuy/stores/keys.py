@@ -6,7 +6,7 @@ all keys share their beginning and their end, and a key costs one concatenation.
 
 import struct
 from collections.abc import Callable, Sequence
-from operator import add
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +29,8 @@ class Encoded(NamedTuple):
     """Row by row; None for a null."""
     distinct: list[Any]
     places: Places
-    sizes: set[int] | None
-    """Lengths that occur; None where there are nulls."""
+    lengths: list[int] | None
+    """Of the distinct values; None where there are nulls."""
 
 
 class Encoder:
@@ -71,7 +71,7 @@ class Encoder:
             numbers: dict[Any, int] = {}
             places = np.array([numbers.setdefault(each, len(numbers)) for each in rows], np.intp)
             distinct = list(numbers)
-        return Encoded(rows, distinct, places, None if nulls else set(map(len, distinct)))
+        return Encoded(rows, distinct, places, None if nulls else list(map(len, distinct)))
 
     def _with_nulls(self, values: Sequence[Any]) -> list[Any]:
         try:
@@ -113,39 +113,30 @@ class Keys:
         A column of one value stands for all rows. A null makes a key that no row has.
         """
         varying = [place for place, column in enumerate(columns) if len(column.rows) != 1]
-        nulls = [column for column in columns if column.sizes is None]
+        nulls = [column for column in columns if column.lengths is None]
         if nulls or not columns or len(varying) > 1:
             return self._each([column.rows for column in columns])
         place = varying[0] if varying else 0
-        column = columns[place]
+        _, distinct, places, lengths = columns[place]
         before = self._prefix + self._constant(columns[:place], 0)
         after = self._constant(columns[place + 1 :], place + 1) + self._suffix
-        heads = {}
-        for size in column.sizes or ():
-            start = before + self._marker(place, size)
-            heads[size] = b"%b$%d\r\n%b" % (
-                self._open, len(start) + size + len(after), start,
-            )  # fmt: skip
+        kind = None if place == self._bare else self._kinds[place]
         end = after + b"\r\n" + self._close
-        raw = column.distinct
-        if len(heads) == 1:
-            (head,) = heads.values()
-            keys = head + (end + head).join(raw) + end
-        else:
-            starts = map(heads.__getitem__, map(len, raw))
-            keys = end.join(map(add, starts, raw)) + end * bool(raw)
-        return keys, len(raw), column.places
-
-    def _marker(self, place: int, size: int) -> bytes:
-        return b"" if place == self._bare else _two(self._kinds[place], size)
+        frames = {
+            size: _frame(self._open, before, kind, size, len(after), end)
+            for size in set(lengths or ())
+        }
+        # One format for all keys: a loop over them would take three times as long.
+        template = b"".join(map(frames.__getitem__, lengths or ()))
+        return template % tuple(distinct), len(distinct), places
 
     def _constant(self, columns: Sequence[Encoded], first: int) -> bytes:
         return b"".join(
-            [
-                self._marker(place, len(column.rows[0])) + column.rows[0]
-                for place, column in enumerate(columns, first)
-            ]
+            self._piece(place, column.rows[0]) for place, column in enumerate(columns, first)
         )
+
+    def _piece(self, place: int, raw: bytes) -> bytes:
+        return _marker(None if place == self._bare else self._kinds[place], len(raw)) + raw
 
     def _each(self, columns: Sequence[list[Any]]) -> tuple[bytes, int, Places]:
         """Key by key, whatever varies or is null."""
@@ -161,5 +152,20 @@ class Keys:
         return b"".join(keys), len(keys), None if len(keys) == rows else places
 
     def _one(self, entity: Sequence[bytes]) -> bytes:
-        parts = [self._marker(place, len(raw)) + raw for place, raw in enumerate(entity)]
-        return b"".join([self._prefix, *parts, self._suffix])
+        pieces = [self._piece(place, raw) for place, raw in enumerate(entity)]
+        return b"".join([self._prefix, *pieces, self._suffix])
+
+
+def _marker(kind: int | None, size: int) -> bytes:
+    """What stands before a join key's value: its type and its length."""
+    return b"" if kind is None else _two(kind, size)
+
+
+@lru_cache(maxsize=1024)  # views of one join key need the same few again and again
+def _frame(
+    opening: bytes, before: bytes, kind: int | None, size: int, after: int, end: bytes
+) -> bytes:
+    """The format of keys whose varying value takes `size` bytes."""
+    start = before + _marker(kind, size)
+    head = b"%b$%d\r\n%b" % (opening, len(start) + size + after, start)
+    return head.replace(b"%", b"%%") + b"%b" + end.replace(b"%", b"%%")

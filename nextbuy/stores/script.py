@@ -57,14 +57,12 @@ def write_script(
     stamp = len(fields) + 1
     end = stamp + (expiry == "stamp")
     width = end + packed
-    writes = []
-    for first in range(0, len(fields), FIELDS_PER_CALL):
-        pairs = [
-            f"{_text(field)},V[a+{first + i + 1}]"
-            for i, field in enumerate(fields[first : first + FIELDS_PER_CALL])
-        ]
-        writes.append(f"call('HSET',k,{','.join(pairs)})")
-    writes.append(f"call('HSET',k,{_text(stamp_field)},t)")
+    pairs = [f"{_text(field)},V[a+{i}]" for i, field in enumerate(fields, 1)]
+    pairs.append(f"{_text(stamp_field)},t")
+    writes = [
+        f"call('HSET',k,{','.join(pairs[first : first + FIELDS_PER_CALL])})"
+        for first in range(0, len(pairs), FIELDS_PER_CALL)
+    ]
     before = "local left=call('PTTL',k)" if expiry in ("stamp", "persist") else ""
     if expiry == "stamp":
         writes.append(

@@ -267,6 +267,11 @@ def _trouble(error: Exception, view: str, done: int, total: int) -> str:
         reason = "it is full (maxmemory). Give it more memory or fewer rows"
     elif "MISCONF" in reason:
         reason = "it cannot save to its disk. Free space there"
+    elif "WRONGTYPE" in reason:
+        reason = (
+            "a key of these rows holds something that is no hash of Feast's. Remove what another "
+            "program put into this database, or name another one (connection_string, REDIS_URL)"
+        )
     return (
         f"Redis took {done} of {total} rows of feature view {view!r}, then: {reason}. Every row in "
         "it is whole; run the same command again to complete the rest."
