@@ -68,7 +68,7 @@ def _test(report: dict[str, Any] | None) -> None:
         y=alt.Y("model:N", sort="-x", title=None, axis=alt.Axis(labelLimit=240))
     )
     bars = base.mark_bar().encode(x=alt.X("value:Q", title="PR-AUC (95 %)"), color=color)
-    rules = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    rules = base.mark_rule(strokeWidth=2, color=BAD).encode(x="low:Q", x2="high:Q")
     show_chart(bars + rules, 34 * len(rows))
     table = [
         {"model": name, **{metric: value["value"] for metric, value in metrics.items()}}

@@ -10,6 +10,8 @@ from monitoring.dashboard.read import BAD, GOOD, page, parquet, series, show_cha
 from monitoring.profile import MEASURES, anomalies
 from nextbuy.settings import Settings
 
+HOURS = 30
+"""Hours with checks that are drawn, the newest."""
 SHOWN = 1000
 """Refused rows in the table; the download holds them, too."""
 
@@ -39,12 +41,15 @@ def _rules() -> None:
         "Blocking rules broken", int((broken["severity"] == "block").sum()), border=True
     )
     columns[2].metric("Rows checked", f"{last.groupby('table')['rows'].max().sum():,}", border=True)
+    # By the hour: building the tables checks them one after the other, and is one run to the eye.
+    hourly = runs.assign(run=runs["checked_at"].dt.strftime("%Y-%m-%d %H:00"))
+    hourly = hourly[hourly["run"].isin(sorted(hourly["run"].unique())[-HOURS:])]
+    ended = hourly.sort_values("checked_at").groupby(["run", "table", "rule"]).tail(1)
     over_time = (
-        runs.groupby(["checked_at", "table"])
+        ended.groupby(["run", "table"])
         .agg(broken=("passed", lambda kept: int((~kept).sum())), rules=("passed", "size"))
         .reset_index()
     )
-    over_time["run"] = over_time["checked_at"].dt.strftime("%Y-%m-%d %H:%M:%S")
     st.subheader("Broken rules, run by run")
     show_chart(
         alt.Chart(over_time)
@@ -71,9 +76,10 @@ def _days() -> None:
     if days is None:
         st.info("No day was looked at yet. Run `nextbuy monitor`.")
         return
+    days = days.sort_values("day").iloc[:-1]  # the newest still runs
     unusual = _unusual(days)
     st.markdown(
-        f"Each of {len(days)} days, held against the four weeks before it. "
+        f"Each of {len(days)} whole days, held against the four weeks before it. "
         + (f"**{len(unusual)}** values stood out." if len(unusual) else "No value stood out.")
     )
     names = [measure.name for measure in MEASURES if days[measure.name].notna().any()]
@@ -106,7 +112,7 @@ def _unusual(days: pd.DataFrame) -> pd.DataFrame:
     config = load_config().profile
     found = [
         anomaly.model_dump()
-        for end in range(config.reference_days + 1, len(days))
+        for end in range(config.reference_days + 1, len(days) + 1)
         for anomaly in anomalies(days.iloc[:end], config)
         if anomaly.span == "day"
     ]
@@ -127,10 +133,15 @@ def _quarantine() -> None:
         .mark_bar()
         .encode(
             x=alt.X("rows:Q", title="refused rows"),
-            y=alt.Y("reason:N", sort="-x", title=None),
+            y=alt.Y(
+                "reason:N",
+                sort="-x",
+                title=None,
+                axis=alt.Axis(labelLimit=240, labelOverlap=False),
+            ),
             tooltip=["reason", "rows"],
         ),
-        max(80, 32 * len(counts)),
+        60 + 28 * len(counts),  # the axis takes the sixty
     )
     reason = st.selectbox("Reason", counts["reason"])
     quoted = reason.replace("'", "''")

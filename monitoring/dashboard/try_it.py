@@ -89,7 +89,7 @@ def _what_if(url: str, user: str, item: dict[str, Any]) -> None:
         "item__rate_discount": discount / (price + discount) if price + discount else None,
         "item__rate_price": None if pd.isna(ratio_now) else ratio_now * price / price_now,
     }
-    taken = set(_model(url)["features"])
+    taken = set(_model(url)["contract"]["features"])
     context = {item["item_id"]: {k: v for k, v in features.items() if k in taken}}
     if not context[item["item_id"]]:
         st.caption("The model does not take the price.")

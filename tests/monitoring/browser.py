@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 
 import httpx
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
@@ -133,13 +135,15 @@ def main() -> None:
     with dashboard({}) as url:
         for scheme in ("light", "dark"):
             with chromium(scheme == "dark") as driver:
-                for path in PAGES:
+                for path in sys.argv[1:] or PAGES:
                     opened(driver, url, path)
                     if path == "try":
                         choose_shopper(driver)
                     time.sleep(5)  # charts are drawn after the page says it is done
-                    driver.save_screenshot(str(folder / f"{path}-{scheme}.png"))
-                    print(folder / f"{path}-{scheme}.png", flush=True)
+                    picture = Image.open(BytesIO(driver.get_screenshot_as_png()))
+                    file = folder / f"{path}-{scheme}.png"
+                    picture.convert("RGB").quantize(64).save(file, optimize=True)
+                    print(file, flush=True)
 
 
 if __name__ == "__main__":
