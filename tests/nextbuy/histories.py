@@ -68,9 +68,11 @@ def computed(events, tables=TABLES):
     with duckdb.connect(config={"threads": 1}) as engine:
         _load(engine, events)
         for table in tables:
-            rows = engine.sql(_table_sql(table)).to_arrow_table().to_pylist()
+            found_rows = engine.execute(_table_sql(table))  # a relation would be planned twice
+            names = [column[0] for column in found_rows.description]
             keyed = {}
-            for row in rows:
+            for values in found_rows.fetchall():
+                row = dict(zip(names, values, strict=True))
                 key = (*(row.pop(k) for k in table.keys), row.pop("event_us"))
                 assert key not in keyed, f"{table.name} has two rows for {key}"
                 keyed[key] = {name: _plain(value) for name, value in row.items()}
