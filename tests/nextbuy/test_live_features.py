@@ -16,8 +16,6 @@ from nextbuy.redis_server import redis_lease
 from nextbuy.sessions import DAY, SECOND
 from nextbuy.settings import Settings
 
-LIVE = ("user", "session", "user_item", "recent_items")
-
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory):
@@ -53,7 +51,7 @@ def in_redis(worker, events):
     users = sorted({e["user_id"] for e in events})
     pairs = sorted({(e["user_id"], e["item_id"]) for e in events if e["item_id"]})
     found = {}
-    for view in (store.get_feature_view(name) for name in LIVE):
+    for view in (store.get_feature_view(table.name) for table in live_tables(Settings())):
         keys = [c.name for c in view.entity_columns]
         asked = [(u,) for u in users] if keys == ["user_id"] else pairs
         if not asked:
