@@ -77,7 +77,7 @@ def test_what_the_stages_publish_breaks_no_blocking_rule(shop: Settings) -> None
     assert [str(r) for report in reports for r in report.blocking] == []
     assert [report.table for report in reports] == [
         "events", "sessions", "user", "session", "item", "category", "user_item", "recent_items",
-        "labels", "predictions",
+        "last_event", "labels", "predictions",
     ]  # fmt: skip
 
 
