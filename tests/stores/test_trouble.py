@@ -55,6 +55,27 @@ def test_full_redis(tmp_path, flushed):
     assert repo.store.get_feature_view("stats").materialization_intervals
 
 
+def test_key_of_another_program_in_the_way(tmp_path, flushed):
+    repo = Repo(tmp_path, [entity(), many(tmp_path, 2)], online_store=OURS_ONLINE)
+    materialize(repo)
+    taken = next(iter(contents(flushed)))
+    flushed.set(taken, "not Feast's")
+    with pytest.raises(NextbuyError, match=r"no hash of Feast's. Remove .* or name another"):
+        materialize(repo)
+    assert flushed.get(taken) == b"not Feast's"
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["hashes first", "packed first"])
+def test_layout_switched_on_a_filled_redis(tmp_path, flushed, first):
+    service = FeatureService(name="all", features=[many(tmp_path, 3)])
+    for packed in (first, not first, first):
+        online = {**OURS_ONLINE, "packed": packed}
+        repo = Repo(tmp_path, [entity(), many(tmp_path, 3), service], online_store=online)
+        materialize(repo)
+        block = OnlineReader(repo.store, "all").read({"user_id": ["u0", "u2", "u9"]})
+        assert block["stats__value"].to_pylist() == [0, 2, None]
+
+
 def test_connection_lost_in_the_middle(tmp_path, flushed, monkeypatch):
     repo = Repo(tmp_path, [entity(), many(tmp_path)], online_store=OURS_ONLINE)
     monkeypatch.setattr(engine, "BATCH_ROWS", 1000)

@@ -1,0 +1,77 @@
+"""What a reader asks and how it reads the answer, beside what the writer makes of the values."""
+
+import hiredis
+import numpy as np
+import pyarrow as pa
+import pytest
+from feast.value_type import ValueType
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextbuy.errors import NextbuyError
+from nextbuy.stores import encode
+from nextbuy.stores.block import NEVER
+from nextbuy.stores.decode import _numbers, _stamps
+from nextbuy.stores.keys import Encoder, Keys
+from nextbuy.stores.packed import packing
+
+KINDS = [ValueType.STRING, ValueType.INT64]
+TEXTS = st.one_of(st.text(max_size=5), st.sampled_from(["%", "%b%d", "x" * 37, "$1\r\n", "ü"]))
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+FEATURES = [("f", ValueType.INT64)]
+
+
+def asked(keys, columns):
+    """The keys that Redis would see, row by row."""
+    encoded = [Encoder("k", kind)(c) for kind, c in zip(KINDS, columns, strict=True)]
+    commands, count, places = keys.on_wire(encoded)
+    reader = hiredis.Reader()
+    reader.feed(b"*%d\r\n%b" % (count, commands))
+    distinct = reader.gets()
+    rows = max(map(len, columns))
+    if places is None:
+        return distinct if count == rows else distinct * rows
+    return [distinct[place] for place in places]
+
+
+@given(st.lists(st.tuples(TEXTS, INTEGERS), min_size=1, max_size=8), st.booleans(), st.booleans())
+def test_keys_are_those_that_were_written(entities, one_text, one_integer):
+    texts, integers = map(list, zip(*entities, strict=True))
+    texts = texts[:1] if one_text else texts
+    integers = integers[:1] if one_integer else integers
+    rows = max(len(texts), len(integers))
+    arrays = [
+        pa.array(texts * (rows // len(texts)), pa.string()),
+        pa.array(integers * (rows // len(integers)), pa.int64()),
+    ]
+    packs = packing("shop", "pairs", ["a", "b"], FEATURES)
+    packed = Keys(KINDS, packs.prefix, bare=True)
+    assert asked(packed, [texts, integers]) == packs.keys(arrays, KINDS).to_pylist()
+    head = b"%d\x02"
+    hashes = Keys(KINDS, head, b"shop")
+    written = encode.entity_keys(arrays, ["a", "b"], KINDS, "shop").to_pylist()
+    names = 4 + 2 * (4 + 4 + 1)  # how many join keys, then of each its type, length and name
+    assert asked(hashes, [texts, integers]) == [head + key[names:] for key in written]
+
+
+def test_null_in_a_key_makes_a_key_that_no_row_has():
+    packed = Keys(KINDS, b"nb", bare=True)
+    assert asked(packed, [["a", None], [1]])[1] == b""
+    assert asked(packed, [["a"], [None]]) == [b""]
+    with pytest.raises(NextbuyError, match="'k' takes int"):
+        Encoder("k", ValueType.INT64)(["1"])
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-(10**16), 10**17)), max_size=6))
+def test_stamps_are_those_that_were_written(times):
+    raw = encode.stamps(np.array([t or 0 for t in times], np.int64)).to_pylist()
+    found = _stamps([None if t is None else r for t, r in zip(times, raw, strict=True)])
+    assert found.tolist() == [NEVER if t is None else t for t in times]
+
+
+@given(st.lists(st.one_of(st.none(), INTEGERS), max_size=6))
+def test_integers_are_those_that_were_written(numbers):
+    present = np.array([n is not None for n in numbers], np.bool_)
+    raw = encode.varints(encode.INT64, np.array([n or 0 for n in numbers], np.int64), present)
+    values, missing = _numbers(raw.to_pylist(), ValueType.INT64)
+    assert np.where(missing, None, values).tolist() == numbers
