@@ -18,9 +18,10 @@ from training.plots import plots
 SHAP_ROWS = 1_000
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto;
+  padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
-td, th { padding: .25rem .7rem; text-align: right }
+td, th { padding: .25rem .6rem; text-align: right; font-size: 14px }
 th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd }
 img { max-width: 100%; margin: .5rem 0 } .mine { font-weight: bold }
 """
