@@ -185,8 +185,8 @@ class Block(Mapping[str, pa.Array]):
         if names is None:
             names = plan.listed + tuple(self.derived)
         names = tuple(names)
-        columns = plan.columns(names)
-        return self._mixed(numbers, names) if columns is None else numbers.take(columns, axis=1)
+        chosen = plan.columns(names)
+        return self._mixed(numbers, names) if chosen is None else numbers.take(chosen, axis=1)
 
     def _mixed(self, numbers: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
         """With features of on-demand views among the names."""

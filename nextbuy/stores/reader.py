@@ -57,7 +57,11 @@ class OnlineReader:
         self._derived: list[tuple[Any, set[str]]] = [(view, set(names)) for view, names in derived]
         self._views = [self._view_reader(view, names) for view, names in plain]
         self._encoders, self._columns = _encoders(self._views)
-        read = [f"{view.projection.name_to_use()}__{n}" for view, names in plain for n in names]
+        read = [
+            f"{view.projection.name_to_use()}__{n}"  # type: ignore[no-untyped-call]
+            for view, names in plain
+            for n in names
+        ]
         asked = [ref.replace(":", "__", 1) for ref in refs]
         self._order = [name for name in asked if name in set(read)]
         self._inputs = [name for name in read if name not in set(asked)]

@@ -45,7 +45,7 @@ class Wire:
             size = self._socket.recv_into(self._buffer)
             if not size:
                 raise redis.ConnectionError("the server closed the connection")
-            self._reader.feed(self._buffer, 0, size)
+            self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # takes any buffer
 
 
 @contextmanager
