@@ -161,7 +161,7 @@ def _full_report(settings: Settings) -> None:
     file = evidently(settings)
     st.subheader("Evidently's full report")
     if not file.exists():
-        st.info("It is not written yet. Run `nextbuy monitor` (or `--at newest`).")
+        st.info("It comes with `nextbuy monitor` (or `--at newest`); the demo leaves it out.")
         return
     st.caption("Every column: drift, summary, and how well the model classifies.")
     st.download_button("Download", file.read_bytes(), "evidently.html", "text/html")
