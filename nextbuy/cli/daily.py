@@ -65,13 +65,14 @@ def daily(
         run.step("feast apply", online.apply)
         run.step("feast materialize", online.materialize)
         report = run.step("monitor", lambda: watch.run_monitor(at, pages=True))
+        promoted = False
         why = _due(settings, retrain_days, [alert.name for alert in report.raised])
         if why:
             say(f"a new model is due: {why}")
             run.step("train a rival", lambda: model.train(config))
-            run.step("promote, if it passes", lambda: _promoted(config))
+            promoted = run.step("promote, if it passes", lambda: _promoted(config))
         run.end(monitor=report.exit_code)
-    what_next("nextbuy reload" if why else "nextbuy dashboard")
+    what_next("nextbuy reload" if promoted else "nextbuy dashboard")
     raise typer.Exit(report.exit_code)
 
 
