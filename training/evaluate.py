@@ -84,7 +84,8 @@ def evaluate(
 
     with registry.reachable(settings):
         booster, contract = registry.load(f"models:/{REGISTERED_MODEL}/{version.version}")
-    test, sample = dataset.part("test"), sample_of(dataset.part("test"))
+    test = dataset.part("test")
+    sample = sample_of(test)
     named = f"{alias} ({contract.family})"
     scored = score(booster, contract, test)
     oracle = true_probability(settings, test)
@@ -128,7 +129,7 @@ def evaluate(
             }
             for name, rows in slices(test, sample.labels)
         },
-        "prefix": value_at_prefix(settings, dataset, booster, contract),
+        "prefix": value_at_prefix(settings, booster, contract, test, scored),
         "sessions": session_level(sample, {**baselines, named: scored}, named),
         "decisions": profit(sample.labels, scored, config.offer),
     }

@@ -18,15 +18,7 @@ def true_probability(settings: Settings, test: pa.Table) -> NDArray[np.float64] 
     """
     if manifest(settings.truth) is None:
         return None
-    asked = test.select(["user_id", "item_id", "event_timestamp"])
-    asked = asked.append_column("row_number", pa.array(range(test.num_rows), pa.int64()))
-    with duckdb_engine(settings) as engine:
-        engine.register("test", asked)
-        rows = engine.sql(
-            "SELECT truth.probability FROM test "
-            f"LEFT JOIN read_parquet('{files(settings.truth)}') truth "
-            "USING (user_id, item_id, event_timestamp) ORDER BY row_number"
-        ).to_arrow_table()
+    rows = truth_of(settings, test, "probability")
     probability = rows["probability"].to_numpy()
     missing = int(np.isnan(probability).sum())
     if missing or len(probability) != test.num_rows:
@@ -35,3 +27,16 @@ def true_probability(settings: Settings, test: pa.Table) -> NDArray[np.float64] 
             "the truth belongs to other events. Simulate and ingest again: nextbuy simulate"
         )
     return np.asarray(probability, np.float64)
+
+
+def truth_of(settings: Settings, rows: pa.Table, *columns: str) -> pa.Table:
+    """Columns of the truth table for these rows, in their order; null where it has no such row."""
+    asked = rows.select(["user_id", "item_id", "event_timestamp"])
+    asked = asked.append_column("row_number", pa.array(range(rows.num_rows), pa.int64()))
+    chosen = ", ".join(f"truth.{name}" for name in columns)
+    with duckdb_engine(settings) as engine:
+        engine.register("asked", asked)
+        return engine.sql(
+            f"SELECT {chosen} FROM asked LEFT JOIN read_parquet('{files(settings.truth)}') truth "
+            "USING (user_id, item_id, event_timestamp) ORDER BY row_number"
+        ).to_arrow_table()

@@ -15,8 +15,8 @@ from nextbuy.increment import session_event_columns
 from nextbuy.settings import Settings
 from nextbuy.storage import Manifest, files, manifest
 from nextbuy.tables import FOREVER_US, feature_rows, feature_tables
-from training.dataset import Dataset, sample_of
-from training.metrics import RANKING, paired_difference, with_intervals
+from training.dataset import sample_of
+from training.metrics import RANKING, Vector, paired_difference, with_intervals
 from training.models import Booster, score
 
 LENGTHS = (1, 2, 5, 10)
@@ -29,13 +29,20 @@ KEYS = ("user_id", "item_id", "event_timestamp")
 
 
 def value_at_prefix(
-    settings: Settings, dataset: Dataset, booster: Booster, contract: ModelContract
+    settings: Settings, booster: Booster, contract: ModelContract, test: pa.Table, scored: Vector
 ) -> dict[str, dict[str, Any]] | None:
     """Score the items touched by the first events of a session, as if it had ended there.
 
     One test session a shopper, the last, so that no cut changes the past of another one. The label
     is that of the whole session, so the rows are also those of which the whole session's score is
     known: `difference` is what the score gains (paired, then minus now) until the session ends.
+
+    Args:
+        settings: where things are.
+        booster: of the model.
+        contract: of the model.
+        test: the test rows.
+        scored: the model's probabilities of them, shape (rows,).
 
     Returns:
         number of events -> `{"rows", "positives", "metrics", "at_end", "difference"}`; None where
@@ -44,11 +51,10 @@ def value_at_prefix(
     sessions = manifest(settings.sessions)
     if sessions is None:
         return None
-    test = dataset.part("test")
     whole = pa.table(
         {
             **{name: test[name] for name in (*KEYS, "label")},
-            "at_end": score(booster, contract, test),
+            "at_end": scored,
         }
     )
     with duckdb_engine(settings) as engine:

@@ -12,14 +12,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nextbuy.contract import FEATURE_SERVICE
-from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import files, require
+from nextbuy.storage import require
 from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.metrics import Labels, Sample, Vector, interval, resamples
 from training.models import Family, contract_for, fit, predict
+from training.oracle import truth_of
 
 Flags = NDArray[np.bool_]
 ARMS = {"offered": True, "not offered": False}
@@ -131,15 +131,7 @@ def _points(share: Vector, gain: Vector) -> list[list[float]]:
 
 def _arm(settings: Settings, part: pa.Table) -> tuple[Flags, Vector]:
     """Whether each row's shopper got an offer, and the true effect of one."""
-    asked = part.select(["user_id", "item_id", "event_timestamp"])
-    asked = asked.append_column("row_number", pa.array(range(part.num_rows), pa.int64()))
-    with duckdb_engine(settings) as engine:
-        engine.register("asked", asked)
-        rows = engine.sql(
-            "SELECT truth.is_offered, truth.uplift FROM asked "
-            f"LEFT JOIN read_parquet('{files(settings.truth)}') truth "
-            "USING (user_id, item_id, event_timestamp) ORDER BY row_number"
-        ).to_arrow_table()
+    rows = truth_of(settings, part, "is_offered", "uplift")
     if rows["uplift"].null_count:
         raise NextbuyError(
             "This shop made no offers at random, so nothing can be said about their effect. "
