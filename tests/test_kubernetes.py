@@ -64,8 +64,17 @@ def test_settings_are_known_and_hold_no_secret():
     assert all(name in text for name in secret)  # said where they come from
 
 
+def test_the_jobs_that_monitor_find_the_service():
+    (port,) = named("Service")["nextbuy-service"]["spec"]["ports"]
+    assert port["port"] == 80
+    found = {"name": "NEXTBUY_SERVICE_URL", "value": "http://nextbuy-service"}
+    for name in ("nextbuy-daily", "nextbuy-monitor"):
+        (container,) = dict(pods())[name]["containers"]
+        assert found in container["env"]
+
+
 def test_the_verbs_of_the_jobs_are_verbs():
-    from nextbuy.cli import daily, online  # noqa: F401
+    from nextbuy.cli import daily, online, watch  # noqa: F401
     from nextbuy.cli.app import app
 
     verbs = {c.name or c.callback.__name__ for c in app.registered_commands}
