@@ -11,7 +11,7 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run one command; an error that the user can mend is a message and exit code 1."""
-    from nextbuy.cli import daily, data, demo, keep, live, model, online, watch  # noqa: F401  (they add the verbs)
+    from nextbuy.cli import commands  # noqa: F401  (it imports the others; they add the verbs)
 
     try:
         app()
