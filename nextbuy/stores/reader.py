@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from feast import FeatureService, FeatureStore
 from feast.feature_view import DUMMY_ENTITY_ID
+from feast.infra.online_stores.redis import RedisType
 from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs
 from feast.value_type import ValueType
 
@@ -36,7 +37,7 @@ class OnlineReader:
         feature_service: the service or its name; looked up once.
 
     Raises:
-        NextbuyError: the store's online store is another one.
+        NextbuyError: the store's online store is another one, or a Redis cluster.
     """
 
     def __init__(self, store: FeatureStore, feature_service: FeatureService | str) -> None:
@@ -45,6 +46,12 @@ class OnlineReader:
             raise NextbuyError(
                 "OnlineReader needs the online store nextbuy.stores.online.NextbuyOnlineStore in "
                 f"feature_store.yaml, not {store.config.online_store.type}."
+            )
+        if store.config.online_store.redis_type == RedisType.redis_cluster:
+            raise NextbuyError(
+                "OnlineReader, and our service with it, reads many rows by one command, which a "
+                "Redis cluster does not answer. Name a single Redis by REDIS_URL; Feast's "
+                "get_online_features works with a cluster."
             )
         if isinstance(feature_service, str):
             feature_service = store.get_feature_service(feature_service)
