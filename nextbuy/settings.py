@@ -24,7 +24,8 @@ class Settings(BaseSettings):
     )
 
     data: Path = PROJECT / "data"
-    """Everything the verbs make lies below this folder (`NEXTBUY_DATA`)."""
+    """Everything the verbs make lies below this folder (`NEXTBUY_DATA`; a relative one is below the
+    repository, from wherever a command is run)."""
     redis_url: str | None = Field(default=None, validation_alias="REDIS_URL")
     """An outside Redis. Unset: an embedded redis-server below `data`."""
     mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
@@ -40,8 +41,8 @@ class Settings(BaseSettings):
     """DuckDB threads; unset means one per core. Results do not depend on it."""
 
     def model_post_init(self, _: object) -> None:
-        """Make `data` absolute: Feast resolves relative paths against the caller's folder."""
-        object.__setattr__(self, "data", self.data.expanduser().resolve())
+        """Make `data` absolute: `feast -c feature_repo` reads this from inside that folder."""
+        object.__setattr__(self, "data", (PROJECT / self.data.expanduser()).resolve())
 
     @property
     def raw(self) -> Path:

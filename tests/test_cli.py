@@ -11,6 +11,7 @@ from nextbuy.cli.app import app
 from nextbuy.cli.config import read_config
 from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
+from nextbuy.settings import Settings
 
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 WANTED = {
@@ -45,6 +46,13 @@ def test_a_verb_out_of_order_names_the_one_before(verb, remedy, tmp_path, monkey
     assert remedy in capfd.readouterr().err
 
 
+def test_a_relative_data_folder_is_the_same_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEXTBUY_DATA", "data/shop")
+    here = Settings().data
+    monkeypatch.chdir(tmp_path)  # as Feast changes into feature_repo
+    assert Settings().data == here
+
+
 def test_an_unknown_source_lists_those_there_are():
     with pytest.raises(NextbuyError, match="taobao"):
         data.source_file("tabao")
@@ -67,7 +75,7 @@ def test_the_registry_moves_into_a_database_by_profile(tmp_path, monkeypatch):
     from feast import FeatureStore
 
     from nextbuy.contract import FEATURE_SERVICE
-    from nextbuy.settings import PROJECT, Settings
+    from nextbuy.settings import PROJECT
 
     monkeypatch.setenv("NEXTBUY_DATA", str(tmp_path / "data"))
     profile = PROJECT / "configs" / "profiles" / "sql_registry.yaml"

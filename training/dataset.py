@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureStore
+from feast.errors import FeatureServiceNotFoundException
 from numpy.typing import NDArray
 
 from nextbuy.contract import FEATURE_SERVICE
@@ -78,7 +79,13 @@ def build_dataset(
     newest = _moment(labels.info["newest_us"]) - ago
     rows, splits = _labelled_rows(settings, horizon, newest, config)
     store = FeatureStore(repo_path=str(settings.feature_repo))
-    service = store.get_feature_service(FEATURE_SERVICE)
+    try:
+        service = store.get_feature_service(FEATURE_SERVICE)
+    except FeatureServiceNotFoundException:
+        raise NextbuyError(
+            f"The Feast registry has no feature service {FEATURE_SERVICE!r}. Register it: "
+            "nextbuy apply"
+        ) from None
     tables = [
         require(settings.features / projection.name, "nextbuy features").fingerprint
         for projection in service.feature_view_projections

@@ -46,6 +46,12 @@ def test_no_positive_anywhere(settings):
         build_dataset(settings, SPLIT)
 
 
+def test_a_registry_without_the_features_names_the_verb(settings):
+    publish(settings, range(60), lambda day: True)
+    with pytest.raises(NextbuyError, match="nextbuy apply"):
+        build_dataset(settings, SPLIT)
+
+
 def test_one_class_in_one_split_names_the_split_and_its_period(settings):
     publish(settings, range(60), lambda day: day < 45)
     with pytest.raises(NextbuyError, match=r"The test split \(2024-02-1\d .* has 0 positive"):
