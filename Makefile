@@ -5,7 +5,7 @@ READY := .venv/ready
 # Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-servers test-spark test-service test-platform container soak audit monitoring-faults dashboard-pictures lint types bench lock clean
+.PHONY: demo test test-docs docs test-servers test-spark test-service test-platform container soak audit monitoring-faults dashboard-pictures lint types bench lock clean
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
@@ -17,10 +17,21 @@ SERVER_TESTS := $(addprefix tests/bento/test_,access.py faults.py live.py live_f
 SERVICE_TESTS := tests/bento/test_build.py
 PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
 SPARK_TESTS := tests/nextbuy/test_spark.py
+# What works through the pages: some ten minutes.
+DOCS_TESTS := $(addprefix tests/docs/test_,docs_commands.py walkthrough.py)
 
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile \
-		$(addprefix --ignore ,$(SERVER_TESTS) $(SERVICE_TESTS) $(PLATFORM_TESTS) $(SPARK_TESTS))
+		$(addprefix --ignore ,$(SERVER_TESTS) $(SERVICE_TESTS) $(PLATFORM_TESTS) $(SPARK_TESTS) $(DOCS_TESTS))
+
+# Every command of README.md and docs/, in page order, and the walkthrough.
+test-docs: $(READY)
+	$(BIN)/pytest $(DOCS_TESTS)
+
+# The pages that are written by programs.
+docs: $(READY)
+	$(BIN)/nextbuy commands > docs/commands.md
+	$(BIN)/nextbuy catalogue > docs/feature-catalogue.md
 
 # Service and Redis slow, killed and brought back, also in the middle of a replay; keys and limits.
 test-servers: $(READY)
