@@ -23,6 +23,7 @@ RUN = (
 SPARK = ("tests/nextbuy/test_spark.py", "spark_engine")
 FEAST_ON_SPARK = ("tests/nextbuy/test_spark.py", "spark.yaml")
 COMPOSE = ("tests/test_platform.py", "docker-compose.yml")
+DAGSTER = ("tests/test_dagster.py", "shop_day.py")
 CLUSTER = ("tests/test_kubernetes.py", "containers")
 
 ELSEWHERE = {
@@ -43,6 +44,10 @@ ELSEWHERE = {
     r"docker compose up.*": COMPOSE,
     r"docker compose run --rm worker nextbuy .*": COMPOSE,
     r"kubectl .*": CLUSTER,
+    r"python3\.11 -m venv build/dagster": DAGSTER,
+    r"build/dagster/bin/pip install .*": ("tests/test_dagster.py", "requirements/dagster.lock"),
+    r"export NEXTBUY(_LOGS)?=.*": DAGSTER,
+    r"build/dagster/bin/dagster dev .*": DAGSTER,
     r"\.venv/bin/uv pip install .* -r requirements/spark\.lock": ("Makefile", "spark.lock"),
     r"nextbuy features --engine spark": SPARK,
     r"export FEAST_FS_YAML_FILE_PATH=\S+/spark\.yaml": FEAST_ON_SPARK,
