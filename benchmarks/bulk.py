@@ -38,7 +38,7 @@ def multiply(settings: Settings, into: Settings, times: int) -> None:
     """The feature tables with each shopper `times` times, published in another data folder."""
     copies = f"range({times}) copies(n)"
     with duckdb_engine(settings) as engine:
-        for table in [settings.sessions, *sorted(settings.features.iterdir())]:
+        for table in [settings.sessions, *sorted(settings.features.glob("[!.]*"))]:
             source, found = files(table), require(table, "nextbuy demo")
             columns = engine.execute(f"DESCRIBE FROM read_parquet('{source}')").fetchall()
             whose = any(column[0] == "user_id" for column in columns)

@@ -22,10 +22,7 @@ class Context:
 
     def __init__(self, contract: ModelContract) -> None:
         self._columns = {name: i for i, name in enumerate(contract.features)}
-        self._codes = {
-            name: {value: code for code, value in enumerate(values)}
-            for name, values in contract.categories.items()
-        }
+        self._codes = contract.codes
 
     def changes(self, request: PredictRequest) -> Changes:
         """What the request's context changes.

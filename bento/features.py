@@ -97,12 +97,10 @@ class OnlineFeatures:
         """
         self._settings = settings
         self._contract = contract
-        texts = [i for i, name in enumerate(contract.features) if name in contract.categories]
-        self._texts = texts
-        self._numbers = [i for i in range(len(contract.features)) if i not in texts]
-        self._text_contract = contract.model_copy(
-            update={"features": tuple(contract.features[i] for i in texts)}
-        )
+        places = dict(enumerate(contract.features))
+        self._texts = [(i, n, contract.codes[n]) for i, n in places.items() if n in contract.codes]
+        self._numbers = [i for i, name in places.items() if name not in contract.codes]
+        self._number_names = tuple(contract.features[i] for i in self._numbers)
         self._store = FeatureStore(repo_path=str(settings.feature_repo))
         bound = bind(self._store, contract)
         self.views, self.described = bound.views, bound.described
@@ -131,11 +129,13 @@ class OnlineFeatures:
             user_ids = user_ids[:1]  # one value stands for all rows, and is looked up once
         found = self._ask(lambda: self._reader.read({"user_id": user_ids, "item_id": item_ids}))
         times = {view.name: found.stamps[view.name].view("datetime64[us]") for view in self.views}
-        # As `contract.matrix(found)` gives it, without a trip through Arrow for each number.
+        # As `contract.matrix(found)` gives it, without a trip through Arrow for each column.
         matrix = np.empty((found.rows, len(self._contract.features)), np.float32)
-        matrix[:, self._numbers] = found.matrix([self._contract.features[i] for i in self._numbers])
-        if self._texts:
-            matrix[:, self._texts] = self._text_contract.matrix(found)
+        matrix[:, self._numbers] = found.matrix(self._number_names)
+        for place, name, codes in self._texts:
+            column = found.column(name)
+            matrix[:, place] = [codes.get(value, np.nan) for value in column.values]
+            matrix[~column.present, place] = np.nan
         return Block(matrix, times)  # in `times`, the least integer is NaT
 
     def candidates(self, user_ids: Sequence[str]) -> list[list[str]]:

@@ -10,8 +10,6 @@ moments has lost both, and the events since are worked on again.
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +27,7 @@ from nextbuy.live.rows import begin_batch, end_batch
 from nextbuy.live.store import LiveStore, arrow, now_us
 from nextbuy.live.sync import sync
 from nextbuy.redis_server import append_only, hold
-from nextbuy.settings import PROJECT, Settings
+from nextbuy.settings import Settings
 from nextbuy.storage import lock, manifest
 from nextbuy.stores.online import NextbuyOnlineStore
 from nextbuy.stores.writer import Layout, layout, rows_from_arrow, write
@@ -44,7 +42,6 @@ MOST_HISTORY = 100_000
 batch build: it would hold up all others."""
 IDLE_SECONDS = 0.01
 AWAY_SECONDS = 0.5
-END_SECONDS = 10.0  # for a batch to be finished when the service ends
 LOOK_SECONDS = 2.0  # between two looks at what is published
 
 
@@ -180,56 +177,6 @@ def work(settings: Settings, is_over: Callable[[], bool]) -> None:
             if worker.is_outdated():
                 logger.info("Something new was published; the live worker starts again.")
                 return
-
-
-class Supervisor:
-    """Keeps one live worker running for the data folder, from the first `wake` on."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._child: subprocess.Popen[bytes] | None = None
-        self._closing = threading.Event()
-
-    def wake(self) -> None:
-        """See to it that there is a worker. Returns at once."""
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="live", daemon=True)
-                self._thread.start()
-
-    def close(self) -> None:
-        """End the worker, if it is ours."""
-        self._closing.set()
-        child = self._child
-        if child is not None and child.stdin:
-            child.stdin.close()
-            try:
-                child.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:  # what it was at is done again by the next one
-                child.kill()
-                child.wait()
-
-    def _watch(self) -> None:
-        while not self._closing.wait(1 if self._child else 0):
-            try:
-                # Several service processes: the one that gets the lock has the worker.
-                with lock(
-                    self._settings.live / "supervisor.lock", "another service process has it"
-                ):
-                    self._run()
-            except NextbuyError:
-                self._closing.wait(1)
-
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            # It ends when its input does: with this process, however that dies.
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "bento.live"], cwd=PROJECT, stdin=subprocess.PIPE
-            )
-            self._child.wait()
-            self._closing.wait(1)
 
 
 def _await_end(over: threading.Event) -> None:

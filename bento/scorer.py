@@ -5,13 +5,14 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bento.context import Context, apply
 from bento.defaults import ItemDefaults
-from bento.features import Block, FeaturesAwayError, OnlineFeatures
+from bento.features import NEVER, Block, FeaturesAwayError, OnlineFeatures
 from bento.log import PredictionLog, Scored
 from bento.messages import Prediction, PredictRequest, Reason, ScoredItem
 from bento.metrics import Metrics
@@ -20,6 +21,10 @@ from bento.pairs import Pairs, pairs_of, ranked
 from bento.reasons import Explainer
 from bento.settings import EXPLAINED, ServiceSettings
 from bento.shadow import Shadow
+from nextbuy.stores.block import EPOCH, MICROSECOND
+
+STAGES = ("features", "model", "reasons", "total")
+NO_MOMENT = NEVER.astype(np.int64).item()
 
 
 class Scorer:
@@ -43,6 +48,13 @@ class Scorer:
         width = len(model.contract.features)
         self._defaults = ItemDefaults(features.views, width, settings.item_defaults)
         self._refuses = settings.without_redis == "refuse"
+        self._seconds = {name: metrics.stage_seconds.labels(name) for name in STAGES}
+        self._cold_shoppers = metrics.cold_starts.labels("shopper")
+        self._cold_items = metrics.cold_starts.labels("item")
+        self._stale_rows = {view.name: metrics.stale.labels(view.name) for view in features.views}
+        self._of_shopper = [view.name for view in features.views if view.keys == {"user_id"}]
+        self._of_item = [view.name for view in features.views if view.keys == {"item_id"}]
+        self._of_rows = [v.name for v in features.views if v.name not in self._of_shopper]
         self._stale = np.timedelta64(timedelta(hours=settings.stale_hours))
         self._explainer = Explainer(model, features.described)
 
@@ -134,21 +146,23 @@ class Scorer:
     ) -> Prediction:
         """`order` holds the request's rows, the likeliest first."""
         times = {name: _utc(values[order]) for name, values in block.event_times.items()}
-        of_shopper = [view.name for view in self.features.views if view.keys == {"user_id"}]
-        of_item = [view.name for view in self.features.views if view.keys == {"item_id"}]
-        at = {name: times[name][0] if order else None for name in of_shopper}
+        at = {name: times[name][0] if order else None for name in self._of_shopper}
+        of_rows = _by_row([times[name] for name in self._of_rows], len(order))
+        of_item = _by_row([times[name] for name in self._of_item], len(order))
         scored = [
             ScoredItem(
                 item_id=pairs.items[row],
-                probability=float(probabilities[row]),
-                rank=place + 1,
-                cold_start=bool(of_item) and all(times[name][place] is None for name in of_item),
-                features_at={name: times[name][place] for name in times if name not in at},
+                probability=probability,
+                rank=place,
+                cold_start=bool(known) and not any(known),
+                features_at=dict(zip(self._of_rows, moments, strict=True)),
                 reasons=reasons.get(row),
             )
-            for place, row in enumerate(order)
+            for place, (row, probability, known, moments) in enumerate(
+                zip(order, probabilities[order].tolist(), of_item, of_rows, strict=True), start=1
+            )
         ]
-        prediction = Prediction(
+        prediction = Prediction.model_construct(  # ours: nothing to validate
             request_id=uuid.uuid4().hex,
             user_id=request.user_id,
             model=self.model.tag,
@@ -165,7 +179,7 @@ class Scorer:
                     predicted_at=now,
                     read_at=read_at,
                     user_id=request.user_id,
-                    item_ids=[item.item_id for item in scored],
+                    item_ids=[item["item_id"] for item in scored],
                     probabilities=probabilities[order],
                     ranks=np.arange(1, len(order) + 1, dtype=np.int32),
                     model=self.model.tag,
@@ -182,17 +196,25 @@ class Scorer:
         self._metrics.rows.inc(len(block.matrix))
         oldest = np.datetime64(answers[0].predicted_at.replace(tzinfo=None), "us") - self._stale
         for view, times in block.event_times.items():
-            self._metrics.stale.labels(view).inc(int((times < oldest).sum()))  # NaT is not less
-        self._metrics.cold_starts.labels("shopper").inc(sum(a.cold_start for a in answers))
-        cold_items = sum(item.cold_start for answer in answers for item in answer.items)
-        self._metrics.cold_starts.labels("item").inc(cold_items)
+            self._stale_rows[view].inc(int((times < oldest).sum()))  # NaT is not less
+        self._cold_shoppers.inc(sum(answer.cold_start for answer in answers))
+        self._cold_items.inc(sum(item["cold_start"] for a in answers for item in a.items))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self._metrics.stage_seconds.labels(name).observe(time.perf_counter() - started)
+        self._seconds[name].observe(time.perf_counter() - started)
+
+
+def _by_row(columns: list[list[datetime | None]], rows: int) -> list[tuple[datetime | None, ...]]:
+    return list(zip(*columns, strict=True)) if columns else [()] * rows
 
 
 def _utc(times: NDArray[np.datetime64]) -> list[datetime | None]:
-    return [None if t is None else t.replace(tzinfo=UTC) for t in times.tolist()]
+    return [_moment(us) for us in times.view(np.int64).tolist()]
+
+
+@lru_cache(maxsize=100_000)  # most are a midnight, or none
+def _moment(us: int) -> datetime | None:
+    return None if us == NO_MOMENT else EPOCH + us * MICROSECOND

@@ -9,31 +9,19 @@ from bento.process import end_server  # first: the libraries below open files fo
 # isort: split
 import gc
 import logging
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import bentoml
 from pydantic import ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from bento.context import ContextError
 from bento.deployment import deployed
-from bento.events import Intake
-from bento.features import FeaturesAwayError, OnlineFeatures
 from bento.guard import Guard
 from bento.handover import Handover
 from bento.image import image
-from bento.log import PredictionLog
 from bento.messages import BatchRequest, BatchResponse, Prediction, PredictRequest
-from bento.metrics import process_metrics
-from bento.model import Model
 from bento.pages import pages
-from bento.scorer import Scorer
 from bento.settings import ServiceSettings
-from bento.shadow import Shadow
 from nextbuy.errors import NextbuyError
-from nextbuy.settings import Settings
 
 logger = logging.getLogger("bentoml.nextbuy")
 
@@ -59,31 +47,20 @@ class Nextbuy:
     """Will this shopper buy this item in their next session?"""
 
     stored = bentoml.models.BentoModel(DEPLOYED.model)
-    if DEPLOYED.shadow:
-        stored_shadow = bentoml.models.BentoModel(DEPLOYED.shadow)
+    stored_shadow = bentoml.models.BentoModel(DEPLOYED.shadow) if DEPLOYED.shadow else None
 
     def __init__(self) -> None:
         """Load the model and check it against the feature registry, or refuse to start."""
         logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_ours)
-        settings = Settings()
-        metrics = process_metrics()
+        # Not above: these imports take seconds, and the process that starts the workers needs none.
+        from bento.runtime import Runtime
+
         try:
-            model, features = _load(settings, self.stored)
-            challenger = _load(settings, self.stored_shadow) if DEPLOYED.shadow else None
+            self.runtime = Runtime(SETTINGS, self.stored, self.stored_shadow)
         except NextbuyError as error:
             logger.error("The service does not start. %s", error)
             end_server()
             raise
-        self._log = PredictionLog(
-            settings,
-            SETTINGS.log_rows,
-            SETTINGS.log_seconds,
-            on_written=metrics.logged.inc,
-            on_lost=metrics.log_lost.inc,
-        )
-        self.intake = Intake(settings, SETTINGS)
-        self._shadow = Shadow(*challenger, self._log, metrics) if challenger else None
-        self.scorer = Scorer(model, features, self._log, metrics, SETTINGS, self._shadow)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     def _begin(self) -> None:
@@ -96,48 +73,30 @@ class Nextbuy:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def _close(self) -> None:
         HANDOVER.gone()
-        if self._shadow is not None:
-            self._shadow.close()
-        self.intake.close()
-        self._log.close()
+        self.runtime.close()
 
     def __is_ready__(self) -> bool:
         """Whether Redis answers; the model is loaded or there is no service."""
-        return not self.scorer.features.away
+        return not self.runtime.scorer.features.away
 
     @bentoml.api(output_spec=Prediction)  # type: ignore[untyped-decorator]
     async def predict(self, request: PredictRequest, /) -> Prediction | Response:
         """Rank items by the probability that the shopper buys them in their next session."""
         # Without a thread: it would wait for the interpreter as long as the work takes. A Redis
         # that does not answer holds everybody up once, for the time budget, and is then away.
-        answers = self._answer([request])
+        answers = self.runtime.answer([request])
         return answers if isinstance(answers, Response) else answers[0]
 
     @bentoml.api(output_spec=BatchResponse)  # type: ignore[untyped-decorator]
     def predict_batch(self, batch: BatchRequest, /) -> BatchResponse | Response:
         """Rank items for several shoppers: features are read and scored once for all."""
-        answers = self._answer(batch.requests)
+        answers = self.runtime.answer(batch.requests)
         if isinstance(answers, Response):
             return answers
         return BatchResponse(predictions=answers)
 
-    def _answer(self, requests: list[PredictRequest]) -> list[Prediction] | Response:
-        try:
-            return self.scorer.answer(requests)
-        except ContextError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        except FeaturesAwayError:
-            return JSONResponse({"error": "The feature store does not answer."}, 503)
-
 
 Nextbuy.add_asgi_middleware(Guard, settings=SETTINGS, handover=HANDOVER)  # type: ignore[attr-defined]
-
-
-def _load(settings: Settings, stored: Any) -> tuple[Model, OnlineFeatures]:
-    """A model of BentoML's store with its features, checked against the feature registry."""
-    model = Model(str(stored.tag), Path(stored.path))
-    budget = timedelta(milliseconds=SETTINGS.time_budget_ms)
-    return model, OnlineFeatures(settings, model.contract, budget)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -5,6 +5,7 @@ that the order of columns and the codes of categories exist once.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +75,14 @@ class ModelContract(BaseModel):
     family: Literal["xgboost", "lightgbm"]
     calibration: Calibration = Calibration()
     """What turns the booster's probabilities into the model's."""
+
+    @cached_property
+    def codes(self) -> dict[str, dict[str, int]]:
+        """Categorical feature -> value -> code."""
+        return {
+            name: {value: code for code, value in enumerate(values)}
+            for name, values in self.categories.items()
+        }
 
     def matrix(self, columns: Mapping[str, Any] | pa.Table) -> NDArray[np.float32]:
         """Encode columns as the model's float32 block of shape (rows, features).

@@ -37,6 +37,16 @@ EVENT_SCHEMA = pa.schema(
 )
 """Arrow types of the canonical event, in column order. `price + discount` is the list price."""
 
+COMPUTED_SCHEMA = pa.schema(
+    [
+        pa.field("event_us", pa.int64())
+        if field.name == "event_time"
+        else field.with_nullable(True)
+        for field in EVENT_SCHEMA
+    ]
+)
+"""The canonical event as definitions see it: `event_us` is microseconds since 1970, UTC."""
+
 REQUIRED = ("user_id", "event_time", "event_type")
 """What every log must bring; an `event_id` is derived where a log has none."""
 

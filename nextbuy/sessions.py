@@ -8,26 +8,14 @@ import ibis
 import ibis.expr.types as ir
 from pydantic import BaseModel, ConfigDict, Field
 
+from nextbuy.events import COMPUTED_SCHEMA
+
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
-EVENTS = ibis.table(
-    {
-        "event_id": "string",
-        "user_id": "string",
-        "event_us": "int64",  # event_time as microseconds since 1970, UTC
-        "event_type": "string",
-        "item_id": "string",
-        "category": "string",
-        "brand": "string",
-        "price": "int64",
-        "discount": "int64",
-        "source_session_id": "string",
-    },
-    name="events",
-)
+EVENTS = ibis.table(ibis.Schema.from_pyarrow(COMPUTED_SCHEMA), name="events")
 """The canonical events as definitions see them."""
 
 

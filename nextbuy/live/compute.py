@@ -11,8 +11,8 @@ import duckdb
 import ibis
 import pyarrow as pa
 
+from nextbuy.events import COMPUTED_SCHEMA
 from nextbuy.features import TABLES, FeatureTable
-from nextbuy.live.store import ARROW
 from nextbuy.sessions import EVENTS, SessionConfig, sessionize
 from nextbuy.settings import Settings
 from nextbuy.storage import manifest
@@ -51,7 +51,7 @@ class LiveFeatures:
         self._engine = duckdb.connect()
         for setting in ("TimeZone = 'UTC'", "threads = 1", "enable_progress_bar = false"):
             self._engine.execute(f"SET {setting}")
-        self._engine.register("given", ARROW.empty_table())
+        self._engine.register("given", COMPUTED_SCHEMA.empty_table())
         for name in ("held", "events"):
             self._engine.execute(f"CREATE TABLE {name} AS FROM given")
         self._engine.unregister("given")

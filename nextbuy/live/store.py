@@ -20,17 +20,11 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from nextbuy.sessions import EVENTS
+from nextbuy.events import COMPUTED_SCHEMA
 from nextbuy.settings import Settings
 
-COLUMNS = tuple(EVENTS.schema().names)
-"""Of an event, in the order of `nextbuy.sessions.EVENTS`."""
-ARROW = pa.schema(
-    [
-        (name, pa.int64() if kind.is_integer() else pa.string())
-        for name, kind in EVENTS.schema().items()
-    ]
-)
+COLUMNS = tuple(COMPUTED_SCHEMA.names)
+"""Of an event."""
 SQLITE = {pa.int64(): "INTEGER", pa.string(): "TEXT"}
 BUSY_SECONDS = 30.0
 PIECE = 500  # values in one IN list
@@ -42,7 +36,7 @@ Row = tuple[Any, ...]
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (
-    {", ".join(f"{field.name} {SQLITE[field.type]}" for field in ARROW)},
+    {", ".join(f"{field.name} {SQLITE[field.type]}" for field in COMPUTED_SCHEMA)},
     seq INTEGER, -- order of arrival; null: published
     received_us INTEGER,
     PRIMARY KEY (user_id, event_us, event_id)
@@ -272,7 +266,10 @@ def _again(known: Row, row: Row) -> Outcome:
 
 
 def arrow(rows: Sequence[Row]) -> pa.Table:
-    """Events as an Arrow table of the shape of `nextbuy.sessions.EVENTS`."""
+    """Events as an Arrow table of the shape of `COMPUTED_SCHEMA`."""
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, ARROW, strict=False)]
-    return pa.Table.from_arrays(arrays, schema=ARROW)
+    arrays = [
+        pa.array(column, field.type)
+        for column, field in zip(columns, COMPUTED_SCHEMA, strict=False)
+    ]
+    return pa.Table.from_arrays(arrays, schema=COMPUTED_SCHEMA)

@@ -10,6 +10,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from bento.live import CURSOR
 from bento.serve import running
@@ -119,6 +120,19 @@ def test_a_body_that_cannot_be_used_is_refused_with_the_reason(url, content, sta
     answer = httpx.post(f"{url}/events", content=content, headers=headers, timeout=30)
     assert answer.status_code == status
     assert says in answer.json()["error"]
+
+
+def test_the_page_try_it_shows_the_score_and_what_if_the_price_were_lower(shop, url, monkeypatch):
+    monkeypatch.setenv("NEXTBUY_SERVICE_URL", url)
+    script = "from monitoring.dashboard import try_it\ntry_it.show()\n"
+    app = AppTest.from_string(script, default_timeout=60).run()
+    app.selectbox[0].select_index(0).run()
+    assert not app.exception, app.exception
+    price = app.slider[0]
+    price.set_value(price.min).run()
+    assert not app.exception, app.exception
+    assert [metric.label for metric in app.metric] == ["Probability"]
+    assert "points" in app.metric[0].delta
 
 
 @contextmanager
