@@ -56,7 +56,8 @@ def later_events(settings: Settings, count: int) -> list[dict[str, Any]]:
     with duckdb_engine(settings) as engine:
         rows = (
             engine.sql(
-                f"SELECT * FROM (FROM read_parquet('{files(settings.events)}') "
+                f"SELECT * FROM (FROM read_parquet('{files(settings.events)}', "
+                f"hive_partitioning = false) "
                 f"ORDER BY event_time DESC, event_id LIMIT {count}) ORDER BY event_time, event_id"
             )
             .to_arrow_table()
@@ -141,7 +142,8 @@ def feast_write(given: argparse.Namespace) -> dict[str, Any]:
         store = FeatureStore(repo_path=str(settings.feature_repo))
         frames: dict[str, pd.DataFrame] = {
             table.name: engine.sql(
-                f"FROM read_parquet('{files(settings.features / table.name)}') LIMIT 1"
+                f"FROM read_parquet('{files(settings.features / table.name)}', "
+                "hive_partitioning = false) LIMIT 1"
             ).df()
             for table in live_tables(settings)
         }

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from nextbuy.stores.sources import Relation, literal, quoted
 
 MICROSECOND = timedelta(microseconds=1)
+PLACES = 2**63  # more than there are row numbers
 BEFORE_ALL = -(2**62)  # a missing created timestamp: earlier than any
 
 
@@ -98,6 +99,15 @@ def _key_parts(number: int, keys: tuple[str, ...], frame: Frame) -> list[str]:
 def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool) -> list[str]:
     cutoff = by_created and view.created is not None
     fresh = f"moment - t <= {view.ttl // MICROSECOND}" if view.ttl else "true"
+    if view.created is None:
+        # Time and row number in one integer: the nearest of them is the last of rows that tie.
+        return [
+            f"past_{i} AS ({_past(key_set, view, frame)})",
+            f"dated_{i} AS (SELECT id, t, n, t::HUGEINT * {PLACES} + n AS place FROM past_{i})",
+            f"found_{i} AS (SELECT __row, n FROM (SELECT __row, moment, t, n "
+            f"FROM rows_{key_set} AS rows ASOF JOIN dated_{i} AS past ON rows.id = past.id "
+            f"AND (rows.moment + 1)::HUGEINT * {PLACES} > past.place) WHERE {fresh})",
+        ]
     parts = [
         f"past_{i} AS MATERIALIZED ({_past(key_set, view, frame)})",
         # The nearest time at which the key has a row ...
