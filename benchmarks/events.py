@@ -64,7 +64,8 @@ def later_events(settings: Settings, count: int) -> list[dict[str, Any]]:
             .to_pylist()
         )
     with LiveStore(settings) as store:
-        began = datetime.fromtimestamp((store.newest_us() or 0) // SECOND + 1, UTC)
+        newest = max(rows[-1]["event_time"].timestamp(), (store.newest_us() or 0) / SECOND)
+    began = datetime.fromtimestamp(int(newest) + 1, UTC)
     run = now_us()
     return [
         {k: v for k, v in row.items() if v is not None}

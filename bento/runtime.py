@@ -1,6 +1,8 @@
 """What a worker process holds: models with their features, the log, and the way in for events."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,20 @@ class Runtime:
 def _load(
     settings: Settings, service: ServiceSettings, stored: Any
 ) -> tuple[Model, OnlineFeatures]:
-    model = Model(str(stored.tag), Path(stored.path))
+    with _without("sklearn"):  # the boosters' wrappers for it are not used here, and take a second
+        model = Model(str(stored.tag), Path(stored.path))
     budget = timedelta(milliseconds=service.time_budget_ms)
     return model, OnlineFeatures(settings, model.contract, budget)
+
+
+@contextmanager
+def _without(library: str) -> Iterator[None]:
+    """Make an optional library look absent to what is imported meanwhile."""
+    if library in sys.modules:
+        yield
+        return
+    sys.modules[library] = None  # type: ignore[assignment]  # makes its import fail
+    try:
+        yield
+    finally:
+        del sys.modules[library]
