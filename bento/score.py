@@ -37,7 +37,7 @@ SCORE_SCHEMA = pa.schema(
 )
 """Arrow types of a score; a part is ordered by shopper and rank."""
 
-PART_ROWS = 500_000
+PART_ROWS = 2_000_000  # each part joins the whole of the feature tables
 
 
 @dataclass(frozen=True)
