@@ -37,7 +37,7 @@ docs: $(READY)
 test-servers: $(READY)
 	$(BIN)/pytest $(SERVER_TESTS)
 
-# Every feature table once more by Spark; skips without pyspark and Java.
+# Every table once more by Spark; skips without pyspark and Java.
 test-spark: $(READY)
 	$(BIN)/pytest $(SPARK_TESTS)
 

@@ -1,4 +1,4 @@
-"""The feature definitions on Spark, for logs that outgrow one machine.
+"""The definitions on Spark, for logs that outgrow one machine: sessions, labels, features.
 
 Ibis compiles the same definitions to Spark's SQL. Spark computes; the rows are then sorted and
 published like those of DuckDB, and are the same to the byte.
@@ -8,22 +8,28 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import ibis
+import ibis.expr.operations as ops
 import ibis.expr.types as ir
 
 from nextbuy.errors import NextbuyError
-from nextbuy.sessions import SESSION_EVENTS
 from nextbuy.settings import Settings
 
 Run = Callable[[ir.Table, str], Path]
 """(table of rows, its name) -> folder with the rows as Parquet."""
 
+MOMENTS = {"event_us": "event_time", "session_start_us": "session_start"}
+"""Column as definitions name it, in microseconds -> the published timestamp."""
+
 
 @contextmanager
 def spark_engine(settings: Settings) -> Iterator[Run]:
-    """Start Spark over the published sessions; what runs returns is gone when the block ends.
+    """Spark over what is published when it runs; its answers are gone when the block ends.
+
+    It is started by the first run: where every table is up to date, never.
 
     Raises:
         NextbuyError: pyspark or Java is not installed.
@@ -43,30 +49,36 @@ def spark_engine(settings: Settings) -> Iterator[Run]:
     work = settings.data / "tmp" / "spark"
     shutil.rmtree(work, ignore_errors=True)
     is_local = settings.spark_master.startswith("local")
-    spark = (
-        SparkSession.builder.master(settings.spark_master)
-        .appName("nextbuy")
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.driver.host", "127.0.0.1")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.sql.session.timeZone", "UTC")
-        # Spark's 200 are meant for a cluster: on one machine most of them would be empty.
-        .config("spark.sql.shuffle.partitions", "8" if is_local else "200")
-        .config("spark.sql.warehouse.dir", str(work / "warehouse"))
-        .config("spark.local.dir", str(work / "local"))
-        .config("spark.log.level", "ERROR")
-        .getOrCreate()
-    )
-    given = {"event_us": "event_time", "session_start_us": "session_start"}
-    spark.read.parquet(str(settings.sessions.resolve())).selectExpr(
-        *(
-            f"unix_micros({given[name]}) AS {name}" if name in given else name
-            for name in SESSION_EVENTS.columns
+
+    @cache
+    def session() -> SparkSession:
+        return (
+            SparkSession.builder.master(settings.spark_master)
+            .appName("nextbuy")
+            .config("spark.ui.enabled", "false")
+            .config("spark.ui.showConsoleProgress", "false")
+            .config("spark.driver.host", "127.0.0.1")
+            .config("spark.driver.bindAddress", "127.0.0.1")
+            .config("spark.sql.session.timeZone", "UTC")
+            # Spark's 200 are meant for a cluster: on one machine most of them would be empty.
+            .config("spark.sql.shuffle.partitions", "8" if is_local else "200")
+            .config("spark.sql.warehouse.dir", str(work / "warehouse"))
+            .config("spark.local.dir", str(work / "local"))
+            .config("spark.log.level", "ERROR")
+            .getOrCreate()
         )
-    ).createOrReplaceTempView("session_events")
+
+    published = {"events": settings.events, "session_events": settings.sessions}
 
     def run(rows: ir.Table, name: str) -> Path:
+        spark = session()
+        for table in rows.op().find(ops.UnboundTable):
+            spark.read.parquet(str(published[table.name].resolve())).selectExpr(
+                *(
+                    f"unix_micros({MOMENTS[column]}) AS {column}" if column in MOMENTS else column
+                    for column in table.schema
+                )
+            ).createOrReplaceTempView(table.name)
         sql = str(ibis.to_sql(rows, dialect="pyspark"))
         spark.sql(sql).write.mode("overwrite").parquet(str(work / name))
         return work / name
@@ -74,5 +86,6 @@ def spark_engine(settings: Settings) -> Iterator[Run]:
     try:
         yield run
     finally:
-        spark.stop()
+        if session.cache_info().currsize:
+            session().stop()
         shutil.rmtree(work, ignore_errors=True)

@@ -52,9 +52,16 @@ OF_AFFECTED = "user_id IN (SELECT user_id FROM affected)"
 
 
 def build_sessions(
-    settings: Settings, config: SessionConfig, done: Done, *, gate: Gate | None = None
+    settings: Settings,
+    config: SessionConfig,
+    done: Done,
+    *,
+    run: Run | None = None,
+    gate: Gate | None = None,
 ) -> None:
     """Write `sessions/`: every event with its session, by the event's day.
+
+    `run` computes them whole elsewhere (`nextbuy.spark`); DuckDB still publishes them.
 
     Raises:
         NextbuyError: there are no events yet, or the gate keeps the sessions out.
@@ -73,16 +80,21 @@ def build_sessions(
     names = ", ".join(name for name in EVENT_SCHEMA.names if name != "event_time")
     read = f"SELECT {names}, epoch_us(event_time) AS event_us FROM"
     everything = f"read_parquet('{files(settings.events)}', hive_partitioning = false)"
-    sql = (
+    rows = sessionize(EVENTS, config)
+    form = (
         f"SELECT {names}, make_timestamptz(event_us) AS event_time, session_id, "
-        "make_timestamptz(session_start_us) AS session_start, event_number, is_bot "
-        f"FROM ({_sql(sessionize(EVENTS, config))})"
+        "make_timestamptz(session_start_us) AS session_start, "
+        "event_number::BIGINT AS event_number, is_bot FROM {}"
     )
     with duckdb_engine(settings) as engine, target.next_version(done, gate) as version:
         last = target.last(version)
         target.info["newest_us"] = _one(
             engine, f"SELECT epoch_us(max(event_time)) FROM {everything}"
         )
+        if run is not None:
+            target.write_whole(engine, version, form.format(_computed(run, rows, "sessions")))
+            return
+        sql = form.format(f"({_sql(rows)})")
         if last is None:
             engine.execute(f"CREATE VIEW events AS {read} {everything}")
             target.write_whole(engine, version, sql)
@@ -144,8 +156,7 @@ def build_features(
                 last = target.last(version)
                 change = changes.since(last) if last and run is None else None
                 if run is not None:
-                    folder = run(table.build(SESSION_EVENTS), table.name)
-                    rows = f"FROM read_parquet('{folder}/*.parquet')"
+                    rows = _computed(run, table.build(SESSION_EVENTS), table.name)
                     target.write_whole(engine, version, _published_form(table, rows, newest_us))
                 elif change is None:
                     _read_sessions(engine, settings, sessions.days)
@@ -170,9 +181,16 @@ def feature_tables(sessions: Manifest) -> list[FeatureTable]:
 
 
 def build_labels(
-    settings: Settings, config: LabelConfig, done: Done, *, gate: Gate | None = None
+    settings: Settings,
+    config: LabelConfig,
+    done: Done,
+    *,
+    run: Run | None = None,
+    gate: Gate | None = None,
 ) -> None:
     """Write `labels/`: one row per shopper and item touched in a session, by the session's end.
+
+    `run` computes them whole elsewhere (`nextbuy.spark`); DuckDB still publishes them.
 
     Raises:
         NextbuyError: there are no sessions yet, or the gate keeps the labels out.
@@ -190,14 +208,18 @@ def build_labels(
     )
     if target.is_current(done):
         return
-    sql = (
+    rows = label_rows(SESSION_EVENTS, newest_us, session_config, config)
+    form = (
         "SELECT user_id, item_id, session_id, category, "
         "make_timestamptz(event_us) AS event_timestamp, "
         "make_timestamptz(next_start_us) AS next_session_start, "
-        "make_timestamptz(known_us) AS known_at, label "
-        f"FROM ({_sql(label_rows(SESSION_EVENTS, newest_us, session_config, config))})"
+        "make_timestamptz(known_us) AS known_at, label FROM {}"
     )
     with duckdb_engine(settings) as engine, target.next_version(done, gate) as version:
+        if run is not None:
+            target.write_whole(engine, version, form.format(_computed(run, rows, "labels")))
+            return
+        sql = form.format(f"({_sql(rows)})")
         last = target.last(version)
         change = session_change(engine, settings, sessions, last) if last else None
         if last is None or change is None:
@@ -299,10 +321,15 @@ def feature_rows(table: FeatureTable, newest_us: int, part: bool = False) -> str
     the events do not reach back to the beginning.
     """
     sql = _compiled(table.name, tuple(feature.name for feature in table.features), part)
-    return _published_form(table, sql, newest_us)
+    return _published_form(table, f"({sql})", newest_us)
 
 
-def _published_form(table: FeatureTable, sql: str, newest_us: int) -> str:
+def _computed(run: Run, rows: ir.Table, name: str) -> str:
+    """The rows, computed elsewhere, as a DuckDB relation."""
+    return f"read_parquet('{run(rows, name)}/*.parquet')"
+
+
+def _published_form(table: FeatureTable, rows: str, newest_us: int) -> str:
     """Feast's layout: keys, both timestamps, features.
 
     A batch row is computed from what was known at its event timestamp, so that is also the moment
@@ -314,7 +341,7 @@ def _published_form(table: FeatureTable, sql: str, newest_us: int) -> str:
     )
     stamp = "make_timestamptz(event_us)"
     columns = [*table.keys, f"{stamp} AS event_timestamp", f"{stamp} AS created_timestamp"]
-    return f"SELECT {', '.join([*columns, *features])} FROM ({sql}) WHERE event_us <= {newest_us}"
+    return f"SELECT {', '.join([*columns, *features])} FROM {rows} WHERE event_us <= {newest_us}"
 
 
 @cache

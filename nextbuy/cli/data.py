@@ -1,5 +1,7 @@
 """Verbs from the log to the feature tables: simulate, ingest, sessionize, features."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +14,7 @@ from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
+    from nextbuy.spark import Run
     from nextbuy.storage import Version
     from nextbuy.target import Gate
 
@@ -132,24 +135,6 @@ def source_file(source: str) -> Path:
     raise NextbuyError(f"No source mapping {source}. Give a YAML file, or one of: {shipped}.")
 
 
-@app.command()
-def sessionize(config: ConfigFile = None) -> None:
-    """Cut the events into sessions and label what was touched in them.
-
-    A table that breaks a blocking rule is not published: the last good one stays.
-
-    Example: `nextbuy sessionize`
-    """
-    from nextbuy.tables import build_labels, build_sessions
-
-    quiet_libraries()
-    settings, run = Settings(), read_config(config)
-    with console.status("sessions and labels"):
-        build_sessions(settings, run.sessions, table_done, gate=rules_of(settings))
-        build_labels(settings, run.labels, table_done, gate=rules_of(settings))
-    what_next("nextbuy features")
-
-
 class Engine(StrEnum):
     """What runs the definitions."""
 
@@ -157,12 +142,44 @@ class Engine(StrEnum):
     SPARK = "spark"
 
 
+EngineOption = Annotated[Engine, typer.Option(help="What computes; the tables are the same.")]
+
+
+@contextmanager
+def computed_by(engine: Engine, settings: Settings) -> "Iterator[Run | None]":
+    """What computes each table whole; None for DuckDB, which can also go on from the last one."""
+    if engine is Engine.DUCKDB:
+        yield None
+        return
+    from nextbuy.spark import spark_engine
+
+    with spark_engine(settings) as run:
+        yield run
+
+
+@app.command()
+def sessionize(config: ConfigFile = None, engine: EngineOption = Engine.DUCKDB) -> None:
+    """Cut the events into sessions and label what was touched in them.
+
+    A table that breaks a blocking rule is not published: the last good one stays.
+
+    Example: `nextbuy sessionize`, or `nextbuy sessionize --engine spark`
+    """
+    from nextbuy.tables import build_labels, build_sessions
+
+    quiet_libraries()
+    settings, run = Settings(), read_config(config)
+    gate = rules_of(settings)
+    with console.status("sessions and labels"), computed_by(engine, settings) as spark:
+        build_sessions(settings, run.sessions, table_done, run=spark, gate=gate)
+        build_labels(settings, run.labels, table_done, run=spark, gate=gate)
+    what_next("nextbuy features")
+
+
 @app.command()
 def features(
     only: Annotated[list[str] | None, typer.Option(help="Build this table alone.")] = None,
-    engine: Annotated[
-        Engine, typer.Option(help="What computes; the tables are the same.")
-    ] = Engine.DUCKDB,
+    engine: EngineOption = Engine.DUCKDB,
 ) -> None:
     """Build the feature tables that Feast serves.
 
@@ -171,8 +188,6 @@ def features(
     Example: `nextbuy features --only item`, or `nextbuy features --engine spark`
     """
     from nextbuy.features import TABLES
-    from nextbuy.spark import spark_engine
-    from nextbuy.storage import require
     from nextbuy.tables import build_features
 
     quiet_libraries()
@@ -181,13 +196,8 @@ def features(
         raise NextbuyError(f"No feature table {', '.join(unknown)}. There are: {', '.join(known)}.")
     settings = Settings()
     gate = rules_of(settings)
-    with console.status("feature tables"):
-        if engine is Engine.SPARK:
-            require(settings.sessions, "nextbuy sessionize")
-            with spark_engine(settings) as run:
-                build_features(settings, table_done, only or (), run=run, gate=gate)
-        else:
-            build_features(settings, table_done, only or (), gate=gate)
+    with console.status("feature tables"), computed_by(engine, settings) as run:
+        build_features(settings, table_done, only or (), run=run, gate=gate)
     what_next("nextbuy apply")
 
 

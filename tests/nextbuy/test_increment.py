@@ -35,16 +35,16 @@ def publish(data, events):
         version.write_days(engine, "made", "event_time", EVENT_ORDER)
 
 
-def build(data):
+def build(data, run=None):
     """All tables; returns the names of those that were written."""
     written = []
 
     def done(name, rows, built):
         written.extend([name] * built)
 
-    build_sessions(data, CONFIG, done)
-    build_labels(data, LABELS, done)
-    build_features(data, done)
+    build_sessions(data, CONFIG, done, run=run)
+    build_labels(data, LABELS, done, run=run)
+    build_features(data, done, run=run)
     return written
 
 

@@ -10,16 +10,14 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 from histories import event
-from test_increment import build, publish
+from test_increment import build, publish, tables
 
 from nextbuy.contract import FEATURE_SERVICE
-from nextbuy.features import TABLES
 from nextbuy.redis_server import connect, redis_lease
 from nextbuy.sessions import DAY, HOUR, MINUTE
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.spark import spark_engine
 from nextbuy.storage import manifest
-from nextbuy.tables import build_features
 
 pytestmark = [
     pytest.mark.skipif(
@@ -56,13 +54,15 @@ def test_spark_gives_the_tables_of_duckdb(tmp_path):
     data = Settings(data=tmp_path, threads=1, spark_master="local[1]")
     publish(data, history())
     build(data)
-    wanted = {table.name: manifest(data.features / table.name) for table in TABLES}
+    wanted = {table: manifest(table) for table in tables(data)}
     shutil.rmtree(data.features)
+    for table in (data.sessions, data.labels):
+        table.unlink()
     with spark_engine(data) as run:
-        build_features(data, lambda *_: None, run=run)
-    for name, one in wanted.items():
+        build(data, run)
+    for table, one in wanted.items():
         assert one.rows > 0
-        assert manifest(data.features / name) == one, name
+        assert manifest(table) == one, table.name
     assert not (data.data / "tmp" / "spark").exists()
 
 
