@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     shopper_ttl: timedelta | None = None
     """How long after the last event a shopper's features are served, and stay in Redis (ISO 8601:
     `P90D`). Unset: for ever, which is what a log of the past needs."""
-    memory_limit: str = "4GB"
+    memory_limit: str = "3GB"
     """What DuckDB may hold before it spills to disk."""
     spark_master: str = "local[*]"
     """Where Spark runs, if it is asked to: this machine, or a cluster's `spark://` address."""
