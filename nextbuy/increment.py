@@ -40,6 +40,17 @@ def differing(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[list
     )
 
 
+def only_in_one(one: str, other: str) -> str:
+    """The rows of two DuckDB relations that are not in both, equally often.
+
+    One aggregation: `EXCEPT ALL` in both directions numbers and joins every row twice.
+    """
+    return (
+        f"(SELECT * EXCLUDE side FROM (SELECT *, 1 AS side FROM {one} "
+        f"UNION ALL SELECT *, -1 AS side FROM {other}) GROUP BY ALL HAVING sum(side) <> 0)"
+    )
+
+
 def find_moved(
     engine: duckdb.DuckDBPyConnection, before: str, after: str, moment: str = "event_us"
 ) -> tuple[int | None, int | None]:
@@ -49,9 +60,8 @@ def find_moved(
     """
     engine.execute(
         "CREATE OR REPLACE TABLE moved AS "
-        f"SELECT user_id, min(event_us) AS event_us, min({moment}) AS moment_us FROM ("
-        f"(FROM {before} EXCEPT ALL FROM {after}) UNION ALL (FROM {after} EXCEPT ALL FROM {before})"
-        ") GROUP BY user_id"
+        f"SELECT user_id, min(event_us) AS event_us, min({moment}) AS moment_us "
+        f"FROM {only_in_one(before, after)} GROUP BY user_id"
     )
     (found,) = engine.execute("SELECT min(event_us), min(moment_us) FROM moved").fetchall()
     return found[0], found[1]
@@ -192,8 +202,8 @@ def write_changed(
     replaced = read_days(version.table, [day for day in days if day >= iso(from_us)])
     engine.execute(f"CREATE OR REPLACE VIEW stale AS FROM {replaced} WHERE {stale}")
     found = engine.execute(
-        f"SELECT DISTINCT CAST(CAST({stamp} AS DATE) AS VARCHAR) FROM ("
-        "(FROM fresh EXCEPT ALL FROM stale) UNION ALL (FROM stale EXCEPT ALL FROM fresh))"
+        f"SELECT DISTINCT CAST(CAST({stamp} AS DATE) AS VARCHAR) "
+        f"FROM {only_in_one('fresh', 'stale')}"
     ).fetchall()
     touched = {day for (day,) in found}
     for day in days:
