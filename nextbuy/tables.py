@@ -48,6 +48,10 @@ SQL_TYPES = {
 FOREVER_US = 2**62
 """As the newest event: no row is left out for lying ahead."""
 
+BUCKET_EVENTS = 4_000_000
+"""A table of midnights is computed for so many events at a time: its rows are wide, and their
+windows are many times slower once they are spilled."""
+
 OF_AFFECTED = "user_id IN (SELECT user_id FROM affected)"
 
 
@@ -159,8 +163,9 @@ def build_features(
                     rows = _computed(run, table.build(SESSION_EVENTS), table.name)
                     target.write_whole(engine, version, _published_form(table, rows, newest_us))
                 elif change is None:
-                    _read_sessions(engine, settings, sessions.days)
-                    target.write_whole(engine, version, feature_rows(table, newest_us))
+                    buckets = _read_buckets(engine, settings, sessions, table)
+                    sql = feature_rows(table, newest_us)
+                    target.write_whole(engine, version, sql, buckets)
                 elif "user_id" in table.keys:
                     changes.gather(change)
                     engine.execute("CREATE OR REPLACE VIEW session_events AS FROM affected_events")
@@ -293,6 +298,25 @@ def _read_sessions(
         f"CREATE OR REPLACE VIEW session_events AS SELECT {session_event_columns()} "
         f"FROM {read_days(settings.sessions, days)} {only}"
     )
+
+
+def _read_buckets(
+    engine: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    sessions: Manifest,
+    table: FeatureTable,
+) -> int:
+    """Let `session_events` show one bucket of the table's keys at a time; how many there are.
+
+    A shopper's rows may tell of visitors in any bucket, so all shoppers are in one.
+    """
+    if "user_id" in table.keys:
+        _read_sessions(engine, settings, sessions.days)
+        return 1
+    buckets = 1 + sessions.rows // BUCKET_EVENTS
+    one = f"WHERE hash({', '.join(table.keys)}) % {buckets} = getvariable('bucket')"
+    _read_sessions(engine, settings, sessions.days, one)
+    return buckets
 
 
 def _read_recent(

@@ -65,9 +65,14 @@ class Target:
         found = version.published
         return found if found and found.days and found.definition == self.definition else None
 
-    def write_whole(self, engine: duckdb.DuckDBPyConnection, version: Version, sql: str) -> None:
-        """Write every row that `sql` gives."""
-        engine.execute(f"CREATE OR REPLACE TABLE fresh AS {sql}")
+    def write_whole(
+        self, engine: duckdb.DuckDBPyConnection, version: Version, sql: str, buckets: int = 1
+    ) -> None:
+        """Write every row that `sql` gives, run once for each value of the variable `bucket`."""
+        for bucket in range(buckets):
+            engine.execute(f"SET VARIABLE bucket = {bucket}")
+            into = "INSERT INTO fresh" if bucket else "CREATE OR REPLACE TABLE fresh AS"
+            engine.execute(f"{into} {sql}")
         version.write_days(engine, "fresh", self.stamp, self.order_by)
         engine.execute("DROP TABLE fresh")  # the gate needs the memory
 

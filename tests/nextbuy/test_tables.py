@@ -10,7 +10,7 @@ from test_increment import build, publish
 
 from nextbuy.errors import NextbuyError
 from nextbuy.ingest import ingest
-from nextbuy.sessions import DAY, SECOND, SessionConfig
+from nextbuy.sessions import DAY, HOUR, SECOND, SessionConfig
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.sources import load_source
 from nextbuy.storage import files, manifest
@@ -52,6 +52,23 @@ def test_a_shopper_with_very_many_events_is_one_bot(tmp_path):
         CONFIG.bot_burst_events - 1
     )
     assert one(data.features / "session", "SELECT n_events FROM {}") == 20_000
+
+
+def test_tables_of_midnights_are_the_same_in_any_number_of_buckets(tmp_path, monkeypatch):
+    data = Settings(data=tmp_path, threads=1)
+    events = [
+        event(f"u{i % 4}", i * 7 * HOUR, "view", f"i{i % 9}", category="c1") for i in range(60)
+    ]
+    publish(data, events)
+    build(data)
+    names = ["item", "category"]
+    wanted = {name: manifest(data.features / name) for name in names}
+    for events_in_one in (1, 13):
+        monkeypatch.setattr("nextbuy.tables.BUCKET_EVENTS", events_in_one)
+        for name in names:
+            (data.features / name).unlink()
+        build_features(data, lambda *_: None, names)
+        assert {name: manifest(data.features / name) for name in names} == wanted
 
 
 def test_a_half_written_day_is_named_and_the_last_good_tables_stay(tmp_path):
