@@ -21,12 +21,15 @@ INFO = {
 }
 
 
-def publish(settings: Settings, events: int, days: int = DAYS, late: int = 0) -> None:
-    """Write `events/`: the first `days` of about `events` events over all `DAYS` days.
+def publish(
+    settings: Settings, events: int, span: int = DAYS, days: int | None = None, late: int = 0
+) -> None:
+    """Write `events/`: the first `days` (all, unless told) of about `events` events over `span`.
 
-    `late` of them (every so-many-th of the last eight days) are held back, which is how a second
-    call with the same numbers and `late=0` brings late events.
+    `late` thousandths of those in the last eight days are held back, which is how a second call
+    with the same numbers and `late=0` brings late events.
     """
+    days = span if days is None else days
     shoppers, items = max(events // 40, 10), max(events // 200, 20)
     held = f"(day >= {days - 8} AND hash(i * 101) % 1000 < {late})" if late else "false"
     with duckdb_engine(settings) as engine, new_version(settings.events, "benchmark", INFO) as new:
@@ -38,7 +41,7 @@ def publish(settings: Settings, events: int, days: int = DAYS, late: int = 0) ->
                     -- the square of an even draw: a few shoppers come very often
                     CAST(floor({shoppers} * pow(hash(v * 3 + 1) % 1000003 / 1000003.0, 2)) AS INT)
                         AS shopper,
-                    CAST(hash(v * 5 + 2) % ({DAYS}::UBIGINT * 86400) AS BIGINT) AS start_s,
+                    CAST(hash(v * 5 + 2) % ({span}::UBIGINT * 86400) AS BIGINT) AS start_s,
                     CAST(1 + hash(v * 7 + 3) % {2 * PER_SESSION - 1} AS INT) AS size,
                     hash(v * 11 + 4) % 50 = 0 AS comes_as_guest
                 FROM range({events // PER_SESSION}) t(v)),
