@@ -49,7 +49,7 @@ ELSEWHERE = {
     r"export NEXTBUY(_LOGS)?=.*": DAGSTER,
     r"build/dagster/bin/dagster dev .*": DAGSTER,
     r"\.venv/bin/uv pip install .* -r requirements/spark\.lock": ("Makefile", "spark.lock"),
-    r"nextbuy features --engine spark": SPARK,
+    r"nextbuy (sessionize|features) --engine spark": SPARK,
     r"export FEAST_FS_YAML_FILE_PATH=\S+/spark\.yaml": FEAST_ON_SPARK,
     r"export PYSPARK_PYTHON=.*": FEAST_ON_SPARK,
 }
