@@ -26,7 +26,9 @@ def duckdb_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         engine.execute("SET TimeZone = 'UTC'")
         engine.execute(f"SET memory_limit = '{settings.memory_limit}'")
         engine.execute(f"SET temp_directory = '{spill}'")
-        engine.execute("SET enable_progress_bar = false")
+        # A notebook without ipywidgets has none, and DuckDB refuses to speak of it there.
+        if engine.execute("SELECT current_setting('enable_progress_bar')").fetchall()[0][0]:
+            engine.execute("SET enable_progress_bar = false")
         if settings.threads:
             engine.execute(f"SET threads = {settings.threads}")
         try:
