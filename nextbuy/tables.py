@@ -49,8 +49,8 @@ FOREVER_US = 2**62
 """As the newest event: no row is left out for lying ahead."""
 
 BUCKET_EVENTS = 4_000_000
-"""A table of midnights is computed for so many events at a time: its rows are wide, and their
-windows are many times slower once they are spilled."""
+"""A table of midnights is computed for so many events at a time: its rows are wide, and windows
+over spilled rows took more than half of a whole build."""
 
 OF_AFFECTED = "user_id IN (SELECT user_id FROM affected)"
 
