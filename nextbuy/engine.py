@@ -7,6 +7,7 @@ import duckdb
 
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.trouble import explained
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def duckdb_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
     (1,)
 
     Raises:
-        NextbuyError: a Parquet file is damaged, or the disk has no room for what is spilled.
+        NextbuyError: a Parquet file is damaged, or there is no room on the disk or in memory.
     """
     spill = settings.data / "tmp"
     spill.mkdir(parents=True, exist_ok=True)
@@ -33,7 +34,13 @@ def duckdb_engine(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
             engine.execute(f"SET threads = {settings.threads}")
         try:
             yield engine
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        except (
+            duckdb.OutOfMemoryException,
+            duckdb.IOException,
+            duckdb.InvalidInputException,
+        ) as error:
+            if told := explained(error):
+                raise NextbuyError(told) from error
             if ".parquet" not in str(error) and not isinstance(error, duckdb.IOException):
                 raise
             raise NextbuyError(

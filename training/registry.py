@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from nextbuy.contract import REGISTERED_MODEL, ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.trouble import explained
 from training.models import Booster
 
 EXPERIMENT = "next session purchase"
@@ -33,7 +34,8 @@ def client(settings: Settings) -> MlflowClient:
             )
     except MlflowException as error:
         raise NextbuyError(
-            f"MLflow at {uri} does not answer: {error}. "
+            explained(error)
+            or f"MLflow at {uri} does not answer: {error}. "
             "Start it, or unset MLFLOW_TRACKING_URI to use SQLite below the data folder."
         ) from error
     mlflow.set_experiment(EXPERIMENT)
@@ -67,8 +69,9 @@ def reachable(settings: Settings) -> Iterator[None]:
         yield
     except (MlflowException, ConnectionError) as error:
         raise NextbuyError(
-            f"MLflow at {settings.tracking_uri} failed on the way: {error}. The champion is what "
-            "it was; what was logged stays. Bring MLflow back and run the command again."
+            explained(error)
+            or f"MLflow at {settings.tracking_uri} failed on the way: {error}. The champion is "
+            "what it was; what was logged stays. Bring MLflow back and run the command again."
         ) from error
 
 

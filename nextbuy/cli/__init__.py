@@ -5,16 +5,23 @@ import sys
 import nextbuy.telemetry  # noqa: F401  (first: switches off what the stages' libraries would send)
 from nextbuy.cli.app import app, fail
 from nextbuy.errors import NextbuyError
+from nextbuy.trouble import explained
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run one command; an error that the user can mend is a message and exit code 1."""
+    """Run one command; what the user can mend is a message and exit code 1, not a traceback."""
     from nextbuy.cli import commands  # noqa: F401  (it imports the others; they add the verbs)
 
     try:
         app()
     except NextbuyError as error:
         fail(str(error))
+        sys.exit(1)
+    except Exception as error:
+        told = explained(error)
+        if told is None:
+            raise
+        fail(told)
         sys.exit(1)
