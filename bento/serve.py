@@ -17,6 +17,7 @@ import httpx
 from bento.deployment import FILE
 from bento.export import export_deployment
 from nextbuy.errors import NextbuyError
+from nextbuy.ports import check_free
 from nextbuy.settings import PROJECT, Settings
 
 START_SECONDS = 120
@@ -44,7 +45,7 @@ def serve(
             the server ended by itself.
     """
     host = "127.0.0.1" if host == "localhost" else host  # BentoML takes addresses, not names
-    _check_free(host, port)
+    check_free(host, port)
     export_deployment(settings, shadow).write(deployment_file(settings, port))
     asked = threading.Event()
     before = {
@@ -80,7 +81,7 @@ def running(
             (`<data>/logs/service.log`) is in the message.
     """
     port = port or _free_port()
-    _check_free("127.0.0.1", port)
+    check_free("127.0.0.1", port)
     export_deployment(settings, shadow).write(deployment_file(settings, port))
     url = f"http://127.0.0.1:{port}"
     log = settings.data / "logs" / "service.log"
@@ -165,14 +166,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _check_free(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise NextbuyError(
-                f"Cannot listen on {host}:{port} ({error.strerror}). Choose another port or host."
-            ) from None

@@ -12,6 +12,7 @@ import typer
 
 from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
 from nextbuy.errors import NextbuyError
+from nextbuy.ports import check_free
 from nextbuy.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def dashboard(
 
     The same as `streamlit run monitoring/dashboard/app.py`. Example: `nextbuy dashboard`
     """
+    check_free("127.0.0.1", port)
     app_file = PROJECT / "monitoring" / "dashboard" / "app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(app_file), f"--server.port={port}"]
     # From the root: that is where Streamlit finds .streamlit/config.toml.
