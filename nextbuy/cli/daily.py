@@ -103,6 +103,16 @@ def _promoted(config: Path | None) -> bool:
     return True
 
 
+def _read(file: Path) -> dict[str, Any] | None:
+    """A run's record; None where it is damaged: it decides nothing, so the day goes on without."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except ValueError:
+        say(f"{file} is damaged and left aside")
+        return None
+    return found
+
+
 class _Run:
     """The record of one run, on the disk after every step."""
 
@@ -111,9 +121,15 @@ class _Run:
         records = sorted(folder.glob("*.json"))
         for old in records[: max(0, len(records) - KEPT + 1)]:
             old.unlink()
-        last = json.loads(records[-1].read_text()) if records else None
+        last = _read(records[-1]) if records else None
         now = datetime.now(UTC)
         self._file = folder / f"{now:%Y-%m-%dT%H-%M-%S.%f}.json"
+        if records and self._file.name <= records[-1].name:
+            say(
+                f"the clock says {now:%Y-%m-%d %H:%M} UTC, before the last run's beginning "
+                f"({records[-1].stem}). If it is wrong, set it; this run is filed after that one."
+            )
+            self._file = folder / f"{records[-1].stem}_.json"  # names stay in the order of the runs
         self._record: dict[str, Any] = {"began": now.isoformat(), **asked, "steps": []}
         if last and last.get("ended") is None:
             broken = last["steps"][-1]["name"] if last["steps"] else "its beginning"
