@@ -23,6 +23,7 @@ from nextbuy.errors import NextbuyError
 from nextbuy.events import REQUIRED
 from nextbuy.lines import LONGEST_LINE, Lines, Progress, open_text
 from nextbuy.sources import Column, Expression, Layout
+from nextbuy.trouble import explained
 
 SAMPLE = 1000  # JSON lines looked at to learn which columns there are
 RESERVED = {"_file", "_row", "_line", "_broken", "_cells", "_whole"}
@@ -103,7 +104,8 @@ def open_rows(
     except duckdb.Error as error:
         if lines.failure:
             raise lines.failure from None
-        raise NextbuyError(f"{_some(files)} cannot be read: {error}") from None
+        told = explained(error)  # what is read is also written, to a disk that may be full
+        raise NextbuyError(told or f"{_some(files)} cannot be read: {error}") from None
     finally:
         if layout.format != "parquet":
             engine.unregister("_lines")

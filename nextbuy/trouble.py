@@ -18,6 +18,9 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "database or disk is full",  # SQLite
         "MISCONF",  # a Redis that cannot save takes nothing in
     ),
+    "The disk is full or fails. Free some room, or point NEXTBUY_DATA to another disk.": (
+        "disk I/O error",  # SQLite's word for both
+    ),
     "Nextbuy may not write there. Make it writable for this user, or point NEXTBUY_DATA to a "
     "folder that is.": (
         os.strerror(errno.EROFS),
@@ -43,7 +46,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
 def explained(error: BaseException) -> str | None:
     """What to tell the user where the machine refused something; None where it is no such error.
 
-    >>> explained(OSError(28, "No space left on device", "x"))[:56]
+    >>> explained(OSError(28, "No space left on device", "x"))[:57]
     "[Errno 28] No space left on device: 'x'. The disk is full"
     """
     for cause in _causes(error):
