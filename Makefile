@@ -5,7 +5,9 @@ READY := .venv/ready
 # Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-docs docs test-servers test-spark test-service test-platform container soak audit monitoring-faults dashboard-pictures lint types bench lock clean
+.PHONY: demo test coverage test-docs docs test-servers test-spark test-service test-platform \
+	test-faults test-dagster bench-smoke container soak audit monitoring-faults \
+	dashboard-pictures lint types bench lock clean
 
 demo: $(READY)
 	$(BIN)/nextbuy demo
@@ -19,10 +21,20 @@ PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
 SPARK_TESTS := tests/nextbuy/test_spark.py
 # What works through the pages: some ten minutes.
 DOCS_TESTS := $(addprefix tests/docs/test_,docs_commands.py walkthrough.py)
+# Starves a shop of room, rights, memory, network and Redis: some minutes.
+FAULT_TESTS := tests/faults/test_machine.py
+TESTS := -n 2 --dist loadfile $(addprefix --ignore ,$(SERVER_TESTS) $(SERVICE_TESTS) \
+	$(PLATFORM_TESTS) $(SPARK_TESTS) $(DOCS_TESTS) $(FAULT_TESTS))
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile \
-		$(addprefix --ignore ,$(SERVER_TESTS) $(SERVICE_TESTS) $(PLATFORM_TESTS) $(SPARK_TESTS) $(DOCS_TESTS))
+	$(BIN)/pytest $(TESTS)
+
+# The same, counting the lines that ran, in every process; fails below what pyproject.toml says.
+coverage: $(READY)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # Every command of README.md and docs/, in page order, and the walkthrough.
 test-docs: $(READY)
@@ -48,6 +60,16 @@ test-service: $(READY)
 # Schemathesis against the running service; the services of docker-compose.yml as plain processes.
 test-platform: $(READY)
 	$(BIN)/pytest $(PLATFORM_TESTS)
+
+# The machine's faults, for real: nothing lost, a message, and the same command makes up for it.
+test-faults: $(READY)
+	$(BIN)/pytest $(FAULT_TESTS)
+
+# The Dagster example, in an environment of its own; with NEXTBUY_DATA of a demo it runs a day.
+test-dagster: $(READY)
+	test -x build/dagster/bin/python || $(PYTHON) -m venv build/dagster
+	$(BIN)/uv pip install --quiet --python build/dagster/bin/python --require-hashes -r requirements/dagster.lock
+	build/dagster/bin/pytest tests/test_dagster.py
 
 # The Bento's image, built and run by buildah: see the script.
 container: $(READY)
@@ -82,6 +104,12 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.$(NAME)
 
+# Every benchmark once at its smallest, to see that it runs; on the shop that `make demo` made.
+BENCHMARKS := sessionize features increment pit materialize online events predict bulk train \
+	checks monitor
+bench-smoke: $(READY)
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --small; done
+
 # The README's Target / Actual table, from what build/bench holds.
 .PHONY: figures
 figures: $(READY)
@@ -103,6 +131,7 @@ lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/installer.in -o requirements/installer.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --extra dev pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/spark.in -o requirements/spark.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/dagster.in -o requirements/dagster.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes --constraint requirements.lock --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header requirements/service.in -o requirements/service.lock
 
 clean:

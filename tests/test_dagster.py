@@ -64,4 +64,5 @@ def test_a_day_is_taken_in_by_it(example, tmp_path, monkeypatch):
     (record,) = [json.loads(f.read_text()) for f in sorted((Path(shop) / "runs").glob("*"))[-1:]]
     assert result.success == (record["monitor"] == 0)
     assert record["logs"] == [str(newest)]
-    assert [step["name"] for step in record["steps"]][:1] == ["ingest"]
+    names = {step["name"] for step in record["steps"]}
+    assert {"ingest", "feature tables", "feast materialize", "monitor"} <= names
