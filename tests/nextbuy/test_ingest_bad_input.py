@@ -91,6 +91,14 @@ def test_limits_can_be_set(tmp_path, settings):
     assert report.quarantined == {"time_in_future": 1, "time_too_old": 1}
 
 
+def test_what_a_clock_set_back_refused_comes_in_once_it_is_right(tmp_path, settings):
+    path = log(tmp_path / "l.csv", GOOD, "ann,2024-03-09 10:00:00,pv,lamp,1")
+    back = ingest([path], shop(), settings, now=datetime(2024, 3, 2, tzinfo=UTC))
+    assert (back.published, back.quarantined) == (1, {"time_in_future": 1})
+    right = ingest([path], shop(), settings, now=NOW)
+    assert (right.published, right.already_present, right.quarantined) == (1, 1, {})
+
+
 def test_every_rule_has_a_remedy():
     fields = dict.fromkeys(shop().fields, "x") | {"event_id": "x"}
     assert {rule.reason for rule in rules(shop(fields=fields))} <= set(REMEDIES)
