@@ -14,7 +14,9 @@ work=$(mktemp -d)
 redis='' container='' server=''
 cleanup() {
   # The group: buildah, what it runs, and the server in it, which ends its workers.
-  [ -z "$server" ] || { kill -- "-$server" 2> /dev/null && sleep 5; } || true
+  if [ -n "$server" ] && kill -- "-$server" 2> /dev/null; then
+    for _ in $(seq 60); do kill -0 -- "-$server" 2> /dev/null || break; sleep 0.5; done
+  fi
   [ -z "$redis" ] || kill "$redis"
   [ -z "$container" ] || buildah rm "$container" > /dev/null
   rm -rf "$work"
