@@ -23,11 +23,13 @@ ARBITER = "NEXTBUY_ARBITER"
 
 
 def end_server() -> None:
-    """End the whole server: its arbiter would start a worker that cannot work for ever."""
+    """End the whole server and this worker: the arbiter would start another one for ever."""
     arbiter = int(os.environ[ARBITER].partition("-")[0])
     # An arbiter that is gone leaves its workers to process 1, which is not ours to end.
     if _is_worker() and os.getppid() == arbiter:
         os.kill(arbiter, signal.SIGTERM)
+        # At once: a library's report of what a start cut short leaves behind would bury the reason.
+        os._exit(1)
 
 
 def _is_worker() -> bool:
