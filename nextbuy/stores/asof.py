@@ -97,7 +97,6 @@ def _key_parts(number: int, keys: tuple[str, ...], frame: Frame) -> list[str]:
 
 
 def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool) -> list[str]:
-    cutoff = by_created and view.created is not None
     fresh = f"moment - t <= {view.ttl // MICROSECOND}" if view.ttl else "true"
     if view.created is None:
         # Time and row number in one integer: the nearest of them is the last of rows that tie.
@@ -116,9 +115,9 @@ def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool
         f"ON rows.id = past.id AND rows.moment >= past.t) WHERE {fresh})",
         # ... and of the rows at that time the one created last.
         f"best_{i} AS (SELECT __row, max_by(n, (c, n)) AS n FROM near_{i} JOIN past_{i} "
-        f"USING (id, t) WHERE {'c <= moment' if cutoff else 'true'} GROUP BY __row)",
+        f"USING (id, t) WHERE {'c <= moment' if by_created else 'true'} GROUP BY __row)",
     ]
-    if not cutoff:
+    if not by_created:
         return [*parts, f"found_{i} AS (FROM best_{i})"]
     return [
         *parts,
