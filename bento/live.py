@@ -29,8 +29,10 @@ from nextbuy.live.sync import sync
 from nextbuy.redis_server import append_only, hold
 from nextbuy.settings import Settings
 from nextbuy.storage import lock, manifest
+from nextbuy.stores.layout import Layout, layout
 from nextbuy.stores.online import NextbuyOnlineStore
-from nextbuy.stores.writer import Layout, layout, rows_from_arrow, write
+from nextbuy.stores.rows import rows_from_arrow
+from nextbuy.stores.writer import write
 
 logger = logging.getLogger("bentoml.nextbuy.live")
 
@@ -146,7 +148,7 @@ class Worker:
         for view, rows in tables.items():
             into = self._layouts[view]
             encoded = rows_from_arrow(self._feast.config, into, rows, "event_timestamp")
-            write(self._client, self._feast.config, into, encoded)
+            write(self._client, self._feast.config, into, [encoded])
         end_batch(self.store, batch, now_us(), stale)
 
 

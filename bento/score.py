@@ -138,7 +138,7 @@ def pairs_query(latest: str, as_of: datetime, part: int, parts: int) -> str:
 
 def _scores(job: Any, model: Model, as_of: datetime) -> pa.Table:
     """Score a retrieval batch by batch; its features are never held as a whole."""
-    reader = job.to_reader()
+    reader = job.to_reader(ordered=False)
     keys = [reader.schema.empty_table().select(["user_id", "item_id"])]
     probabilities = [np.empty(0)]
     for batch in reader:

@@ -51,8 +51,12 @@ class Frame:
     last: datetime | None
 
 
+IN_ORDER = "frame.__row"
+"""What `point_in_time` is sorted by to have the rows in the frame's order."""
+
+
 def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
-    """One query for all views; the result has the frame's rows, in their order.
+    """One query for all views, without an order; the result has the frame's rows.
 
     With `by_created`, rows whose created timestamp is later than the entity's are not seen.
     """
@@ -77,8 +81,7 @@ def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
         columns += [f"view_{i}.{quoted(new)}" for _, new in view.features]
     return (
         f"WITH {', '.join(parts)} " * bool(parts)
-        + f"SELECT {', '.join(columns)} FROM {frame.table} AS frame {' '.join(joins)} "
-        + "ORDER BY frame.__row"
+        + f"SELECT {', '.join(columns)} FROM {frame.table} AS frame {' '.join(joins)}"
     )
 
 
@@ -98,6 +101,15 @@ def _key_parts(number: int, keys: tuple[str, ...], frame: Frame) -> list[str]:
 
 def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool) -> list[str]:
     fresh = f"moment - t <= {view.ttl // MICROSECOND}" if view.ttl else "true"
+    if frame.last is not None and frame.first == frame.last:
+        # One moment for all rows, as when everybody is scored: a key has one answer.
+        heard = f"c <= epoch_us({_moment(frame.last)})" if by_created and view.created else "true"
+        return [
+            f"latest_{i} AS (SELECT id, max_by(n, (t, c, n)) AS n FROM "
+            f"({_past(key_set, view, frame)}) WHERE {heard} GROUP BY id)",
+            f"found_{i} AS (SELECT __row, n FROM rows_{key_set} JOIN latest_{i} USING (id) "
+            "WHERE moment IS NOT NULL)",
+        ]
     if view.created is None:
         # Time and row number in one integer: the nearest of them is the last of rows that tie.
         return [
@@ -160,7 +172,11 @@ def _time_range(at: str, view: View, frame: Frame) -> str:
     """Bounds that skip whole row groups by their statistics."""
     if frame.first is None or frame.last is None:
         return "false"
-    seen = [f"{at} <= TIMESTAMPTZ {literal(frame.last.isoformat())}"]
+    seen = [f"{at} <= {_moment(frame.last)}"]
     if view.ttl:
-        seen.append(f"{at} >= TIMESTAMPTZ {literal((frame.first - view.ttl).isoformat())}")
+        seen.append(f"{at} >= {_moment(frame.first - view.ttl)}")
     return " AND ".join(seen)
+
+
+def _moment(moment: datetime) -> str:
+    return f"TIMESTAMPTZ {literal(moment.isoformat())}"

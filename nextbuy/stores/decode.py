@@ -22,9 +22,9 @@ from nextbuy.errors import NextbuyError
 from nextbuy.stores.block import NEVER, Column, ViewRows
 from nextbuy.stores.encode import SECONDS
 from nextbuy.stores.keys import Keys, Places
+from nextbuy.stores.layout import Layout
 from nextbuy.stores.packed import TEXT
 from nextbuy.stores.wire import bulk, header
-from nextbuy.stores.writer import Layout
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -122,7 +122,7 @@ class HashView(ViewReader):
             at += 1
         empty = np.empty((rows, 0), np.bool_)
         return _placed(
-            _stamps(flat[width - 1 :: width]), matrices, np.hstack([empty, *absent]), others, places
+            stamps(flat[width - 1 :: width]), matrices, np.hstack([empty, *absent]), others, places
         )
 
 
@@ -200,10 +200,12 @@ def _placed(
     )
 
 
-def _stamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
+def stamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
     """Protobuf Timestamps in microseconds; NEVER where there is none."""
     lengths = {len(stamp) for stamp in raw if stamp is not None}
-    if not lengths or not lengths <= SHORT_STAMPS:
+    if not lengths:
+        return np.full(len(raw), NEVER)
+    if not lengths <= SHORT_STAMPS:
         return np.array([_stamp(stamp) for stamp in raw], np.int64)
     matrix = _padded([NO_STAMP if stamp is None else stamp for stamp in raw], STAMP_WIDTH)
     # Seconds from 1978 to 3058 take five bytes; nanoseconds follow, or nothing.

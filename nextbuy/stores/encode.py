@@ -126,19 +126,32 @@ def key_bytes(column: pa.Array, kind: ValueType, name: str) -> list[pa.Array | b
     return [_u32(kind.value), rows_of_bytes(lengths.view(np.uint8), 4), texts]
 
 
-def framed(columns: Sequence[pa.BinaryArray]) -> pa.BinaryArray:
-    """Each row's entries as Redis takes them: `$length\\r\\nbytes\\r\\n`, one after the other."""
-    pieces: list[pa.Array | bytes] = []
-    for column in columns:
-        pieces += [_dollars(column), column]
-    return joined([*pieces, b""], len(columns[0]), separator=b"\r\n")
+def framed(arguments: Sequence[pa.BinaryArray | bytes], rows: int) -> pa.BinaryArray:
+    """Each row's arguments as Redis takes them: `$length\\r\\nbytes\\r\\n`, one after the other."""
+    return joined([*_lengths(arguments), b""], rows, separator=b"\r\n")
 
 
-def span(rows: pa.BinaryArray, start: int, stop: int) -> memoryview:
+def commands(arguments: Sequence[pa.BinaryArray | bytes], rows: int) -> pa.BinaryArray:
+    """A whole command of each row; what is the same for all is given as bytes."""
+    opening = b"*%d" % len(arguments)
+    return joined([opening, *_lengths(arguments), b""], rows, separator=b"\r\n")
+
+
+def span(rows: pa.BinaryArray, part: slice) -> memoryview:
     """The bytes of consecutive rows, uncopied."""
     offsets = np.frombuffer(rows.buffers()[1], np.int32)[rows.offset :]
     data = rows.buffers()[2]
-    return memoryview(data if data is not None else b"")[offsets[start] : offsets[stop]]
+    return memoryview(data if data is not None else b"")[offsets[part.start] : offsets[part.stop]]
+
+
+def _lengths(arguments: Sequence[pa.BinaryArray | bytes]) -> list[pa.Array | bytes]:
+    pieces: list[pa.Array | bytes] = []
+    for each in arguments:
+        if isinstance(each, bytes):
+            pieces.append(b"$%d\r\n%b" % (len(each), each))
+        else:
+            pieces += [_dollars(each), each]
+    return pieces
 
 
 def _dollars(column: pa.BinaryArray) -> pa.BinaryArray:

@@ -4,7 +4,7 @@
 `feast materialize` and `feast materialize-incremental` go through it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pyarrow as pa
@@ -17,11 +17,13 @@ from feast.infra.online_stores.redis import RedisType
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _get_column_names
 
+from nextbuy.stores.layout import layout
 from nextbuy.stores.offline import NextbuyOfflineStore
 from nextbuy.stores.online import NextbuyOnlineStore
-from nextbuy.stores.writer import layout, rows_from_arrow, write
+from nextbuy.stores.rows import Rows, rows_from_arrow
+from nextbuy.stores.writer import write
 
-BATCH_ROWS = 20_000  # encoded while Redis takes in the batch before
+BATCH_ROWS = 20_000
 
 
 class NextbuyEngineConfig(LocalComputeEngineConfig):
@@ -80,9 +82,13 @@ class NextbuyEngine(LocalComputeEngine):
         into, mapping = layout(config, view), source.field_mapping or {}
         client = cast(NextbuyOnlineStore, self.online_store).client(config)
         progress: Callable[[None], Any] = task.tqdm_builder  # type: ignore[assignment]
-        with progress(None) as bar:
+        stamp = mapping.get(timestamp, timestamp)
+
+        def batches() -> Iterator[Rows]:
             for batch in job.to_reader(BATCH_ROWS):
                 names = [mapping.get(name, name) for name in batch.schema.names]
                 table = pa.Table.from_batches([batch]).rename_columns(names)
-                rows = rows_from_arrow(config, into, table, mapping.get(timestamp, timestamp))
-                write(client, config, into, rows, bar.update)
+                yield rows_from_arrow(config, into, table, stamp)
+
+        with progress(None) as bar:
+            write(client, config, into, batches(), bar.update)

@@ -33,6 +33,7 @@ class DuckdbRetrievalJob(RetrievalJob):
         self,
         plan: Plan,
         *,
+        order_by: str | None = None,
         repo_path: str | Path | None,
         on_demand_feature_views: list[OnDemandFeatureView] | None = None,
         full_feature_names: bool = False,
@@ -40,7 +41,7 @@ class DuckdbRetrievalJob(RetrievalJob):
         staging_location: str | None = None,
     ) -> None:
         super().__init__()
-        self._plan = plan
+        self._plan, self._order_by = plan, order_by
         self._repo_path = repo_path
         self._views = on_demand_feature_views or []
         self._full_feature_names = full_feature_names
@@ -62,27 +63,32 @@ class DuckdbRetrievalJob(RetrievalJob):
         """Features, keys and time range of the request; None where Feast asks for none."""
         return self._metadata() if self._metadata else None
 
+    def _query(self, con: duckdb.DuckDBPyConnection, ordered: bool = True) -> str:
+        query = self._plan(con)
+        return f"{query} ORDER BY {self._order_by}" if ordered and self._order_by else query
+
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         with duckdb_engine(Settings()) as con, _clear_errors():
-            table: pa.Table = con.sql(self._plan(con)).to_arrow_table()
+            table: pa.Table = con.sql(self._query(con)).to_arrow_table()
         return table
 
     def _to_df_internal(self, timeout: int | None = None) -> Any:
         return self._to_arrow_internal(timeout).to_pandas()
 
-    def to_reader(self, batch_rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
+    def to_reader(self, batch_rows: int = BATCH_ROWS, ordered: bool = True) -> pa.RecordBatchReader:
         """The result as a stream of record batches; it is never held as a whole.
 
-        On-demand feature views are applied batch by batch.
+        On-demand feature views are applied batch by batch. Without `ordered` the rows come as they
+        are found and nothing is sorted.
         """
-        batches = self._batches(batch_rows)
+        batches = self._batches(batch_rows, ordered)
         schema = next(batches)
         return pa.RecordBatchReader.from_batches(schema, batches)
 
-    def _batches(self, batch_rows: int) -> Iterator[Any]:
+    def _batches(self, batch_rows: int, ordered: bool) -> Iterator[Any]:
         """The schema first, then the batches."""
         with duckdb_engine(Settings()) as con, _clear_errors():
-            reader = con.sql(self._plan(con)).to_arrow_reader(batch_rows)
+            reader = con.sql(self._query(con, ordered)).to_arrow_reader(batch_rows)
             yield self._transformed(reader.schema.empty_table()).schema
             for batch in reader:
                 table = self._transformed(pa.Table.from_batches([batch]))
@@ -122,7 +128,7 @@ class DuckdbRetrievalJob(RetrievalJob):
                     writer.write_batch(batch)
             return
         with duckdb_engine(Settings()) as con, _clear_errors():
-            query = self._plan(con)
+            query = self._query(con)
             con.execute(
                 f"COPY ({query}) TO {literal(str(file))} (FORMAT parquet, COMPRESSION zstd)"
             )

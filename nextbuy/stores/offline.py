@@ -27,7 +27,7 @@ from feast.utils import compute_non_entity_date_range
 from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.stores.asof import BEFORE_ALL, Frame, View, point_in_time
+from nextbuy.stores.asof import BEFORE_ALL, IN_ORDER, Frame, View, point_in_time
 from nextbuy.stores.job import DuckdbRetrievalJob
 from nextbuy.stores.request import bind_frame, bind_view, check_keys, own_rows, utc
 from nextbuy.stores.sources import quoted, relation
@@ -92,6 +92,7 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
 
         return DuckdbRetrievalJob(
             plan,
+            order_by=IN_ORDER,
             repo_path=config.repo_path,
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(
                 feature_refs, project, registry

@@ -28,8 +28,10 @@ from redis import asyncio as redis_asyncio
 
 from nextbuy.redis_server import hold
 from nextbuy.settings import Settings
+from nextbuy.stores.layout import clock_key, layout
+from nextbuy.stores.rows import rows_from_protos
 from nextbuy.stores.wire import Lines, command, reading
-from nextbuy.stores.writer import clock_key, layout, rows_from_protos, write
+from nextbuy.stores.writer import write
 
 PATIENCE = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0}
 CLOCK_SECONDS = 1.0  # how long a clock that was read is good for
@@ -55,7 +57,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
     """Stock Feast's reads and writes, except that
 
     - without a `connection_string` it uses `REDIS_URL` or starts the embedded server;
-    - rows are written by a script that never puts an older row over a newer one;
+    - rows are written by transactions that never put an older row over a newer one;
     - rows older than their view's TTL are not served (stock serves them, feast issue 1802).
     """
 
@@ -120,7 +122,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
             return
         into = layout(config, table)
         for rows in rows_from_protos(config, into, data):
-            write(self.client(config), config, into, rows, progress)
+            write(self.client(config), config, into, [rows], progress or (lambda rows: None))
         self._now = None
 
     async def online_write_batch_async(

@@ -24,9 +24,9 @@ from nextbuy.errors import NextbuyError
 from nextbuy.stores.block import EPOCH, MICROSECOND, Block, Plan
 from nextbuy.stores.decode import HashView, PackedView, ViewReader
 from nextbuy.stores.keys import Encoder, Places
+from nextbuy.stores.layout import clock_key, layout
 from nextbuy.stores.online import NextbuyOnlineStore
 from nextbuy.stores.wire import bulk, command, first_error, header, reading
-from nextbuy.stores.writer import clock_key, layout
 
 
 class OnlineReader:

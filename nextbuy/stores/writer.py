@@ -1,172 +1,60 @@
-"""Feature rows into Redis: stock Feast's hashes, and the packed layout where configured."""
+"""Feature rows into Redis: each whole or not at all, none over a newer one.
+
+Rows are written a few at a time by optimistic transactions
+(https://redis.io/docs/latest/develop/using-commands/transactions/): watch their hashes, read the
+timestamps there, write what is not older. If anyone changed one of the hashes in between, Redis
+refuses the transaction as a whole and it begins anew. A few connections take turns, so that Redis
+has work while the next rows are looked at.
+
+An equal timestamp is written again: a run that is repeated completes what is missing, and a
+corrected value or a new feature of the same moment arrives. (Stock Feast leaves such a row out.)
+"""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import redis
-from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
-from feast.infra.online_stores.helpers import _mmh3, _redis_key, compute_versioned_name
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
-from feast.utils import make_tzaware
-from feast.value_type import ValueType
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores import encode
-from nextbuy.stores.packed import TEXT, Packing, packing
-from nextbuy.stores.script import CLOCK, Expiry, write_script
+from nextbuy.stores.decode import stamps
+from nextbuy.stores.layout import Layout, clock_key
+from nextbuy.stores.rows import Rows
 from nextbuy.stores.wire import Wire, bulk, command, first_error, header, wire
 
-ROWS_PER_CALL = 200  # one run of the script: well below a millisecond for which others wait
-CALLS_IN_FLIGHT = 8
+ROWS = 50  # of a transaction: Redis compares a key with all that its connection watches already
+CONNECTIONS = 4
+FRAMED_ROWS = 20_000  # made into commands at a time
 MICROSECOND = timedelta(microseconds=1)
-EPOCH = datetime.fromtimestamp(0, UTC)
 
+Expiry = Literal["never", "stamp", "persist"] | int
+"""A key's end: none; a row's timestamp and TTL, or later if the key holds a view that lasts longer;
+removed, as the view has no end; so many seconds after the write, as stock Feast's
+`key_ttl_seconds`."""
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the rows of one feature view go in Redis."""
-
-    name: str
-    """The view's name, with its version where versions are on."""
-    join_keys: tuple[tuple[str, ValueType], ...]
-    """In the order of their names."""
-    features: tuple[Any, ...]
-    """Feast's fields."""
-    ttl: timedelta | None
-    packing: Packing | None
-
-    @property
-    def stamp_field(self) -> bytes:
-        """The hash field of the event timestamp."""
-        return f"_ts:{self.name}".encode()
-
-    def field(self, feature: str) -> bytes:
-        """The hash field of a feature."""
-        field: bytes = _mmh3(f"{self.name}:{feature}")
-        return field
-
-
-def layout(config: RepoConfig, view: Any) -> Layout:
-    """The layout of a feature view under the online store's configuration."""
-    name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
-    join_keys = sorted(
-        (field.name, field.dtype.to_value_type()) for field in getattr(view, "entity_columns", [])
-    )
-    packs = None
-    if config.online_store.packed and isinstance(view, FeatureView):
-        packs = packing(
-            config.project,
-            name,
-            [key for key, _ in join_keys],
-            [(field.name, field.dtype.to_value_type()) for field in view.features],
-        )
-    return Layout(
-        name, tuple(join_keys), tuple(view.features), getattr(view, "ttl", None) or None, packs
-    )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Encoded rows of one view."""
-
-    keys: pa.BinaryArray
-    features: tuple[str, ...]
-    values: tuple[pa.BinaryArray, ...]
-    """Per feature, one serialized `Value` per row."""
-    times: NDArray[np.int64]
-    """Event timestamps, microseconds since 1970."""
-    packed_keys: pa.BinaryArray | None = None
-    packed: pa.BinaryArray | None = None
-
-    def take(self, chosen: NDArray[np.bool_]) -> "Rows":
-        """The chosen rows."""
-        mask = pa.array(chosen)
-
-        def kept(array: pa.BinaryArray | None) -> pa.BinaryArray | None:
-            return None if array is None else array.filter(mask)
-
-        values = tuple(column.filter(mask) for column in self.values)
-        return Rows(
-            self.keys.filter(mask),
-            self.features,
-            values,
-            self.times[chosen],
-            kept(self.packed_keys),
-            kept(self.packed),
-        )
-
-
-def rows_from_arrow(
-    config: RepoConfig, into: Layout, batch: pa.RecordBatch | pa.Table, timestamp: str
-) -> Rows:
-    """Encode the columns of a batch; rows without a key or a time are left out.
-
-    Nobody can ask for a null key, and a row without a time cannot be ordered.
-
-    Raises:
-        NextbuyError: a column is missing or does not hold what the view declares.
-    """
-    table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
-    if DUMMY_ENTITY_ID in dict(into.join_keys):
-        table = table.append_column(DUMMY_ENTITY_ID, pa.array([""] * table.num_rows))
-    wanted = [*(name for name, _ in into.join_keys), *(f.name for f in into.features), timestamp]
-    missing = [name for name in wanted if name not in table.column_names]
-    if missing:
-        raise NextbuyError(
-            f"The rows for feature view {into.name!r} lack {', '.join(map(repr, missing))}."
-        )
-    table = table.select(dict.fromkeys(wanted))
-    table = table.filter(_complete(table, [name for name, _ in into.join_keys] + [timestamp]))
-    columns = {name: _one(table[name]) for name in table.column_names}
-    kinds = [kind for _, kind in into.join_keys]
-    keys = [columns[name] for name, _ in into.join_keys]
-    features = [columns[field.name] for field in into.features]
-    times = columns[timestamp].cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy()
-    values = tuple(
-        encode.values(column, field.dtype, field.name)
-        for column, field in zip(features, into.features, strict=True)
-    )
-    if into.packing:
-        for i in into.packing.long:
-            if into.packing.kinds[i] not in TEXT:
-                features[i] = values[i]
-    return Rows(
-        keys=encode.entity_keys(keys, [name for name, _ in into.join_keys], kinds, config.project),
-        features=tuple(field.name for field in into.features),
-        values=values,
-        times=times,
-        packed_keys=into.packing.keys(keys, kinds) if into.packing else None,
-        packed=into.packing.rows(features, times) if into.packing else None,
-    )
-
-
-def _complete(table: pa.Table, names: Sequence[str]) -> pa.Array:
-    whole = np.ones(table.num_rows, np.bool_)
-    for name in names:
-        whole &= np.asarray(table[name].is_valid())
-    return pa.array(whole)
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+CLOCK = """
+local old = redis.call('GET', KEYS[1])
+if not old or tonumber(old) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
+"""
+"""Moves a clock forward, never back."""
 
 
 def write(
     client: redis.Redis,
     config: RepoConfig,
     into: Layout,
-    rows: Rows,
-    progress: Callable[[int], Any] | None = None,
+    batches: Iterable[Rows],
+    progress: Callable[[int], Any] = lambda rows: None,
 ) -> None:
-    """Write rows, each whole or not at all, none over a newer one.
+    """Write rows; of several with one key in a batch the newest.
 
     `progress` is called with numbers of rows that Redis has taken in (or knows newer).
 
@@ -174,35 +62,17 @@ def write(
         NextbuyError: Redis is away, was restarted, or is full. What was written is whole; writing
             the same rows again completes it.
     """
-    online = config.online_store
-    dated = into.ttl is not None and online.clock == "wall" and not online.key_ttl_seconds
-    total, done = len(rows.times), 0
-    if dated and into.ttl:
-        ends = rows.times + into.ttl // MICROSECOND
-        rows = rows.take(ends > time.time_ns() // 1000)  # Redis would drop the others at once
-    expiry = _expiry(online, into)
-    script = write_script(
-        into.stamp_field,
-        [into.field(name) for name in rows.features],
-        rows.packed is not None,
-        expiry,
-    )
+    expiry = _expiry(config.online_store, into)
+    newest, done = None, 0
     try:
-        with wire(client) as line:
-            for taken in _send(line, script, rows, expiry, into):
-                done += taken
-                if progress:
-                    progress(taken)
-            if len(rows.times):
-                clock = command(
-                    b"EVAL", CLOCK, b"1", clock_key(config.project), b"%d" % rows.times.max()
-                )
-                line.send(clock)
-                line.read(1)
-        if progress and done < total:
-            progress(total - done)
+        for times in _transact(client, _parts(batches, into, expiry, progress)):
+            newest = max(times) if newest is None else max(newest, *times)
+            done += len(times)
+            progress(len(times))
+        if newest is not None:
+            client.eval(CLOCK, 1, clock_key(config.project), int(newest))
     except (redis.RedisError, OSError) as error:
-        raise NextbuyError(_trouble(error, into.name, done, total)) from error
+        raise NextbuyError(_trouble(error, into.name, done)) from error
 
 
 def _expiry(online: Any, into: Layout) -> Expiry:
@@ -213,55 +83,139 @@ def _expiry(online: Any, into: Layout) -> Expiry:
     return "stamp" if into.ttl else "persist"
 
 
-def clock_key(project: str) -> bytes:
-    """The Redis key of the newest event timestamp that was written for a project."""
-    return b"nextbuy:clock:" + project.encode()
+_Part = tuple["_Work", slice]
 
 
-def _send(line: Wire, script: bytes, rows: Rows, expiry: Expiry, into: Layout) -> Any:
-    """Send the rows call by call; give the number of rows of each call that was answered."""
-    arguments = [*rows.values, encode.stamps(rows.times)]
-    keys = [encode.framed([rows.keys])]
-    if expiry == "stamp" and into.ttl:
-        ends = (rows.times + into.ttl // MICROSECOND) // 1000
-        arguments.append(pa.array(ends).cast(pa.string()).cast(pa.binary()))
-    if rows.packed is not None:
-        arguments.append(rows.packed)
-        keys.append(encode.framed([rows.packed_keys]))
-    values = encode.framed(arguments)
-    line.send(command(b"SCRIPT", b"LOAD", script))
-    (digest,) = line.read(1)
-    if isinstance(digest, redis.ResponseError):
-        raise digest
-    in_flight: list[int] = []
-    for start in range(0, len(rows.times), ROWS_PER_CALL):
-        stop = min(start + ROWS_PER_CALL, len(rows.times))
-        count = stop - start
-        opening = b"".join(
-            [
-                header(3 + count * (len(keys) + len(arguments))),
-                bulk(b"EVALSHA"),
-                bulk(digest),
-                bulk(b"%d" % (count * len(keys))),
-            ]
-        )
-        line.send(opening, *(encode.span(k, start, stop) for k in keys))
-        line.send(encode.span(values, start, stop))
-        in_flight.append(count)
-        if len(in_flight) == CALLS_IN_FLIGHT:
-            yield _answered(line, in_flight)
-    while in_flight:
-        yield _answered(line, in_flight)
+class _Work:
+    """Rows as commands, ready to be sent."""
+
+    def __init__(self, rows: Rows, into: Layout, expiry: Expiry) -> None:
+        count = len(rows.times)
+        self.times, self.expiry = rows.times, expiry
+        self.keys = encode.framed([rows.keys], count)
+        asks = [encode.commands([b"HGET", rows.keys, into.stamp_field], count)]
+        self._dated = expiry in ("stamp", "persist")
+        if self._dated:
+            asks.append(encode.commands([b"PTTL", rows.keys], count))
+        self.asks = encode.joined(asks, count)
+        hash_: list[bytes | pa.BinaryArray] = [b"HSET", rows.keys]
+        for name, values in zip(rows.features, rows.values, strict=True):
+            hash_ += [into.field(name), values]
+        hash_ += [into.stamp_field, encode.stamps(rows.times)]
+        self.writes = [encode.commands(hash_, count)]
+        self.renewals: pa.BinaryArray | None = None
+        """What moves a hash's end, where it has to be moved."""
+        if rows.packed is not None and rows.packed_keys is not None:
+            self.writes.append(encode.commands([b"SET", rows.packed_keys, rows.packed], count))
+        if expiry == "stamp" and into.ttl:
+            self.ends = (rows.times + into.ttl // MICROSECOND) // 1000
+            ends = pa.array(self.ends).cast(pa.string()).cast(pa.binary())
+            self.renewals = encode.commands([b"PEXPIREAT", rows.keys, ends], count)
+            if rows.packed_keys is not None:
+                self.writes.append(encode.commands([b"PEXPIREAT", rows.packed_keys, ends], count))
+        elif expiry == "persist":
+            self.renewals = encode.commands([b"PERSIST", rows.keys], count)
+        elif isinstance(expiry, int):
+            for keys in filter(None, (rows.keys, rows.packed_keys)):
+                self.writes.append(encode.commands([b"EXPIRE", keys, b"%d" % expiry], count))
+
+    def ask(self, part: slice) -> tuple[bytes, int]:
+        """Watch the hashes of some rows and ask for what decides on them; and the replies due."""
+        count = part.stop - part.start
+        watch = header(1 + count) + bulk(b"WATCH")
+        clock = command(b"TIME") if self.expiry == "stamp" else b""
+        keys, asks = (encode.span(each, part) for each in (self.keys, self.asks))
+        return b"".join((watch, keys, clock, asks)), 1 + bool(clock) + count * (1 + self._dated)
+
+    def answer(self, part: slice, replies: list[Any]) -> tuple[bytes, int]:
+        """The transaction that the replies call for, and the replies due."""
+        found = replies[1 + (self.expiry == "stamp") :]
+        step = 1 + self._dated
+        fresh = stamps(found[::step]) <= self.times[part]
+        pieces = [command(b"MULTI"), *(_chosen(each, part, fresh) for each in self.writes)]
+        count = int(fresh.sum()) * len(self.writes)
+        if self.renewals is not None:
+            left = np.array(found[1::step], np.int64)  # -1 without an end, -2 without the key
+            renewed = fresh & (left >= 0)
+            if self.expiry == "stamp":
+                seconds, micros = map(int, replies[1])
+                sooner = seconds * 1000 + micros // 1000 + left < self.ends[part]
+                renewed = renewed & sooner | fresh & (left == -2)
+            pieces.append(_chosen(self.renewals, part, renewed))
+            count += int(renewed.sum())
+        pieces.append(command(b"EXEC"))
+        return b"".join(pieces), count + 2
 
 
-def _answered(line: Wire, in_flight: list[int]) -> int:
-    error = first_error(line.read(1))
-    if error is not None:
+def _chosen(commands: pa.BinaryArray, part: slice, chosen: NDArray[np.bool_]) -> memoryview | bytes:
+    if chosen.all():
+        return encode.span(commands, part)
+    kept = commands[part].filter(pa.array(chosen))
+    return encode.span(kept, slice(0, len(kept)))
+
+
+def _parts(
+    batches: Iterable[Rows], into: Layout, expiry: Expiry, progress: Callable[[int], Any]
+) -> Iterator["_Part"]:
+    """The rows of each transaction, as commands."""
+    for rows in batches:
+        kept = rows.newest()
+        if expiry == "stamp" and into.ttl:
+            ends = kept.times + into.ttl // MICROSECOND
+            kept = kept.take(ends > time.time_ns() // 1000)  # Redis would drop the others at once
+        if left_out := len(rows.times) - len(kept.times):
+            progress(left_out)
+        for start in range(0, len(kept.times), FRAMED_ROWS):
+            work = _Work(kept.slice(start, FRAMED_ROWS), into, expiry)
+            for at in range(0, len(work.times), ROWS):
+                yield work, slice(at, min(at + ROWS, len(work.times)))
+
+
+def _transact(client: redis.Redis, parts: Iterator["_Part"]) -> Iterator[NDArray[np.int64]]:
+    """Bring the rows in; give the times of each transaction that went through."""
+    again = deque["_Part"]()
+    asked, sent = deque[tuple[Wire, "_Part", int]](), deque[tuple[Wire, "_Part", int]]()
+    with ExitStack() as stack:
+        idle: list[Wire] = []
+        lines = 0
+        while True:
+            if (idle or lines < CONNECTIONS) and (
+                part := again.popleft() if again else next(parts, None)
+            ):
+                if not idle:
+                    idle.append(stack.enter_context(wire(client)))
+                    lines += 1
+                line = idle.pop()
+                commands, due = part[0].ask(part[1])
+                line.send(commands)
+                asked.append((line, part, due))
+            elif asked and (2 * len(asked) > lines or not sent):  # half ask while the others write
+                line, (work, rows), due = asked.popleft()
+                commands, due = work.answer(rows, _replies(line, due))
+                line.send(commands)
+                sent.append((line, (work, rows), due))
+            elif sent:
+                line, part, due = sent.popleft()
+                written = _replies(line, due)[-1]
+                idle.append(line)
+                if written is None:  # somebody was faster
+                    again.append(part)
+                elif error := first_error(written):
+                    raise error
+                else:
+                    yield part[0].times[part[1]]
+            else:
+                return
+
+
+def _replies(line: Wire, due: int) -> list[Any]:
+    replies = line.read(due)
+    if error := first_error(replies):
         raise error
-    return in_flight.pop(0)
+    return replies
 
 
-def _trouble(error: Exception, view: str, done: int, total: int) -> str:
+def _trouble(error: Exception, view: str, done: int) -> str:
     reason = str(error)
     if "OOM" in reason:
         reason = "it is full (maxmemory). Give it more memory or fewer rows"
@@ -273,70 +227,6 @@ def _trouble(error: Exception, view: str, done: int, total: int) -> str:
             "program put into this database, or name another one (connection_string, REDIS_URL)"
         )
     return (
-        f"Redis took {done} of {total} rows of feature view {view!r}, then: {reason}. Every row in "
+        f"Redis took {done} rows of feature view {view!r}, then: {reason}. Every row in "
         "it is whole; run the same command again to complete the rest."
     )
-
-
-def rows_from_protos(
-    config: RepoConfig,
-    into: Layout,
-    data: Sequence[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
-) -> list[Rows]:
-    """Encode rows as Feast hands them over, oldest first; one `Rows` per set of features.
-
-    Raises:
-        NextbuyError: rows without all features of the view cannot go to the packed layout.
-    """
-    groups: dict[tuple[str, ...], list[Any]] = {}
-    for row in data:
-        groups.setdefault(tuple(row[1]), []).append(row)
-    return [_rows_of_group(config, into, names, rows) for names, rows in groups.items()]
-
-
-def _rows_of_group(
-    config: RepoConfig, into: Layout, names: tuple[str, ...], data: list[Any]
-) -> Rows:
-    def order(row: Any) -> tuple[datetime, datetime]:
-        return make_tzaware(row[2]), make_tzaware(row[3] or row[2])
-
-    data = sorted(data, key=order)
-    times = np.array([(make_tzaware(row[2]) - EPOCH) // MICROSECOND for row in data], np.int64)
-    keys = [
-        _redis_key(config.project, row[0], config.entity_key_serialization_version) for row in data
-    ]
-    values = tuple(
-        pa.array([row[1][name].SerializeToString() for row in data], pa.binary()) for name in names
-    )
-    packed_keys = packed = None
-    if into.packing:
-        if set(names) != set(into.packing.names):
-            raise NextbuyError(
-                f"A push to {into.name!r} must bring all of its features "
-                f"({', '.join(into.packing.names)}): the packed layout holds whole rows."
-            )
-        at = {name: i for i, name in enumerate(data[0][0].join_keys)}
-        columns = [
-            _plain([row[0].entity_values[at[name]] for row in data], kind)
-            for name, kind in into.join_keys
-        ]
-        packed_keys = into.packing.keys(columns, [kind for _, kind in into.join_keys])
-        packed = into.packing.rows(
-            [
-                _plain([row[1][name] for row in data], kind)
-                for name, kind in zip(into.packing.names, into.packing.kinds, strict=True)
-            ],
-            times,
-        )
-    return Rows(pa.array(keys, pa.binary()), names, values, times, packed_keys, packed)
-
-
-def _plain(protos: list[Value], kind: ValueType) -> pa.Array:
-    if kind not in encode.SCALARS:
-        return pa.array([proto.SerializeToString() for proto in protos], pa.binary())
-    fields = [proto.WhichOneof("val") for proto in protos]
-    found = [
-        getattr(proto, field) if field else None
-        for proto, field in zip(protos, fields, strict=True)
-    ]
-    return pa.array(found, encode.SCALARS[kind])

@@ -17,6 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
 
+from nextbuy.stores.writer import ROWS as ROWS_AT_ONCE
+from nextbuy.stores.writer import _Work
+
 CENTURIES = datetime(1900, 1, 1), datetime(2200, 1, 1)  # noqa: DTZ001 (hypothesis wants them bare)
 OURS_ONLINE = {"type": "nextbuy.stores.online.NextbuyOnlineStore", "clock": "data"}
 
@@ -323,6 +326,43 @@ def test_two_writers_at_once(tmp_path, flushed, packed):
         ["stats:value"], [{"user_id": user} for user in users]
     )
     assert set(found.to_dict()["value"]) == {39}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_newer_row_between_look_and_write(tmp_path, flushed, packed, monkeypatch):
+    online = {**OURS_ONLINE, "packed": packed}
+    views = [entity(), simple(tmp_path, [("z", 0, 0)])]
+    slow, fast = (Repo(tmp_path / name, views, online_store=online) for name in ("slow", "fast"))
+    users = [f"u{i}" for i in range(200)]
+    answer, looks = _Work.answer, []
+
+    def overtaken(work, part, replies):
+        looks.append(part)
+        if len(looks) == 1:
+            monkeypatch.setattr(_Work, "answer", answer)
+            push(fast, [(user, 9, 9) for user in users[::2]])
+            monkeypatch.setattr(_Work, "answer", overtaken)
+        return answer(work, part, replies)
+
+    monkeypatch.setattr(_Work, "answer", overtaken)
+    push(slow, [(user, 5, 5) for user in users])
+    assert len(looks) > 200 / ROWS_AT_ONCE  # what was overtaken was looked at again
+    assert [value_of(slow, user) for user in users] == [9, 5] * 100
+
+
+def test_of_rows_with_one_key_the_newest_is_written(tmp_path, flushed):
+    repo = Repo(tmp_path, [entity(), simple(tmp_path, [("z", 0, 0)])], online_store=OURS_ONLINE)
+    rows = [(f"u{i % 90}", hour, hour) for hour in (2, 7, 4) for i in range(90)]
+    taken = []
+    data = [
+        (EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)]),
+         {"value": Value(int64_val=value)}, at(hour), None)
+        for user, hour, value in [*rows, ("u3", 7, 70)]
+    ]  # fmt: skip
+    view = repo.store.get_feature_view("stats")
+    repo.store._get_provider().online_write_batch(repo.store.config, view, data, taken.append)
+    assert [value_of(repo, f"u{i}") for i in range(5)] == [7, 7, 7, 70, 7]
+    assert sum(taken) == len(data)
 
 
 # Expiry

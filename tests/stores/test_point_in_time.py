@@ -40,6 +40,14 @@ def histories(draw):
     return [(key, hour, created, number) for number, (key, hour, created) in enumerate(rows)]
 
 
+@st.composite
+def entity_rows(draw, unique=False):
+    """Rows (key, hour), now and then all of one hour: those take a plan of their own."""
+    hours = st.just(draw(HOURS)) if draw(st.booleans()) else HOURS
+    rows = st.tuples(st.sampled_from([*KEYS, "unknown"]), hours)
+    return draw(st.lists(rows, min_size=1, max_size=20, unique=unique))
+
+
 def write_history(folder, rows, files=1, name="t"):
     for part in range(files):
         mine = rows[part::files]
@@ -85,7 +93,7 @@ def listed(column):
 )
 @given(
     rows=histories(),
-    asked=st.lists(st.tuples(st.sampled_from([*KEYS, "unknown"]), HOURS), min_size=1, max_size=20),
+    asked=entity_rows(),
     ttl=st.none() | st.integers(1, 30),
     cutoff=st.booleans(),
     files=st.integers(1, 3),
@@ -109,9 +117,7 @@ def test_values_by_the_definition(tmp_path, rows, asked, ttl, cutoff, files):
 @given(
     rows=histories().filter(bool),
     others=histories().filter(bool),
-    asked=st.lists(
-        st.tuples(st.sampled_from([*KEYS, "unknown"]), HOURS), min_size=1, max_size=20, unique=True
-    ),
+    asked=entity_rows(unique=True),
     # Stock cannot add a TTL of mixed units such as 36 hours (Ibis 12 refuses the literal).
     ttl=st.none() | st.sampled_from([timedelta(minutes=30), timedelta(hours=5), timedelta(days=1)]),
     cutoff=st.booleans(),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nextbuy.errors import NextbuyError
 from nextbuy.stores import encode
 from nextbuy.stores.block import NEVER
-from nextbuy.stores.decode import _numbers, _stamps
+from nextbuy.stores.decode import _numbers, stamps
 from nextbuy.stores.keys import Encoder, Keys
 from nextbuy.stores.packed import packing
 
@@ -65,7 +65,7 @@ def test_null_in_a_key_makes_a_key_that_no_row_has():
 @given(st.lists(st.one_of(st.none(), st.integers(-(10**16), 10**17)), max_size=6))
 def test_stamps_are_those_that_were_written(times):
     raw = encode.stamps(np.array([t or 0 for t in times], np.int64)).to_pylist()
-    found = _stamps([None if t is None else r for t, r in zip(times, raw, strict=True)])
+    found = stamps([None if t is None else r for t, r in zip(times, raw, strict=True)])
     assert found.tolist() == [NEVER if t is None else t for t in times]
 
 
