@@ -48,7 +48,7 @@ SQL_TYPES = {
 FOREVER_US = 2**62
 """As the newest event: no row is left out for lying ahead."""
 
-BUCKET_EVENTS = 4_000_000
+BUCKET_EVENTS = 2_000_000
 """A table of midnights is computed for so many events at a time: its rows are wide, and windows
 over spilled rows took more than half of a whole build."""
 
