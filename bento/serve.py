@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ import httpx
 from bento.deployment import FILE
 from bento.export import export_deployment
 from nextbuy.errors import NextbuyError
-from nextbuy.ports import check_free
+from nextbuy.ports import check_free, free_port
 from nextbuy.settings import PROJECT, Settings
 
 START_SECONDS = 120
@@ -80,7 +79,7 @@ def running(
         NextbuyError: there is no champion, or the server did not get ready; the end of its log
             (`<data>/logs/service.log`) is in the message.
     """
-    port = port or _free_port()
+    port = port or free_port()
     check_free("127.0.0.1", port)
     export_deployment(settings, shadow).write(deployment_file(settings, port))
     url = f"http://127.0.0.1:{port}"
@@ -159,10 +158,3 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 def _tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
     return "\n".join([f"The end of {log}:", *lines[-20:]])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,4 +1,4 @@
-"""Whether a server may listen where it is asked to, told before anything is started."""
+"""Ports to listen on: is the one asked for free, and if none was, which is."""
 
 import socket
 
@@ -19,3 +19,11 @@ def check_free(host: str, port: int) -> None:
             raise NextbuyError(
                 f"Cannot listen on {host}:{port} ({error.strerror}). Choose another port or host."
             ) from None
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

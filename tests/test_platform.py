@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import httpx
 import pytest
 import yaml
 
+from nextbuy.ports import free_port
 from nextbuy.redis_server import find_redis_server
 from nextbuy.settings import PROJECT
 
@@ -32,12 +32,6 @@ SECRETS = {
     "NEXTBUY_SERVICE_API_KEYS": KEY,
 }
 WAIT = 300
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Platform:

@@ -13,7 +13,8 @@ from small_shop import contract, fitted, register
 
 from bento.export import export_champion
 from bento.image import BASE
-from bento.serve import _free_port, _stop
+from bento.serve import _stop
+from nextbuy.ports import free_port
 from nextbuy.settings import PROJECT
 
 BIN = Path(sys.executable).parent
@@ -104,7 +105,7 @@ def test_the_service_loads_and_scores_with_the_packages_of_the_image_alone(champ
 
 
 def test_the_bento_serves_from_its_own_folder(built, champion, tmp_path):
-    port = _free_port()
+    port = free_port()
     log = tmp_path / "bento.log"
     with log.open("wb") as output:
         server = subprocess.Popen(

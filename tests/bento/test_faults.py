@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -15,6 +14,7 @@ from feast import FeatureStore
 from small_shop import contract, fitted, objects, register, rows
 
 from bento.serve import running
+from nextbuy.ports import free_port
 from nextbuy.redis_server import find_redis_server
 from nextbuy.settings import Settings
 
@@ -27,9 +27,7 @@ class Server:
 
     def __init__(self, folder):
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self.process = None
 

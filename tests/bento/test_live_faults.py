@@ -12,17 +12,18 @@ import pyarrow.parquet as pq
 from test_live import worked_off
 
 from bento.export import export_deployment
-from bento.serve import _await_ready, _free_port, _start, _stop, deployment_file
+from bento.serve import _await_ready, _start, _stop, deployment_file
 from generators.replay import replay
 from monitoring.parity import parity
 from nextbuy.live.store import LiveStore
+from nextbuy.ports import free_port
 
 
 class Service:
     """A server whose processes can be killed, all at once, and started again on its port."""
 
     def __init__(self, settings):
-        self.settings, self.port = settings, _free_port()
+        self.settings, self.port = settings, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         export_deployment(settings, False).write(deployment_file(settings, self.port))
         self.log = settings.data / "service.log"

@@ -85,9 +85,10 @@ def test_taken_port_is_said_at_once(settings, store):
 def test_foreground_server_ends_with_the_signal_and_leaves_no_process(settings, store, tmp_path):
     register(settings, fitted("xgboost"), contract())
     code = (
-        "from bento.serve import _free_port, serve\n"
+        "from bento.serve import serve\n"
+        "from nextbuy.ports import free_port\n"
         "from nextbuy.settings import Settings\n"
-        "port = _free_port()\n"
+        "port = free_port()\n"
         "print(port, flush=True)\n"
         "serve(Settings(), port=port)\n"
     )

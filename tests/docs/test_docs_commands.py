@@ -18,6 +18,7 @@ import httpx
 import pytest
 from pages import PAGES, commands, elsewhere
 
+from nextbuy.ports import free_port
 from nextbuy.redis_server import find_redis_server
 
 SMALLER = {
@@ -73,12 +74,6 @@ def street(shop):
     ):
         duckdb.execute(f"COPY ({query}) TO '{folder}/{file}'")
     return folder, env, set()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Page:

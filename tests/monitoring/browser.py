@@ -5,7 +5,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from nextbuy.ports import free_port
 from nextbuy.settings import PROJECT
 
 PAGES = {
@@ -53,9 +53,7 @@ def missing() -> str | None:
 @contextmanager
 def dashboard(env: Mapping[str, str]) -> Iterator[str]:
     """A running dashboard; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", "monitoring/dashboard/app.py"]
     process = subprocess.Popen(
         [*command, f"--server.port={port}"],

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from small_dataset import dataset
 
 from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
+from nextbuy.ports import free_port
 from training import registry
 from training.config import TrainConfig
 from training.models import ModelConfig
@@ -60,9 +60,7 @@ def mlflow_server(folder, port):
 
 def test_the_champion_stays_and_the_training_can_be_run_again(settings, monkeypatch, tmp_path):
     """A real server, killed after it has taken the new model in and before any alias moves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setattr("training.train.FAMILIES", ("lightgbm",))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
