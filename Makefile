@@ -18,11 +18,11 @@ SERVER_TESTS := $(addprefix tests/bento/test_,access.py faults.py live.py live_f
 # What builds images and starts whole platforms.
 SERVICE_TESTS := tests/bento/test_build.py
 PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
-SPARK_TESTS := tests/nextbuy/test_spark.py
+SPARK_TESTS := $(addprefix tests/nextbuy/test_,spark.py feast_on_spark.py)
 # What works through the pages: some ten minutes.
 DOCS_TESTS := $(addprefix tests/docs/test_,docs_commands.py walkthrough.py)
-# Starves a shop of room, rights, memory, network and Redis: some minutes.
-FAULT_TESTS := tests/faults/test_machine.py
+# Starves a shop of room, rights, memory, network and Redis; kills each stage of its day: some minutes.
+FAULT_TESTS := tests/faults/test_machine.py tests/faults/test_kills.py
 TESTS := -n 2 --dist loadfile $(addprefix --ignore ,$(SERVER_TESTS) $(SERVICE_TESTS) \
 	$(PLATFORM_TESTS) $(SPARK_TESTS) $(DOCS_TESTS) $(FAULT_TESTS))
 
@@ -50,9 +50,9 @@ docs: $(READY)
 test-servers: $(READY)
 	set -e; for file in $(SERVER_TESTS); do $(BIN)/pytest $$file; done
 
-# Every table once more by Spark; skips without pyspark and Java.
+# Every table once more by Spark; skips without pyspark and Java. A process for each file, as above.
 test-spark: $(READY)
-	$(BIN)/pytest $(SPARK_TESTS)
+	set -e; for file in $(SPARK_TESTS); do $(BIN)/pytest $$file; done
 
 # bentoml build: what it packs, what its image would be, and that it serves by itself.
 test-service: $(READY)
@@ -62,7 +62,7 @@ test-service: $(READY)
 test-platform: $(READY)
 	$(BIN)/pytest $(PLATFORM_TESTS)
 
-# The machine's faults, for real: nothing lost, a message, and the same command makes up for it.
+# The machine's faults and twenty kills, for real: nothing lost, and the same command makes up for it.
 test-faults: $(READY)
 	$(BIN)/pytest $(FAULT_TESTS)
 
