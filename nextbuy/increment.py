@@ -76,6 +76,10 @@ class SessionChange:
 
     folder: Path
     """The version of the sessions that the table was made from."""
+    gone: tuple[str, ...]
+    """Its days that the sessions no longer have so."""
+    come: tuple[str, ...]
+    """Days that it did not have so."""
     first_us: int | None
     """Earliest session event that moved."""
     first_start_us: int | None
@@ -117,6 +121,8 @@ def session_change(
     )
     return SessionChange(
         folder,
+        tuple(gone),
+        tuple(come),
         first_us,
         first_start_us,
         earlier.info["newest_us"],
@@ -138,8 +144,7 @@ def find_affected(
     """
     engine.execute("CREATE OR REPLACE TABLE links (visitor_id VARCHAR, user_id VARCHAR)")
     if "login" in sessions.info["provides"]:
-        for table in (change.folder, settings.sessions):
-            _add_links(engine, files(table))
+        _find_links(engine, settings, sessions, change)
     # Old links and new ones, followed both ways: whoever gained or lost a past is reached.
     engine.execute(
         """CREATE OR REPLACE TABLE affected AS
@@ -167,16 +172,38 @@ def session_event_columns() -> str:
     )
 
 
-def _add_links(engine: duckdb.DuckDBPyConnection, parquet: str) -> None:
-    """Only shop sessions with a log-in can link anyone."""
+def _find_links(
+    engine: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    sessions: Manifest,
+    change: SessionChange,
+) -> None:
+    """Put the links of both versions into `links`; what they share is read once."""
+    shared = [day for day in sessions.days if day not in set(change.come)]
+    parts = {
+        "both": read_days(settings.sessions, shared),
+        "old": read_days(change.folder, change.gone),
+        "new": read_days(settings.sessions, change.come),
+    }
+    events = " UNION ALL ".join(
+        "SELECT user_id, source_session_id, event_type, epoch_us(event_time) AS event_us, "
+        f"'{version}' AS version FROM {rows}"
+        for version, rows in parts.items()
+    )
+    # Only shop sessions with a log-in can link anyone.
     engine.execute(
-        f"""CREATE OR REPLACE VIEW session_events AS
-        SELECT {session_event_columns()} FROM read_parquet('{parquet}', hive_partitioning = false)
-        SEMI JOIN (SELECT source_session_id FROM read_parquet('{parquet}')
-            WHERE event_type = 'login') USING (source_session_id)"""
+        f"CREATE OR REPLACE TABLE of_logins AS FROM ({events}) SEMI JOIN "
+        f"(SELECT source_session_id FROM ({events}) WHERE event_type = 'login') "
+        "USING (source_session_id)"
     )
     sql = ibis.to_sql(links(SESSION_EVENTS), dialect="duckdb")
-    engine.execute(f"INSERT INTO links SELECT visitor_id, user_id FROM ({sql})")
+    for version in ("old", "new"):
+        engine.execute(
+            "CREATE OR REPLACE VIEW session_events AS FROM of_logins "
+            f"WHERE version IN ('both', '{version}')"
+        )
+        engine.execute(f"INSERT INTO links SELECT visitor_id, user_id FROM ({sql})")
+    engine.execute("DROP VIEW session_events; DROP TABLE of_logins")
 
 
 def write_changed(
