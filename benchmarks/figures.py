@@ -143,6 +143,16 @@ def _memory(contender: str, most: float) -> Callable[[Report], tuple[str, bool]]
     return actual
 
 
+def _growth(report: Report) -> tuple[str, bool]:
+    """How many times the time grows for each time that the log does, step by step."""
+    growth, seconds = report["growth_against_linear"], report["all_tables_s"]
+    steps = ", ".join(f"{times:.2f}× to {size}" for size, times in growth.items())
+    return (
+        f"{steps} ({', '.join(f'{size} {s:.0f} s' for size, s in seconds.items())})",
+        max(growth.values()) <= 1.15,
+    )
+
+
 def _at_least(least: float) -> Callable[[Report], tuple[str, bool]]:
     return lambda report: (f"{report['ours']:,.0f} {report['unit']}", report["ours"] >= least)
 
@@ -200,6 +210,8 @@ ROWS = (
         _memory("stock Feast", 0.25), "make bench NAME=pit"),
     Row("the same, 50k × 5M rows, 1 key in 10 asked, against stock Feast", "≥ 3×",
         ("pit_few_keys.json",), _ratio("stock Feast", 3), "make bench NAME=pit"),
+    Row("the same, 2M × 20M rows, 5 views: memory", "≤ 8 GB", ("pit_large.json",),
+        _memory("", 8), "python -m benchmarks.pit --only=pit_large"),
     Row("materialize, against stock Feast", "≥ 5×", ("materialize.json",),
         _ratio("stock Feast", 5), "make bench NAME=materialize"),
     Row("the same against redis-cli --pipe", "≥ 0.5×", ("materialize.json",),
@@ -212,6 +224,10 @@ ROWS = (
         _ratio("pandas", 8), "make bench NAME=sessionize"),
     Row("the same against Polars", "≥ 1×", ("sessionize.json",), _ratio("polars", 1),
         "make bench NAME=sessionize"),
+    Row("all feature tables, time for each time the log grows", "≤ 1.15×", ("features.json",),
+        _growth, "make bench NAME=features"),
+    Row("user and item table, against a self-join", "-", ("features.json",),
+        _ratio("self-join", 1), "make bench NAME=features"),
     Row("a day more on 10M events, against the whole build", "≥ 10×", ("increment.json",),
         _ratio("whole build", 10), "make bench NAME=increment"),
     Row("live events, taken and in Redis", "> 3,000 a second", ("events.json",),

@@ -21,7 +21,7 @@ RUN = (
 """How a command begins that `test_docs_commands.py` runs."""
 
 SPARK = ("tests/nextbuy/test_spark.py", "spark_engine")
-FEAST_ON_SPARK = ("tests/nextbuy/test_spark.py", "spark.yaml")
+FEAST_ON_SPARK = ("tests/nextbuy/test_feast_on_spark.py", "spark.yaml")
 COMPOSE = ("tests/test_platform.py", "docker-compose.yml")
 DAGSTER = ("tests/test_dagster.py", "shop_day.py")
 CLUSTER = ("tests/test_kubernetes.py", "containers")
