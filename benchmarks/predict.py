@@ -30,8 +30,9 @@ from bento.export import export_champion
 from bento.features import OnlineFeatures
 from bento.handover import ready_workers
 from bento.model import Model
-from bento.serve import _await_ready, _free_port, _stop, deployment_file, running
+from bento.serve import _await_ready, _stop, deployment_file, running
 from nextbuy.engine import duckdb_engine
+from nextbuy.ports import free_port
 from nextbuy.redis_server import redis_lease
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.storage import files
@@ -140,7 +141,7 @@ def bare_parts(settings: Settings, tag: str, asked: list[dict[str, Any]]) -> dic
 @contextmanager
 def stock(settings: Settings, tag: str, workers: int) -> Iterator[str]:
     """The ordinary service, ready."""
-    port = _free_port()
+    port = free_port()
     log = settings.data / "logs" / "stock.log"
     with log.open("wb") as output:
         server = subprocess.Popen(

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from bento.settings import ServiceSettings
+from nextbuy.access import key_headers
 from nextbuy.errors import NextbuyError
 
 
@@ -25,10 +25,8 @@ def predict(
     body: dict[str, Any] = {"user_id": user_id, "reasons": reasons}
     if item_ids is not None:
         body["item_ids"] = list(item_ids)
-    keys = ServiceSettings().keys
-    headers = {"X-Api-Key": keys[0]} if keys else {}
     try:
-        response = httpx.post(f"{url}/predict", json=body, headers=headers, timeout=30)
+        response = httpx.post(f"{url}/predict", json=body, headers=key_headers(), timeout=30)
     except httpx.HTTPError as error:
         raise NextbuyError(
             f"No service answers at {url} ({error}). Start one: nextbuy serve"

@@ -59,7 +59,7 @@ install --owner 1034 --group 1034 "$data/registry.db" "$work/data/"
 chmod 755 "$work"
 
 echo "== serve as the image's user"
-port=$(python -c 'from bento.serve import _free_port as f; print(f())')
+port=$(python -c 'from nextbuy.ports import free_port as f; print(f())')
 key=a-key-for-this-run-only
 container=$(buildah from --pull-never "$name")
 run() {

@@ -5,6 +5,8 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from nextbuy.access import key_headers
+
 SERVICE = "NEXTBUY_SERVICE_URL"
 """Environment variable with the address of the running service."""
 HISTOGRAM = "nextbuy_stage_seconds"
@@ -16,7 +18,7 @@ def scrape(url: str, timeout: float = 2) -> dict[str, Any] | None:
     Raises:
         httpx.HTTPError: it does not answer, or has no metrics.
     """
-    response = httpx.get(f"{url}/metrics", timeout=timeout)
+    response = httpx.get(f"{url}/metrics", headers=key_headers(), timeout=timeout)
     response.raise_for_status()
     buckets: dict[float, float] = {}
     for family in text_string_to_metric_families(response.text):

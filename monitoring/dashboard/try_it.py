@@ -9,6 +9,7 @@ import streamlit as st
 
 from monitoring.dashboard.read import page, parquet
 from monitoring.latency import SERVICE
+from nextbuy.access import key_headers
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.storage import manifest
@@ -134,11 +135,14 @@ def _price(item_id: str) -> tuple[float, float, float] | None:
 
 @st.cache_data(ttl=60, show_spinner=False)
 def _model(url: str) -> dict[str, Any]:
-    return _answer(lambda: httpx.get(f"{url}/model", timeout=10), url)
+    return _answer(lambda: httpx.get(f"{url}/model", headers=key_headers(), timeout=10), url)
 
 
 def _ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    return _answer(lambda: httpx.post(f"{url}/predict", json=body, timeout=10), url)
+    headers = key_headers()
+    return _answer(
+        lambda: httpx.post(f"{url}/predict", json=body, headers=headers, timeout=10), url
+    )
 
 
 def _answer(call: Any, url: str) -> dict[str, Any]:

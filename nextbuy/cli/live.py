@@ -1,12 +1,12 @@
 """Verbs of the live loop: replay, absorb, parity, forget."""
 
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nextbuy.access import key_headers
 from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
@@ -29,14 +29,13 @@ def replay(
     """
     from generators.replay import replay as run
 
-    key = os.environ.get("NEXTBUY_SERVICE_API_KEYS", "").split(",")[0].strip()
     with console.status("replaying") as status:
         report = run(
             logs,
             url,
             speed=speed,
             predict=predict,
-            headers={"X-Api-Key": key} if key else None,
+            headers=key_headers(),
             progress=lambda done, total: status.update(f"replayed {done:,} of {total:,} events"),
         )
     for line in str(report).splitlines():

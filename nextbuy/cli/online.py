@@ -201,4 +201,5 @@ def score(
         + (f" ({scores.parts - scores.scored} were there already)" * (scores.scored < scores.parts))
         + f": {scores.folder}"
     )
-    what_next(f"duckdb -c \"FROM '{scores.folder}/*.parquet' WHERE rank = 1 LIMIT 10\"")
+    query = f"FROM '{scores.folder}/*.parquet' WHERE rank = 1 LIMIT 10"
+    what_next(f'python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')

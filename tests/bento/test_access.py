@@ -7,9 +7,10 @@ from bento.access import CLIENTS, Access
 from bento.client import predict
 from bento.serve import running
 from bento.settings import ServiceSettings
+from monitoring.latency import scrape
 from nextbuy.errors import NextbuyError
 
-KEYS = ("a-key-of-the-shop", "a-key-of-the-app1")
+KEYS = ("a-key-of-the-shop", "a-key-of-the-app1", "a-key-of-the-watch")
 BODY = {"user_id": "u1", "item_ids": ["i001"]}
 
 
@@ -116,6 +117,8 @@ def test_served_keys_and_rate(settings, store, monkeypatch):
             predict(url, **BODY)
         other = httpx.post(f"{url}/predict", json=BODY, headers={"x-api-key": KEYS[1]})
         assert other.status_code == 200
+        monkeypatch.setenv("NEXTBUY_SERVICE_API_KEYS", KEYS[2])
+        assert scrape(url)["requests"] == 2  # monitoring's key
     log = (settings.data / "logs" / "service.log").read_text()
     assert not [key for key in KEYS if key in log]
 

@@ -31,7 +31,7 @@ def shop(tmp_path_factory):
     }
     for name in ("REDIS_URL", "MLFLOW_TRACKING_URI", "NEXTBUY_CONFIG", "FEAST_FS_YAML_FILE_PATH"):
         env.pop(name, None)
-    command = ["nextbuy", "demo", "--shoppers", "150", "--days", "120"]
+    command = ["nextbuy", "demo", "--shoppers", "150", "--days", "160"]
     done = subprocess.run(
         [BIN / command[0], *command[1:]], cwd=folder, env=env, check=False, capture_output=True,
         text=True,

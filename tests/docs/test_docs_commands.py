@@ -22,7 +22,7 @@ from nextbuy.ports import free_port
 from nextbuy.redis_server import find_redis_server
 
 SMALLER = {
-    r"(nextbuy simulate --offer-share 0.5)$": r"\1 --shoppers 400 --days 120",
+    r"(nextbuy simulate --offer-share 0.5)$": r"\1 --shoppers 400 --days 160",
     r"--trials 30": "--trials 2",
     r"--origins 3": "--origins 2",
     r"--speed 600": "--speed 1000000",
