@@ -73,11 +73,12 @@ def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
         parts += _view_parts(i, key_sets.index(view.asked), view, frame, by_created)
         wanted = [f"{quoted(old)} AS {quoted(new)}" for old, new in view.features]
         listed = ", ".join([f"{view.source.row_number} AS __n", *wanted])
-        joins.append(
-            f"LEFT JOIN found_{i} ON found_{i}.__row = frame.__row "
-            f"LEFT JOIN (SELECT {listed} FROM {view.source.sql}) AS view_{i} "
-            f"ON view_{i}.__n = found_{i}.n"
+        parts.append(
+            f"fetched_{i} AS (SELECT found_{i}.__row, source.* FROM "
+            f"(SELECT {listed} FROM {view.source.sql}) AS source "
+            f"JOIN found_{i} ON source.__n = found_{i}.n)"
         )
+        joins.append(f"LEFT JOIN fetched_{i} AS view_{i} ON view_{i}.__row = frame.__row")
         columns += [f"view_{i}.{quoted(new)}" for _, new in view.features]
     return (
         f"WITH {', '.join(parts)} " * bool(parts)
