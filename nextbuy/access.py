@@ -8,5 +8,6 @@ API_KEYS = "NEXTBUY_SERVICE_API_KEYS"
 
 def key_headers() -> dict[str, str]:
     """The header with the first of this environment's API keys; none without keys."""
-    key = os.environ.get(API_KEYS, "").split(",")[0].strip()
-    return {"X-Api-Key": key} if key else {}
+    keys = map(str.strip, os.environ.get(API_KEYS, "").split(","))
+    first = next(filter(None, keys), None)
+    return {"X-Api-Key": first} if first else {}

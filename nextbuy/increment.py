@@ -179,7 +179,7 @@ def _find_links(
     change: SessionChange,
 ) -> None:
     """Put the links of both versions into `links`; what they share is read once."""
-    shared = [day for day in sessions.days if day not in set(change.come)]
+    shared = sessions.days.keys() - set(change.come)
     parts = {
         "both": read_days(settings.sessions, shared),
         "old": read_days(change.folder, change.gone),

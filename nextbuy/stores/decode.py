@@ -6,7 +6,6 @@ costs a few calls per feature view, not per value.
 
 import struct
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from itertools import chain
 from typing import Any
 
@@ -19,14 +18,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.block import NEVER, Column, ViewRows
+from nextbuy.stores.block import MICROSECOND, NEVER, Column, ViewRows
 from nextbuy.stores.encode import SECONDS
 from nextbuy.stores.keys import Keys, Places
 from nextbuy.stores.layout import Layout
 from nextbuy.stores.packed import TEXT
 from nextbuy.stores.wire import bulk, header
-
-MICROSECOND = timedelta(microseconds=1)
 
 FIXED = {
     ValueType.DOUBLE: np.dtype([("tag", "u1"), ("value", "<f8")]),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores import encode
+from nextbuy.stores.block import EPOCH, MICROSECOND
 from nextbuy.stores.layout import Layout
 from nextbuy.stores.packed import TEXT
-
-MICROSECOND = timedelta(microseconds=1)
-EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True)

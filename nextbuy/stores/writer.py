@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from datetime import timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores import encode
+from nextbuy.stores.block import MICROSECOND, NEVER
 from nextbuy.stores.decode import stamps
 from nextbuy.stores.layout import Layout, clock_key
 from nextbuy.stores.rows import Rows
@@ -33,7 +33,6 @@ from nextbuy.stores.wire import Wire, bulk, command, first_error, header, wire
 ROWS = 50  # of a transaction: Redis compares a key with all that its connection watches already
 CONNECTIONS = 4
 FRAMED_ROWS = 20_000  # made into commands at a time
-MICROSECOND = timedelta(microseconds=1)
 
 Expiry = Literal["never", "stamp", "persist"] | int
 """A key's end: none; a row's timestamp and TTL, or later if the key holds a view that lasts longer;
@@ -63,14 +62,14 @@ def write(
             the same rows again completes it.
     """
     expiry = _expiry(config.online_store, into)
-    newest, done = None, 0
+    newest, done = NEVER, 0
     try:
         for times in _transact(client, _parts(batches, into, expiry, progress)):
-            newest = max(times) if newest is None else max(newest, *times)
+            newest = max(newest, int(times.max()))
             done += len(times)
             progress(len(times))
-        if newest is not None:
-            client.eval(CLOCK, 1, clock_key(config.project), int(newest))
+        if done:
+            client.eval(CLOCK, 1, clock_key(config.project), newest)
     except (redis.RedisError, OSError) as error:
         raise NextbuyError(_trouble(error, into.name, done)) from error
 

@@ -5,27 +5,17 @@ session of a process was started, and with it the data folder.
 """
 
 import runpy
-import shutil
 import sys
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 
 import pandas as pd
-import pytest
 from feast import FeatureStore
 from test_increment import build, publish
-from test_spark import history
+from test_spark import history, pytestmark  # noqa: F401 (skips without Spark, as there)
 
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.redis_server import connect, redis_lease
 from nextbuy.settings import PROJECT, Settings
-
-pytestmark = [
-    pytest.mark.skipif(
-        find_spec("pyspark") is None, reason="requirements/spark.lock not installed"
-    ),
-    pytest.mark.skipif(shutil.which("java") is None, reason="no java on PATH"),
-]
 
 PROFILE = PROJECT / "configs" / "profiles" / "spark.yaml"
 PAIRS = pd.DataFrame(
