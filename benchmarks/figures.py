@@ -1,6 +1,8 @@
 """The Target / Actual table of the README, made from what was measured and from nothing else.
 
 python -m benchmarks.figures            # rewrites the table between the markers of README.md
+
+A line whose benchmark did not run here stays as it is.
 """
 
 import json
@@ -34,18 +36,23 @@ class Row:
     """(the content of each file there is) -> (what was measured, whether the target is met)."""
     command: str
 
-    def cells(self) -> tuple[str, ...]:
-        """What, target, actual, verdict, command."""
+    @property
+    def start(self) -> str:
+        """How its line begins, by which it is found again."""
+        return f"| {self.what} | {self.target} |"
+
+    def line(self, before: str | None) -> str:
+        """What, target, actual, verdict, command; the line `before` where nothing was measured."""
         paths = [FOLDER / name for name in self.files]
         found = [json.loads(path.read_text()) for path in paths if path.exists()]
         if not found:
-            return self.what, self.target, "not measured", "-", f"`{self.command}`"
+            return before or f"{self.start} not measured | - | `{self.command}` |"
         value, met = self.actual(*found)
         verdict = "met" if met else "**missed**"
         if len(found) < len(paths):
             value += f" ({len(paths) - len(found)} of {len(paths)} not measured)"
             verdict = "-" if met else verdict
-        return self.what, self.target, value, verdict, f"`{self.command}`"
+        return f"{self.start} {value} | {verdict} | `{self.command}` |"
 
 
 def _champion(report: Report, metric: str) -> float:
@@ -249,10 +256,12 @@ ROWS = (
 )  # fmt: skip
 
 
-def table() -> str:
-    """The whole table in Markdown."""
+def table(before: str) -> str:
+    """The whole table in Markdown; `before` is the one that it takes the place of."""
     lines = ["| what | target | actual | | command |", "|---|---|---|---|---|"]
-    lines += [f"| {' | '.join(row.cells())} |" for row in ROWS]
+    for row in ROWS:
+        kept = [line for line in before.splitlines() if line.startswith(row.start)]
+        lines.append(row.line(kept[0] if kept else None))
     return "\n".join(lines)
 
 
@@ -260,10 +269,11 @@ def main() -> None:
     text = README.read_text()
     if BEGIN not in text or END not in text:
         sys.exit(f"{README.name} has no {BEGIN} … {END} to write between.")
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
-    print(table())
+    start, rest = text.split(BEGIN, 1)
+    before, end = rest.split(END, 1)
+    made = table(before)
+    README.write_text(f"{start}{BEGIN}\n{made}\n{END}{end}")
+    print(made)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ were on their way to Redis is also retrieved as of just before each of them.
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.live.rows import live_rows
 from nextbuy.live.store import LiveStore
-from nextbuy.predictions import read_predictions
+from nextbuy.predictions import prediction_parts
 from nextbuy.settings import Settings
 from nextbuy.stores.offline import NextbuyOfflineStore
 
@@ -94,47 +95,68 @@ def parity(
     Raises:
         NextbuyError: nothing was logged, or nothing materialized by `nextbuy materialize`.
     """
-    logged = read_predictions(settings, start, end)
-    logged = logged.filter(pc.invert(logged["is_shadow"]))  # those answered nobody
-    if not logged.num_rows:
+    sums = _Sums()
+    contracts: dict[str, ModelContract | None] = {}
+    with LiveStore(settings) as store, tempfile.TemporaryDirectory(prefix="nextbuy-") as work:
+        recorded_us = int(store.note("comparable_us") or 0)
+        history = _History(settings, store, Path(work))
+        for logged in prediction_parts(settings, start, end):
+            answered = logged.filter(pc.invert(logged["is_shadow"]))  # those answered nobody
+            for tag in answered["model"].unique().to_pylist():
+                if tag not in contracts:
+                    contracts[tag] = _contract(tag)
+                rows = answered.filter(pc.equal(answered["model"], tag))
+                _add(sums, history, contracts[tag], rows, recorded_us)
+    if not sums.rows and not sums.left_out:
         since = f" since {start:%Y-%m-%d %H:%M}" if start else ""
         raise NextbuyError(f"No prediction was logged{since}. Serve some: nextbuy serve")
-    degraded, context = logged["is_degraded"], pc.fill_null(logged["has_context"], False)
-    fit = pc.and_(pc.invert(degraded), pc.invert(context))
-    contracts = {tag: _contract(tag) for tag in logged["model"].unique().to_pylist()}
-    with LiveStore(settings) as store:
-        recorded_us = int(store.note("comparable_us") or 0)
-    known = pa.array([tag for tag, found in contracts.items() if found], pa.string())
-    on_record = pc.fill_null(
-        pc.greater_equal(logged["read_at"].cast(pa.int64()), recorded_us), False
-    )
-    usable = pc.and_(on_record, pc.is_in(logged["model"], known))
-    compared = logged.filter(pc.and_(fit, usable))
-    found: list[_Compared] = []
-    with LiveStore(settings) as store, tempfile.TemporaryDirectory(prefix="nextbuy-") as work:
-        history = _History(settings, store, Path(work))
-        for tag, contract in contracts.items():
-            rows = compared.filter(pc.equal(compared["model"], tag))
-            if contract and rows.num_rows:
-                found.append(_compare(history, contract, rows))
-    counts: dict[str, int] = {}
-    for each in found:
-        for name, count in each.counts.items():
-            counts[name] = counts.get(name, 0) + count
-    worst = sorted((w for each in found for w in each.worst), key=lambda w: -len(w.differing))
     report = ParityReport(
-        rows=compared.num_rows,
-        values=sum(each.values for each in found),
-        mismatches=sum(counts.values()),
-        features=dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))),
-        worst=worst[:WORST],
-        degraded=pc.sum(degraded).as_py() or 0,
-        with_context=pc.sum(pc.and_(pc.invert(degraded), context)).as_py() or 0,
-        not_comparable=pc.sum(pc.and_(fit, pc.invert(usable))).as_py() or 0,
+        rows=sums.rows,
+        values=sums.values,
+        mismatches=sums.counts.total(),
+        features=dict(sorted(sums.counts.items(), key=lambda pair: (-pair[1], pair[0]))),
+        worst=sums.worst,
+        **sums.left_out,
     )
     settings.reports.mkdir(parents=True, exist_ok=True)
     (settings.reports / "parity.json").write_text(report.model_dump_json(indent=1))
     return report
+
+
+class _Sums:
+    """What the parts of the log gave together."""
+
+    def __init__(self) -> None:
+        self.rows = self.values = 0
+        self.counts: Counter[str] = Counter()
+        self.worst: list[Worst] = []
+        self.left_out: Counter[str] = Counter()
+
+
+def _add(
+    sums: _Sums,
+    history: "_History",
+    contract: ModelContract | None,
+    rows: pa.Table,
+    recorded_us: int,
+) -> None:
+    """Compare one model's part of the log, without what cannot be."""
+    degraded, context = rows["is_degraded"], pc.fill_null(rows["has_context"], False)
+    read_us = pc.fill_null(rows["read_at"].cast(pa.int64()), -1)
+    on_record = pc.greater_equal(read_us, recorded_us if contract else FOREVER)
+    fit = pc.and_(pc.invert(degraded), pc.invert(context))
+    sums.left_out["degraded"] += pc.sum(degraded).as_py() or 0
+    sums.left_out["with_context"] += pc.sum(pc.and_(pc.invert(degraded), context)).as_py() or 0
+    sums.left_out["not_comparable"] += pc.sum(pc.and_(fit, pc.invert(on_record))).as_py() or 0
+    compared = rows.filter(pc.and_(fit, on_record))
+    if contract is None or not compared.num_rows:
+        return
+    sums.rows += compared.num_rows
+    sums.values += compared.num_rows * len(contract.features)
+    counts, worst = _compare(history, contract, compared)
+    sums.counts.update(counts)
+    ordered = sorted([*sums.worst, *worst], key=lambda w: -len(w.differing))
+    sums.worst = ordered[:WORST]
 
 
 def _contract(tag: str) -> ModelContract | None:
@@ -160,14 +182,28 @@ class _History:
             "AS later WHERE later.batch > batches.batch), ?) FROM batches",
             [FOREVER],
         )
-        writes = [*batches, *((began, ended or FOREVER) for began, ended in loads)]
+        writes = sorted([*batches, *((began, ended or FOREVER) for began, ended in loads)])
         self.began = np.array([began for began, _ in writes], np.int64)
         self.ended = np.array([ended for _, ended in writes], np.int64)
 
-    def under_way(self, read_us: int, predicted_us: int) -> list[int]:
-        """When those writes began that overlap this read."""
-        chosen = (self.began <= predicted_us) & (self.ended >= read_us)
-        return sorted(set(self.began[chosen].tolist()))
+    def moments(
+        self, read_us: NDArray[np.int64], predicted_us: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(row, moment) pairs of what may have been in effect while each row was read.
+
+        The prediction itself, and just before each write that overlaps the read; row by row.
+        """
+        last = np.searchsorted(self.began, predicted_us, "right")
+        # No write before this one ended after the read began.
+        first = np.searchsorted(np.maximum.accumulate(self.ended), read_us, "left")
+        of, at = [np.arange(len(read_us))], [predicted_us]
+        for row in np.flatnonzero(first < last):
+            chosen = slice(first[row], last[row])
+            began = np.unique(self.began[chosen][self.ended[chosen] >= read_us[row]])
+            of.append(np.full(len(began), row))
+            at.append(began - 1)
+        order = np.argsort(np.concatenate(of), kind="stable")
+        return np.concatenate(of)[order], np.concatenate(at)[order]
 
     def retrieve(self, contract: ModelContract, entities: pa.Table) -> pa.Table:
         """The contract's features of each row, as of its `event_timestamp`."""
@@ -241,21 +277,15 @@ class _History:
                 yield rows.select(schema.names).cast(schema)
 
 
-class _Compared(BaseModel):
-    values: int
-    counts: dict[str, int]
-    worst: list[Worst]
-
-
-def _compare(history: _History, contract: ModelContract, rows: pa.Table) -> _Compared:
-    seen = np.array(rows["vector"].to_pylist(), np.float32).reshape(rows.num_rows, -1)
-    read = rows["read_at"].cast(pa.int64()).to_pylist()
-    predicted = rows["predicted_at"].cast(pa.int64()).to_pylist()
-    of, at = [], []
-    for row, (read_us, predicted_us) in enumerate(zip(read, predicted, strict=True)):
-        moments = [predicted_us, *(us - 1 for us in history.under_way(read_us, predicted_us))]
-        of += [row] * len(moments)
-        at += moments
+def _compare(
+    history: _History, contract: ModelContract, rows: pa.Table
+) -> tuple[dict[str, int], list[Worst]]:
+    """Feature -> values that differ, only those with any; and the rows with the most of them."""
+    vectors = rows["vector"].combine_chunks()
+    seen = vectors.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1)
+    read_us = rows["read_at"].cast(pa.int64()).to_numpy()
+    predicted_us = rows["predicted_at"].cast(pa.int64()).to_numpy()
+    of, at = history.moments(read_us, predicted_us)
     entities = rows.select(["user_id", "item_id"]).take(pa.array(of))
     entities = entities.append_column("event_timestamp", pa.array(at, MOMENT))
     given = contract.matrix(history.retrieve(contract, entities))
@@ -272,10 +302,9 @@ def _compare(history: _History, contract: ModelContract, rows: pa.Table) -> _Com
         wrong = ~same[first][:, columns]
         differs[:, columns] = wrong & ~right[:, None]
     counts = differs.sum(axis=0)
-    return _Compared(
-        values=seen.size,
-        counts={contract.features[i]: int(counts[i]) for i in np.flatnonzero(counts)},
-        worst=list(_worst(rows, contract, differs, seen, given[first])),
+    return (
+        {contract.features[i]: int(counts[i]) for i in np.flatnonzero(counts)},
+        list(_worst(rows, contract, differs, seen, given[first])),
     )
 
 

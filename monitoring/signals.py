@@ -5,6 +5,7 @@ must be there is not.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +37,9 @@ from nextbuy.storage import files, require
 Looked = Iterator[Signal | str]
 PARITY_DAYS = timedelta(days=7)
 """How far back a run compares what was served: what is older was compared by the runs before."""
+SERVED_ROWS = 10_000
+"""The newest served vectors, and as many of history, whose distributions are compared."""
+JUDGED = ("user_id", "item_id", "predicted_at", "probability", "model")
 
 
 def newest_event(settings: Settings) -> datetime:
@@ -149,9 +153,7 @@ def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bo
 
 def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: datetime) -> Looked:
     """Performance of what was answered over HTTP, and skew of its vectors against history's."""
-    log = read_predictions(settings)
-    log = log.filter(pc.invert(log["is_shadow"]))
-    log = log.filter(pc.invert(pc.fill_null(log["has_context"], False)))  # the client's own values
+    log = _answers(settings, None, JUDGED)
     if log.num_rows == 0:
         yield "No prediction was served yet. Serve some: nextbuy serve"
         return
@@ -160,8 +162,8 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
     rows = judged(settings, log, at)
     measured = by_week(rows, "served", horizon, newest_event(settings), ran, config.performance)
     reports.append(settings, reports.PERFORMANCE, measured, ran)
-    states = rows["state"].to_pylist()
-    told = ", ".join(f"{states.count(s):,} {s}" for s in ("ripe", "open", "censored"))
+    states = Counter({s["values"]: s["counts"] for s in rows["state"].value_counts().to_pylist()})
+    told = ", ".join(f"{states[s]:,} {s}" for s in ("ripe", "open", "censored"))
     if log.num_rows < config.drift.min_rows:
         yield (
             f"{log.num_rows:,} predictions are logged ({told}); "
@@ -169,17 +171,19 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
         )
         return
     champion = named(settings)
-    newest_model = log["model"].to_pylist()[-1]
-    vectors = log.filter(pc.equal(log["model"], newest_model))["vector"]
     features = champion.contract.features
-    matrix = np.array(vectors.to_pylist()[-10_000:], np.float32)
+    newest_model = log["model"][-1].as_py()
+    asked = log.filter(pc.equal(log["model"], newest_model))["predicted_at"]
+    vectors = _answers(settings, asked[-SERVED_ROWS:][0].as_py(), ["model", "vector"])
+    vectors = vectors.filter(pc.equal(vectors["model"], newest_model))["vector"][-SERVED_ROWS:]
+    matrix = np.array(vectors.to_pylist(), np.float32)
     if matrix.ndim != 2 or matrix.shape[1] != len(features):
         raise NextbuyError(
             f"Served vectors of {newest_model} do not have the champion's {len(features)} "
             "features. Restart the service with the champion: nextbuy serve"
         )
     history = scored_since(settings, champion, training_rows(settings))
-    recent = champion.contract.matrix(history)[-10_000:]
+    recent = champion.contract.matrix(history)[-SERVED_ROWS:]
     past, live = (
         pa.table({n: pa.array(c, from_pandas=True) for n, c in zip(features, m.T, strict=True)})
         for m in (recent, matrix)
@@ -192,6 +196,13 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
         f"of the served vectors differ from history's ({told})",
         "Compare the live path row by row: nextbuy parity",
     )
+
+
+def _answers(settings: Settings, start: datetime | None, columns: Sequence[str]) -> pa.Table:
+    """What was answered with the service's own features, since `start`."""
+    log = read_predictions(settings, start, None, [*columns, "is_shadow", "has_context"])
+    replaced = pc.fill_null(log["has_context"], False)
+    return log.filter(pc.invert(pc.or_(log["is_shadow"], replaced))).select(list(columns))
 
 
 def parity(settings: Settings, ran: datetime) -> Looked:

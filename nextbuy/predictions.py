@@ -5,7 +5,7 @@ and parity read them. A file appears complete or not at all.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -37,21 +37,49 @@ PREDICTION_SCHEMA = pa.schema(
 """Arrow types of a logged prediction, in column order."""
 
 
+ORDER = ("predicted_at", "request_id", "user_id", "is_shadow", "rank")
+PART_ROWS = 100_000
+
+
 def read_predictions(
-    settings: Settings, start: datetime | None = None, end: datetime | None = None
+    settings: Settings,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    columns: Sequence[str] = PREDICTION_SCHEMA.names,
 ) -> pa.Table:
     """The logged predictions with `start <= predicted_at < end`, oldest first.
 
     Ties are ordered by request, shadow after answer, and rank. Nothing logged: an empty table.
+    A vector takes more room than all else: name the `columns` where it is not needed.
     """
-    rows = ds.dataset(_files(settings, start, end), schema=PREDICTION_SCHEMA, format="parquet")
-    condition = ds.scalar(True)
-    if start is not None:
-        condition &= ds.field("predicted_at") >= pa.scalar(start, pa.timestamp("us", tz="UTC"))
-    if end is not None:
-        condition &= ds.field("predicted_at") < pa.scalar(end, pa.timestamp("us", tz="UTC"))
-    order = ("predicted_at", "request_id", "user_id", "is_shadow", "rank")
-    return rows.to_table(filter=condition).sort_by([(name, "ascending") for name in order])
+    rows, condition = _log(settings, start, end)
+    wanted = [name for name in PREDICTION_SCHEMA.names if name in {*columns, *ORDER}]
+    table = rows.to_table(columns=wanted, filter=condition)
+    return table.sort_by([(name, "ascending") for name in ORDER]).select(list(columns))
+
+
+def prediction_parts(
+    settings: Settings,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    rows: int = PART_ROWS,
+) -> Iterator[pa.Table]:
+    """The same predictions, day by day and file by file, some `rows` at a time.
+
+    The room they take does not grow with the log.
+    """
+    log, condition = _log(settings, start, end)
+    scanned = log.to_batches(
+        filter=condition, batch_size=rows, batch_readahead=1, fragment_readahead=1
+    )
+    held: list[pa.RecordBatch] = []
+    for batch in scanned:
+        held.append(batch)
+        if sum(one.num_rows for one in held) >= rows:
+            yield pa.Table.from_batches(held, PREDICTION_SCHEMA)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held, PREDICTION_SCHEMA)
 
 
 def write_predictions(settings: Settings, rows: pa.Table, writer: str, number: int) -> list[Path]:
@@ -71,6 +99,18 @@ def write_predictions(settings: Settings, rows: pa.Table, writer: str, number: i
             os.fsync(file.fileno())
         written.append(aside.rename(folder / aside.name.removeprefix(".")))
     return written
+
+
+def _log(
+    settings: Settings, start: datetime | None, end: datetime | None
+) -> tuple[ds.Dataset, ds.Expression]:
+    condition = ds.scalar(True)
+    if start is not None:
+        condition &= ds.field("predicted_at") >= pa.scalar(start, pa.timestamp("us", tz="UTC"))
+    if end is not None:
+        condition &= ds.field("predicted_at") < pa.scalar(end, pa.timestamp("us", tz="UTC"))
+    found = _files(settings, start, end)
+    return ds.dataset(found, schema=PREDICTION_SCHEMA, format="parquet"), condition
 
 
 def _files(settings: Settings, start: datetime | None, end: datetime | None) -> Sequence[str]:

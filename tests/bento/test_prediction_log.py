@@ -1,10 +1,17 @@
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from bento.log import PredictionLog, Scored
-from nextbuy.predictions import PREDICTION_SCHEMA, read_predictions
+from nextbuy.predictions import (
+    ORDER,
+    PREDICTION_SCHEMA,
+    prediction_parts,
+    read_predictions,
+)
 from nextbuy.settings import Settings
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -124,6 +131,24 @@ def test_files_lie_by_day_and_the_reader_takes_a_half_open_range(settings):
     assert set(found["request_id"].to_pylist()) == {"r1"}
     assert read_predictions(settings, end=days[1])["request_id"].to_pylist() == ["r0", "r0"]
     assert read_predictions(settings, start=days[2]).num_rows == 2
+
+
+def test_the_log_comes_in_parts_and_without_what_is_not_asked_for(settings):
+    log = Tally().log(settings, max_rows=3)
+    for number in range(9):
+        log.put(scored(f"r{number}", at=NOON + timedelta(hours=2 * number)))
+    log.close()
+    whole = read_predictions(settings)
+    parts = list(prediction_parts(settings, rows=4))
+    assert len(parts) > 2
+    assert pa.concat_tables(parts).sort_by([(name, "ascending") for name in ORDER]) == whole
+    evening = NOON + timedelta(hours=9)
+    [late] = prediction_parts(settings, start=evening)
+    assert late.num_rows == whole.filter(pc.field("predicted_at") >= evening).num_rows == 8
+    assert list(prediction_parts(settings, end=NOON)) == []
+    assert read_predictions(settings, columns=["item_id", "rank"]) == whole.select(
+        ["item_id", "rank"]
+    )
 
 
 def test_an_unfinished_file_is_not_read(settings):
