@@ -35,6 +35,8 @@ coverage: $(READY)
 	$(BIN)/coverage run -m pytest $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+	mkdir -p build/bench
+	$(BIN)/coverage json --quiet -o build/bench/coverage.json
 
 # Every command of README.md and docs/, in page order, and the walkthrough.
 test-docs: $(READY)

@@ -180,6 +180,11 @@ def _predict_throughput(report: Report) -> tuple[str, bool]:
     return f"{times:.1f}×, {ours['errors']} errors", times >= 3 and not ours["errors"]
 
 
+def _covered(report: Report) -> tuple[str, bool]:
+    percent = report["totals"]["percent_covered"]
+    return f"{percent:.1f} %", percent > 90
+
+
 def _start(report: Report) -> tuple[str, bool]:
     seconds = report["start_to_ready_seconds"]
     return f"{seconds:.1f} s", seconds < 8
@@ -253,6 +258,8 @@ ROWS = (
         "make bench NAME=bulk"),
     Row("checking 10M events: memory", "≤ 4 GB", ("checks.json",), _memory("", 4),
         "make bench NAME=checks"),
+    Row("lines of code that the tests run", "> 90 %", ("coverage.json",), _covered,
+        "make coverage"),
 )  # fmt: skip
 
 

@@ -142,9 +142,13 @@ def find_affected(
     These are the shoppers whose features can have changed, and all their session events; no other
     shopper matters to them.
     """
-    engine.execute("CREATE OR REPLACE TABLE links (visitor_id VARCHAR, user_id VARCHAR)")
-    if "login" in sessions.info["provides"]:
-        _find_links(engine, settings, sessions, change)
+    shared = sessions.days.keys() - set(change.come)
+    parts = {
+        "both": read_days(settings.sessions, shared),
+        "old": read_days(change.folder, change.gone),
+        "new": read_days(settings.sessions, change.come),
+    }
+    find_links(engine, parts if "login" in sessions.info["provides"] else {})
     # Old links and new ones, followed both ways: whoever gained or lost a past is reached.
     engine.execute(
         """CREATE OR REPLACE TABLE affected AS
@@ -172,19 +176,15 @@ def session_event_columns() -> str:
     )
 
 
-def _find_links(
-    engine: duckdb.DuckDBPyConnection,
-    settings: Settings,
-    sessions: Manifest,
-    change: SessionChange,
-) -> None:
-    """Put the links of both versions into `links`; what they share is read once."""
-    shared = sessions.days.keys() - set(change.come)
-    parts = {
-        "both": read_days(settings.sessions, shared),
-        "old": read_days(change.folder, change.gone),
-        "new": read_days(settings.sessions, change.come),
-    }
+def find_links(engine: duckdb.DuckDBPyConnection, parts: Mapping[str, str]) -> None:
+    """Leave in `links` which visitor turned out to be which shopper, by each version's log-ins.
+
+    `parts` maps versions of the published sessions to relations; what is named `both` belongs to
+    all others and is read once.
+    """
+    engine.execute("CREATE OR REPLACE TABLE links (visitor_id VARCHAR, user_id VARCHAR)")
+    if not parts:
+        return
     events = " UNION ALL ".join(
         "SELECT user_id, source_session_id, event_type, epoch_us(event_time) AS event_us, "
         f"'{version}' AS version FROM {rows}"
@@ -197,7 +197,7 @@ def _find_links(
         "USING (source_session_id)"
     )
     sql = ibis.to_sql(links(SESSION_EVENTS), dialect="duckdb")
-    for version in ("old", "new"):
+    for version in parts.keys() - {"both"}:
         engine.execute(
             "CREATE OR REPLACE VIEW session_events AS FROM of_logins "
             f"WHERE version IN ('both', '{version}')"

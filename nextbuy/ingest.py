@@ -3,8 +3,8 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from nextbuy.mapping import judged, read_items, with_items
 from nextbuy.reading import find_files, literal, open_rows
 from nextbuy.settings import Settings
 from nextbuy.sources import OPTIONAL, Source
-from nextbuy.storage import Manifest, file_digest, fingerprint, lock, manifest, new_version
+from nextbuy.storage import Manifest, file_digest, fingerprint, manifest, new_version, workplace
 
 CODE = [
     Path(__file__).with_name(f"{module}.py")
@@ -100,7 +100,7 @@ def ingest(
     published = None if replace else manifest(settings.events)
     info = _info(source, bool(item_files), published, settings)
     folder = _refused_folder(settings, source, files)
-    with workplace(settings) as work, duckdb_engine(settings) as engine:
+    with ingest_workplace(settings) as work, duckdb_engine(settings) as engine:
         # Order is made where it counts; to keep it everywhere costs memory.
         engine.execute("SET preserve_insertion_order = false")
         if source.items and item_files:
@@ -179,21 +179,14 @@ def _refused_folder(settings: Settings, source: Source, files: Sequence[Path]) -
     return settings.quarantine / f"{source.name}-{run}"
 
 
-@contextmanager
-def workplace(settings: Settings) -> Iterator[Path]:
-    """A folder for this run alone; what a killed run left in it is swept.
+def ingest_workplace(settings: Settings) -> AbstractContextManager[Path]:
+    """A folder for the one run that adds events.
 
     Raises:
         NextbuyError: another run is adding events.
     """
-    work = settings.data / "tmp" / "ingest"
-    with lock(work.with_suffix(".lock"), f"Another run is ingesting into {settings.data}"):
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    busy = f"Another run is ingesting into {settings.data}"
+    return workplace(settings.data / "tmp" / "ingest", busy)
 
 
 def _read_log(

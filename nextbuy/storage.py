@@ -263,6 +263,22 @@ def lock(path: Path, busy: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def workplace(folder: Path, busy: str) -> Iterator[Path]:
+    """An empty folder for this run alone; what a killed run left in it is swept.
+
+    Raises:
+        NextbuyError: another run holds it; `busy` says so.
+    """
+    with lock(folder.with_suffix(".lock"), busy):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _sweep(versions: Path, name: str, current: str | None) -> None:
     for folder in versions.glob(f"{name}-*"):
         number = folder.name.removeprefix(f"{name}-")

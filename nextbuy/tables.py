@@ -13,6 +13,7 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 
+from nextbuy.buckets import Buckets
 from nextbuy.engine import duckdb_engine
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.features import TABLES, FeatureTable
@@ -30,11 +31,11 @@ from nextbuy.labels import LabelConfig, label_rows
 from nextbuy.sessions import DAY, EVENTS, SESSION_EVENTS, SessionConfig, sessionize
 from nextbuy.settings import Settings
 from nextbuy.spark import Run
-from nextbuy.storage import Manifest, files, fingerprint, manifest, read_days, require
+from nextbuy.storage import Manifest, files, fingerprint, manifest, read_days, require, workplace
 from nextbuy.target import Done, Gate, Target
 
 CODE = Path(__file__).parent
-ENGINE = (CODE / "tables.py", CODE / "target.py", CODE / "increment.py")
+ENGINE = tuple(CODE / f"{name}.py" for name in ("buckets", "increment", "tables", "target"))
 
 SQL_TYPES = {
     "int64": "BIGINT",
@@ -47,10 +48,6 @@ SQL_TYPES = {
 
 FOREVER_US = 2**62
 """As the newest event: no row is left out for lying ahead."""
-
-BUCKET_EVENTS = 2_000_000
-"""A table of midnights is computed for so many events at a time: its rows are wide, and windows
-over spilled rows took more than half of a whole build."""
 
 OF_AFFECTED = "user_id IN (SELECT user_id FROM affected)"
 
@@ -137,13 +134,18 @@ def build_features(
         gate: called before each table is published.
 
     Raises:
-        NextbuyError: there are no sessions yet, or the gate keeps a table out; those before it
-            are published then.
+        NextbuyError: there are no sessions yet, another run builds feature tables, or the gate
+            keeps a table out; those before it are published then.
     """
     sessions = require(settings.sessions, "nextbuy sessionize")
     newest_us = sessions.info["newest_us"]
-    with duckdb_engine(settings) as engine:
+    busy = f"Another run is building feature tables in {settings.data}"
+    with (
+        workplace(settings.data / "tmp" / "buckets", busy) as folder,
+        duckdb_engine(settings) as engine,
+    ):
         changes = _Changes(engine, settings, sessions)
+        buckets = Buckets(engine, settings, sessions, folder)
         for table in feature_tables(sessions):
             if only and table.name not in only:
                 continue
@@ -163,9 +165,8 @@ def build_features(
                     rows = _computed(run, table.build(SESSION_EVENTS), table.name)
                     target.write_whole(engine, version, _published_form(table, rows, newest_us))
                 elif change is None:
-                    buckets = _read_buckets(engine, settings, sessions, table)
                     sql = feature_rows(table, newest_us)
-                    target.write_whole(engine, version, sql, buckets)
+                    target.write_whole(engine, version, sql, buckets.read(table))
                 elif "user_id" in table.keys:
                     changes.gather(change)
                     engine.execute("CREATE OR REPLACE VIEW session_events AS FROM affected_events")
@@ -298,25 +299,6 @@ def _read_sessions(
         f"CREATE OR REPLACE VIEW session_events AS SELECT {session_event_columns()} "
         f"FROM {read_days(settings.sessions, days)} {only}"
     )
-
-
-def _read_buckets(
-    engine: duckdb.DuckDBPyConnection,
-    settings: Settings,
-    sessions: Manifest,
-    table: FeatureTable,
-) -> int:
-    """Let `session_events` show one bucket of the table's keys at a time; how many there are.
-
-    A shopper's rows may tell of visitors in any bucket, so all shoppers are in one.
-    """
-    if "user_id" in table.keys:
-        _read_sessions(engine, settings, sessions.days)
-        return 1
-    buckets = 1 + sessions.rows // BUCKET_EVENTS
-    one = f"WHERE hash({', '.join(table.keys)}) % {buckets} = getvariable('bucket')"
-    _read_sessions(engine, settings, sessions.days, one)
-    return buckets
 
 
 def _read_recent(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import duckdb
 
 from nextbuy.increment import write_changed
 from nextbuy.storage import Manifest, Version, fingerprint, manifest, new_version
+
+SPAN_ROWS = 1_000_000
+"""Rows of a large table that are sorted and written at a time."""
 
 Done = Callable[[str, int, bool], None]
 """Told of each table: its name, its rows, whether it was built (or was up to date)."""
@@ -68,13 +72,37 @@ class Target:
     def write_whole(
         self, engine: duckdb.DuckDBPyConnection, version: Version, sql: str, buckets: int = 1
     ) -> None:
-        """Write every row that `sql` gives, run once for each value of the variable `bucket`."""
+        """Write every row that `sql` gives, run once for each value of the variable `bucket`.
+
+        Each bucket lies in the order of its days, so that some days at a time can be found, sorted
+        and written: a sort of all rows would spill most of them, more than once.
+        """
+        ordered = f"FROM ({sql})" + f" ORDER BY {self.stamp}" * (buckets > 1)
         for bucket in range(buckets):
             engine.execute(f"SET VARIABLE bucket = {bucket}")
             into = "INSERT INTO fresh" if bucket else "CREATE OR REPLACE TABLE fresh AS"
-            engine.execute(f"{into} {sql}")
-        version.write_days(engine, "fresh", self.stamp, self.order_by)
+            engine.execute(f"{into} {ordered}")
+        for rows in self._spans(engine) if buckets > 1 else ["fresh"]:
+            version.write_days(engine, rows, self.stamp, self.order_by)
         engine.execute("DROP TABLE fresh")  # the gate needs the memory
+
+    def _spans(self, engine: duckdb.DuckDBPyConnection) -> list[str]:
+        """The rows of `fresh` as relations of whole days, of some `SPAN_ROWS` rows each."""
+        days = engine.execute(
+            f"SELECT epoch_us(date_trunc('day', {self.stamp})), count(*) FROM fresh "
+            "GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+        starts, held = [], SPAN_ROWS
+        for start_us, rows in days:
+            if held >= SPAN_ROWS:
+                starts.append(start_us)
+                held = 0
+            held += rows
+        return [
+            f"(FROM fresh WHERE {self.stamp} >= make_timestamptz({start_us})"
+            + (f" AND {self.stamp} < make_timestamptz({end_us}))" if end_us else ")")
+            for start_us, end_us in zip_longest(starts, starts[1:])
+        ] or ["fresh"]
 
     def write_part(
         self,

@@ -6,7 +6,7 @@ from pathlib import Path
 from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
-from nextbuy.ingest import workplace
+from nextbuy.ingest import ingest_workplace
 from nextbuy.live.rows import prune
 from nextbuy.live.store import COLUMNS, LiveStore, arrow, now_us
 from nextbuy.sessions import DAY
@@ -31,7 +31,7 @@ def absorb(settings: Settings, *, gate: Callable[[Path], None] | None = None) ->
         NextbuyError: no log was ingested yet, which says what these events provide; another run
             is adding events; or the gate refused them. The live store keeps them all the same.
     """
-    with workplace(settings) as work:
+    with ingest_workplace(settings) as work:
         return _absorb(settings, work / "new.parquet", gate)
 
 

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from histories import CONFIG, event
+from histories import CONFIG, event, histories
+from hypothesis import HealthCheck, given
+from hypothesis import settings as how
+from hypothesis import strategies as st
 from test_increment import build, publish
 
 from nextbuy.errors import NextbuyError
+from nextbuy.features import TABLES
 from nextbuy.ingest import ingest
 from nextbuy.sessions import DAY, HOUR, SECOND, SessionConfig
 from nextbuy.settings import PROJECT, Settings
@@ -54,21 +58,53 @@ def test_a_shopper_with_very_many_events_is_one_bot(tmp_path):
     assert one(data.features / "session", "SELECT n_events FROM {}") == 20_000
 
 
-def test_tables_of_midnights_are_the_same_in_any_number_of_buckets(tmp_path, monkeypatch):
-    data = Settings(data=tmp_path, threads=1)
-    events = [
-        event(f"u{i % 4}", i * 7 * HOUR, "view", f"i{i % 9}", category="c1") for i in range(60)
-    ]
+@how(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(histories(), st.integers(1, 13), st.integers(1, 9))
+def test_tables_are_the_same_in_any_number_of_buckets(tmp_path_factory, events, bucket, span):
+    """Log-ins link visitors to shoppers, some of them in a row: no bucket parts them."""
+    data = Settings(data=tmp_path_factory.mktemp("buckets"), threads=1)
     publish(data, events)
     build(data)
-    names = ["item", "category"]
-    wanted = {name: manifest(data.features / name) for name in names}
-    for events_in_one in (1, 13):
-        monkeypatch.setattr("nextbuy.tables.BUCKET_EVENTS", events_in_one)
-        for name in names:
-            (data.features / name).unlink()
-        build_features(data, lambda *_: None, names)
-        assert {name: manifest(data.features / name) for name in names} == wanted
+    wanted = {table.name: manifest(data.features / table.name) for table in TABLES}
+    for name in wanted:
+        (data.features / name).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nextbuy.buckets.BUCKET_EVENTS", bucket)
+        patch.setattr("nextbuy.target.SPAN_ROWS", span)
+        build_features(data, lambda *_: None)
+    assert {name: manifest(data.features / name) for name in wanted} == wanted
+
+
+def test_a_visitor_of_a_visitor_is_in_their_bucket(tmp_path, monkeypatch):
+    """Ann was anonymous before she was Bob's guest: three ids, one circle, whatever the hash."""
+    data = Settings(data=tmp_path, threads=1)
+    chains = [
+        [
+            event(f"guest{n}", 0, "view", "i1", source_session_id=f"s{n}"),
+            event(f"ann{n}", HOUR, "view", "i2", source_session_id=f"t{n}"),
+            event(f"bob{n}", 2 * HOUR, "login", None, source_session_id=f"t{n}"),
+            event(f"ann{n}", 3 * HOUR, "login", None, source_session_id=f"s{n}"),
+            event(f"ann{n}", 4 * HOUR, "view", "i3"),
+            event(f"bob{n}", 5 * HOUR, "view", "i2"),
+        ]
+        for n in range(8)
+    ]
+    publish(data, [e for chain in chains for e in chain])
+    build(data)
+    linked = "SELECT max(n_sessions) FROM {} WHERE user_id LIKE '%s%%'"
+    assert one(data.features / "user", linked % "ann") == 4  # hers, and the guest's
+    assert one(data.features / "user", linked % "bob") == 5  # his, and hers before he logged in
+    wanted = {table.name: manifest(data.features / table.name) for table in TABLES}
+    for name in wanted:
+        (data.features / name).unlink()
+    monkeypatch.setattr("nextbuy.buckets.BUCKET_EVENTS", 3)
+    build_features(data, lambda *_: None)
+    assert {name: manifest(data.features / name) for name in wanted} == wanted
 
 
 def test_a_half_written_day_is_named_and_the_last_good_tables_stay(tmp_path):

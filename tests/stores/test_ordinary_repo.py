@@ -121,7 +121,9 @@ def feast(folder, *command):
 def use(folder, now, monkeypatch):
     """What a tutorial does, and what came out."""
     monkeypatch.chdir(folder)  # stock reads a relative path from the folder it is called in
-    monkeypatch.delitem(sys.modules, "definitions", raising=False)
+    # Feast imports it by this name: neither another repo's module here, nor this one afterwards.
+    monkeypatch.setitem(sys.modules, "definitions", None)
+    del sys.modules["definitions"]
     monkeypatch.syspath_prepend(folder)  # another repo's folder may be on the path before
     feast(folder, "apply")
     listed = feast(folder, "feature-views", "list")
