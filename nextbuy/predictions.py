@@ -74,7 +74,8 @@ def prediction_parts(
     )
     held: list[pa.RecordBatch] = []
     for batch in scanned:
-        held.append(batch)
+        if batch.num_rows:
+            held.append(batch)
         if sum(one.num_rows for one in held) >= rows:
             yield pa.Table.from_batches(held, PREDICTION_SCHEMA)
             held = []

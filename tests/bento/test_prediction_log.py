@@ -134,10 +134,10 @@ def test_files_lie_by_day_and_the_reader_takes_a_half_open_range(settings):
 
 
 def test_the_log_comes_in_parts_and_without_what_is_not_asked_for(settings):
-    log = Tally().log(settings, max_rows=3)
     for number in range(9):
+        log = Tally().log(settings)
         log.put(scored(f"r{number}", at=NOON + timedelta(hours=2 * number)))
-    log.close()
+        log.close()
     whole = read_predictions(settings)
     parts = list(prediction_parts(settings, rows=4))
     assert len(parts) > 2
