@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.metrics import average_precision_score
 
-from monitoring.weeks import weeks
+from monitoring import reports
+from monitoring.weeks import WEEK, weeks
+from nextbuy.settings import Settings
 
 TOP = 0.05
 BINS = 10
@@ -95,6 +98,24 @@ def by_week(
             }
         )
     return found
+
+
+def unsettled_since(settings: Settings) -> datetime | None:
+    """The Monday from which on outcomes of served predictions can still move; None: all of them.
+
+    A week that was over, and measured with every outcome known, stays as it was measured.
+    """
+    kept = sorted(reports.folder(settings, reports.PERFORMANCE).glob("*.parquet"))
+    if not kept:
+        return None
+    rows = pq.read_table(kept, filters=[("origin", "=", "served")]).to_pandas()
+    last = rows.sort_values("measured_at").groupby("week").tail(1)
+    is_over = last["week"] + WEEK <= last["measured_at"]
+    is_known = (last["open"] + last["censored"] == 0) & (last["state"] != "estimated")
+    is_settled = zip(last["week"], is_over & is_known, strict=True)
+    moments = {week.to_pydatetime(): bool(settled) for week, settled in is_settled}
+    moving = [week for week, settled in moments.items() if not settled]
+    return min(moving) if moving else max(moments) + WEEK if moments else None
 
 
 def measure(

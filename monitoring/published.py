@@ -1,7 +1,8 @@
 """Checks everything that is published, or about to be, each table by its own suite."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
@@ -21,12 +22,15 @@ from nextbuy.settings import Settings
 from nextbuy.storage import Version, files, manifest, require
 from nextbuy.target import Gate
 
+PREDICTION_DAYS = 7
+"""Newest days of the prediction log that are checked: earlier runs checked the days before."""
+
 
 class Suite(NamedTuple):
     """The rules of one table that is there."""
 
     table: str
-    files: str
+    files: str | Sequence[Path]
     rules: list[Rule]
 
 
@@ -61,9 +65,11 @@ def suites(settings: Settings, config: MonitoringConfig, now: datetime) -> Itera
                 rules = _rules(settings, table.name, found.info, events.rows)
                 if rules:
                     yield Suite(table.name, files(table), rules)
-    complete = "day=*/[!.]*.parquet"  # a file being written is hidden, but not from DuckDB's star
-    if any(settings.predictions.glob(complete)):
-        yield Suite("predictions", f"{settings.predictions}/{complete}", prediction_rules(now))
+    complete = "[!.]*.parquet"  # a file being written is hidden, but not from DuckDB's star
+    days = sorted({file.parent for file in settings.predictions.glob(f"day=*/{complete}")})
+    if days:
+        newest = [day / complete for day in days[-PREDICTION_DAYS:]]
+        yield Suite("predictions", newest, prediction_rules(now))
 
 
 def staged_gate(settings: Settings) -> Gate:

@@ -25,7 +25,7 @@ from monitoring.drift import PREDICTION, TARGET, drift_rows, series, write_page
 from monitoring.latency import SERVICE, scrape
 from monitoring.outcomes import judged
 from monitoring.parity import parity as compare_live
-from monitoring.performance import by_week
+from monitoring.performance import by_week, unsettled_since
 from monitoring.profile import anomalies, daily_profile
 from monitoring.versions import versions
 from monitoring.weeks import ripe_weeks, weeks
@@ -153,9 +153,12 @@ def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bo
 
 def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: datetime) -> Looked:
     """Performance of what was answered over HTTP, and skew of its vectors against history's."""
-    log = _answers(settings, None, JUDGED)
+    since = unsettled_since(settings)
+    log = _answers(settings, since, JUDGED)
     if log.num_rows == 0:
-        yield "No prediction was served yet. Serve some: nextbuy serve"
+        yield f"No prediction was served {f'since {since:%Y-%m-%d}' if since else 'yet'}. " + (
+            "Serve some: nextbuy serve"
+        )
         return
     labels = require(settings.labels, "nextbuy sessionize")
     horizon = timedelta(days=int(labels.info["labels"]["horizon_days"]))

@@ -56,12 +56,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def spoiled(shop: Settings, table: str, change: str, where: str, target: Path) -> set[str]:
     """The blocking rules that break when `change` is made in the rows `where`."""
     suite = next(suite for suite in suites(shop, CONFIG, NOW) if suite.table == table)
+    given = [suite.files] if isinstance(suite.files, str) else list(map(str, suite.files))
     column = change.split(" AS ")[-1]
     new = change.removesuffix(f" AS {column}")
     with duckdb_engine(shop) as engine:
         engine.execute(
             f"COPY (SELECT * REPLACE (CASE WHEN {where} THEN {new} ELSE {column} END AS {column}) "
-            f"FROM (SELECT *, row_number() OVER () AS nr FROM read_parquet('{suite.files}', "
+            f"FROM (SELECT *, row_number() OVER () AS nr FROM read_parquet({given}, "
             f"hive_partitioning = false))) TO '{target}/with_nr.parquet'"
         )
         engine.execute(

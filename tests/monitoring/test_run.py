@@ -1,9 +1,14 @@
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from small_events import month, publish
 from test_published import predictions
 
+from monitoring import reports
+from monitoring.performance import unsettled_since
 from monitoring.run import monitor, newest_event
 from nextbuy.labels import LabelConfig
 from nextbuy.predictions import write_predictions
@@ -52,3 +57,29 @@ def test_a_spoiled_state_file_is_no_green_light(shop):
     assert report.exit_code == 1
     assert "alerts.json is spoiled" in str(report)
     (shop.reports / "alerts.json").unlink()
+
+
+def test_a_week_whose_outcomes_are_known_is_measured_once(tmp_path):
+    settings = Settings(data=tmp_path, memory_limit="1GB", threads=1)
+    publish(month(days=40, per_day=300), settings)
+    build_sessions(settings, SessionConfig(), lambda *_: None)
+    build_labels(settings, LabelConfig(horizon_days=3), lambda *_: None)
+    mondays = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 8, 15)]
+    last = datetime(2024, 2, 9, 12, tzinfo=UTC)
+    for number, moment in enumerate([*mondays, last]):
+        asked = predictions()
+        times = pa.array([moment + timedelta(hours=1)] * len(asked), pa.timestamp("us", "UTC"))
+        for name in ("predicted_at", "read_at"):
+            asked = asked.set_column(asked.column_names.index(name), name, times)
+        write_predictions(settings, asked, "test", number)
+    assert unsettled_since(settings) is None
+    monitor(settings, newest_event(settings), pages=False)
+    assert unsettled_since(settings) == datetime(2024, 2, 5, tzinfo=UTC)
+    monitor(settings, newest_event(settings), pages=False)
+    first, second = (
+        pq.read_table(file).filter(pc.field("origin") == "served")
+        for file in sorted(reports.folder(settings, reports.PERFORMANCE).glob("*.parquet"))
+    )
+    assert first["week"].to_pylist() == [*mondays, datetime(2024, 2, 5, tzinfo=UTC)]
+    assert second.drop_columns("measured_at") == first[3:].drop_columns("measured_at")
+    assert "estimated" not in first["state"].to_pylist()[:3]
