@@ -4,14 +4,17 @@ The keys of a table do not know of each other, but for shoppers and the visitors
 links to them: those go into one bucket together.
 """
 
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import duckdb
 
 from nextbuy.features import FeatureTable
 from nextbuy.increment import find_links, session_event_columns
 from nextbuy.settings import Settings
-from nextbuy.storage import Manifest, read_days
+from nextbuy.storage import Manifest, read_days, workplace
 
 BUCKET_EVENTS = 2_000_000
 """A table is computed for so many events' worth of keys at a time: its rows are wide, and windows
@@ -21,23 +24,35 @@ over spilled rows took more than half of a whole build."""
 class Buckets:
     """Shows an engine the published sessions, one bucket of a table's keys at a time.
 
-    They are parted into files below `folder`, once for all tables of shoppers.
+    They are parted once for all tables of shoppers, into files that go when the block ends.
     """
 
     def __init__(
-        self,
-        engine: duckdb.DuckDBPyConnection,
-        settings: Settings,
-        sessions: Manifest,
-        folder: Path,
+        self, engine: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest
     ) -> None:
-        self._engine, self._sessions, self._folder = engine, sessions, folder
+        self._engine, self._settings, self._sessions = engine, settings, sessions
         self._rows = read_days(settings.sessions, sessions.days)
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @cached_property
+    def _folder(self) -> Path:
+        busy = f"Another run is building feature tables in {self._settings.data}"
+        place = self._settings.data / "tmp" / "buckets"
+        return self._open.enter_context(workplace(place, busy))
 
     def read(self, table: FeatureTable) -> int:
         """Let `session_events` show the bucket that the variable `bucket` names.
 
         Returns how many buckets there are, for the table's keys.
+
+        Raises:
+            NextbuyError: another run has parted sessions.
         """
         count = 1 + self._sessions.rows // BUCKET_EVENTS
         columns, rows = session_event_columns(), self._rows

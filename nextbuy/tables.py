@@ -31,7 +31,7 @@ from nextbuy.labels import LabelConfig, label_rows
 from nextbuy.sessions import DAY, EVENTS, SESSION_EVENTS, SessionConfig, sessionize
 from nextbuy.settings import Settings
 from nextbuy.spark import Run
-from nextbuy.storage import Manifest, files, fingerprint, manifest, read_days, require, workplace
+from nextbuy.storage import Manifest, files, fingerprint, manifest, read_days, require
 from nextbuy.target import Done, Gate, Target
 
 CODE = Path(__file__).parent
@@ -134,18 +134,13 @@ def build_features(
         gate: called before each table is published.
 
     Raises:
-        NextbuyError: there are no sessions yet, another run builds feature tables, or the gate
+        NextbuyError: there are no sessions yet, another run builds large tables, or the gate
             keeps a table out; those before it are published then.
     """
     sessions = require(settings.sessions, "nextbuy sessionize")
     newest_us = sessions.info["newest_us"]
-    busy = f"Another run is building feature tables in {settings.data}"
-    with (
-        workplace(settings.data / "tmp" / "buckets", busy) as folder,
-        duckdb_engine(settings) as engine,
-    ):
+    with duckdb_engine(settings) as engine, Buckets(engine, settings, sessions) as buckets:
         changes = _Changes(engine, settings, sessions)
-        buckets = Buckets(engine, settings, sessions, folder)
         for table in feature_tables(sessions):
             if only and table.name not in only:
                 continue
