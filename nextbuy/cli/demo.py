@@ -8,6 +8,7 @@ import typer
 
 from nextbuy.cli import data, model, online, watch
 from nextbuy.cli.app import app, console, quiet_libraries, stage
+from nextbuy.cli.config import ConfigFile
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
 
@@ -22,10 +23,12 @@ def demo(
     ] = None,
     shoppers: Annotated[int, typer.Option(help="Size of the simulated shop.")] = 2200,
     days: Annotated[int, typer.Option(help="Days of the simulated shop.")] = 180,
+    config: ConfigFile = None,
 ) -> None:
     """Run the whole chain: from a log to a served prediction.
 
-    A log of your own gets a data folder of its own, `data/SOURCE`, unless NEXTBUY_DATA is set.
+    A log of your own gets a data folder of its own, `data/SOURCE`, unless NEXTBUY_DATA is set, and
+    the settings of `configs/SOURCE.yaml`, where there is one, unless --config names a file.
 
     Example: `nextbuy demo --source taobao --log 'UserBehavior.csv.gz'`
     """
@@ -36,8 +39,9 @@ def demo(
     if log and "NEXTBUY_DATA" not in os.environ:
         os.environ["NEXTBUY_DATA"] = str(PROJECT / "data" / name)
     settings = Settings()
-    config = PROJECT / "configs" / f"{name}.yaml"
-    config_file = config if config.exists() else None
+    own = PROJECT / "configs" / f"{name}.yaml"
+    if config is None and own.exists():
+        config = own
 
     if log is None:
         with stage("simulate a shop"):
@@ -46,19 +50,19 @@ def demo(
         logs = log or [f"{settings.raw / data.SIMULATED}/*.parquet"]
         data.ingest(logs, source, replace=log is None)
     with stage("sessions and labels"):
-        data.sessionize(config_file)
+        data.sessionize(config)
     with stage("feature tables"):
         data.features()
     with stage("feast apply"):
         online.apply()
     with stage("train XGBoost and LightGBM"):
-        model.train(config_file)
+        model.train(config)
     with stage("feast materialize to Redis"):
         online.materialize()
     with stage("serve, and ask over HTTP"):
         online.predict(_recent_shopper(settings))
     with stage("evaluate"):
-        model.evaluate(config_file)
+        model.evaluate(config)
     with stage("monitor: checks, drift, performance, alerts"):
         watch.run_monitor(watch.NEWEST, pages=False)  # `nextbuy monitor` writes the full report
     _farewell(settings)
