@@ -1,5 +1,6 @@
 """Verbs that watch: check, monitor, dashboard."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,8 +72,12 @@ def check(
             say(f"  warn  {result}")
     if docs:
         say(f"Data Docs: {write_docs(checked, settings)}")
-    what_next("nextbuy dashboard")
-    raise typer.Exit(int(any(report.blocking for report in checked)))
+    blocked = any(report.blocking for report in checked)
+    if logs and not blocked:
+        what_next(f"nextbuy ingest {shlex.join(logs)} --source {source}")
+    else:
+        what_next("nextbuy dashboard")
+    raise typer.Exit(int(blocked))
 
 
 def _check_log(logs: list[str], source: str, settings: Settings) -> "CheckReport":
@@ -104,7 +109,8 @@ def _check_log(logs: list[str], source: str, settings: Settings) -> "CheckReport
             for refused in aside.quarantine.glob("*"):
                 shutil.rmtree(settings.quarantine / refused.name, ignore_errors=True)
                 shutil.copytree(refused, settings.quarantine / refused.name)
-    say(told(report))
+    for line in told(report).splitlines():
+        say(line)
     return checked[0]
 
 
