@@ -27,8 +27,9 @@ def demo(
 ) -> None:
     """Run the whole chain: from a log to a served prediction.
 
-    A log of your own gets a data folder of its own, `data/SOURCE`, unless NEXTBUY_DATA is set, and
-    the settings of `configs/SOURCE.yaml`, where there is one, unless --config names a file.
+    A log of your own gets a data folder of its own, `data/NAME` for --source NAME, unless
+    NEXTBUY_DATA is set; and the settings of `configs/NAME.yaml`, where there is one, unless
+    --config names a file.
 
     Example: `nextbuy demo --source taobao --log 'UserBehavior.csv.gz'`
     """
