@@ -15,8 +15,9 @@ def test_it_is_stored_without_outputs():
 
 def test_it_runs_from_top_to_bottom(shop, monkeypatch):
     folder, env = shop
-    for name in ("NEXTBUY_DATA", "BENTOML_HOME", "PATH"):
+    for name in ("BENTOML_HOME", "PATH"):
         monkeypatch.setenv(name, env[name])
+    monkeypatch.setenv("NEXTBUY_DATA", str(folder / "walkthrough"))  # it begins with a new shop
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(folder)}})
     client.execute()
