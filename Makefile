@@ -89,12 +89,12 @@ audit: $(READY)
 # Plants every fault, runs 20 clean months day by day, and writes docs/monitoring-faults.md
 # (half an hour).
 monitoring-faults: $(READY)
-	$(BIN)/python tests/monitoring/faults.py
+	$(BIN)/python -m tests.monitoring.faults
 
 # Pictures of the dashboard for the docs, from the data folder (NEXTBUY_DATA) after `make demo` and
 # `nextbuy monitor`, with a running `nextbuy serve`.
 dashboard-pictures: $(READY)
-	$(BIN)/python tests/monitoring/browser.py
+	$(BIN)/python -m tests.monitoring.browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

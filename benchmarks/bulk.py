@@ -22,14 +22,14 @@ import pyarrow as pa
 from feast import FeatureStore
 
 from benchmarks import report
+from bento.bulk import as_of_newest, latest_items, pairs_query, score
 from bento.export import export_champion
-from bento.features import bind
 from bento.model import Model
-from bento.score import as_of_newest, latest_items, pairs_query, score
-from nextbuy.cli.online import apply
-from nextbuy.engine import duckdb_engine
+from bento.reader import bind
+from nextbuy.cli.serving import apply
+from nextbuy.connection import duckdb_engine
 from nextbuy.settings import Settings
-from nextbuy.storage import files, new_version, require
+from nextbuy.versioned_table import files, new_version, require
 
 TIMES = 60
 

@@ -57,7 +57,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 def floor(given: argparse.Namespace) -> dict[str, Any]:
     from monitoring.suites.events import EventBounds, event_rules
-    from nextbuy.engine import duckdb_engine
+    from nextbuy.connection import duckdb_engine
     from nextbuy.settings import Settings
 
     failing = [r.failing for r in event_rules(NOW, EventBounds()) if r.failing]

@@ -24,14 +24,14 @@ import pandas as pd
 from feast import FeatureStore
 
 from benchmarks import report
-from bento.live import CURSOR
 from bento.serve import running
-from nextbuy.engine import duckdb_engine
-from nextbuy.live.compute import live_tables
-from nextbuy.live.store import COLUMNS, LiveStore, now_us
-from nextbuy.redis_server import connect, redis_lease
+from nextbuy.connection import duckdb_engine
+from nextbuy.live.event_store import COLUMNS, LiveStore, now_us
+from nextbuy.live.features import live_tables
+from nextbuy.live.worker import CURSOR
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.storage import files
+from nextbuy.stores.online.redis_server import connect, redis_lease
+from nextbuy.versioned_table import files
 
 MARK = 3_000
 """Events a second, the upper end of what Metarank publishes."""

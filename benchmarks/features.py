@@ -31,8 +31,8 @@ def counts(newest: str, windows: tuple[int | None, ...]) -> str:
 
 def self_join(given: argparse.Namespace) -> dict[str, Any]:
     """Each session end and each item's midnight joined with all events before it."""
-    from nextbuy.engine import duckdb_engine
-    from nextbuy.storage import files
+    from nextbuy.connection import duckdb_engine
+    from nextbuy.versioned_table import files
 
     settings = Settings(data=Path(given.folder))
     windows = (None, 1, 7, 30)
@@ -68,7 +68,7 @@ def self_join(given: argparse.Namespace) -> dict[str, Any]:
 
 def ours(given: argparse.Namespace) -> dict[str, Any]:
     """The feature tables from published sessions; `--only` names some of them."""
-    from nextbuy.tables import build_features
+    from nextbuy.tables.build import build_features
 
     seconds: dict[str, float] = {}
     rows: dict[str, int] = {}
@@ -85,8 +85,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 def scan(given: argparse.Namespace) -> dict[str, Any]:
     """Every column of the sessions read once."""
-    from nextbuy.engine import duckdb_engine
-    from nextbuy.storage import files
+    from nextbuy.connection import duckdb_engine
+    from nextbuy.versioned_table import files
 
     settings = Settings(data=Path(given.folder))
     with duckdb_engine(settings) as engine:
@@ -99,8 +99,8 @@ CONTENDERS = {"ours": ours, "self_join": self_join, "scan": scan}
 
 
 def main() -> None:
-    from nextbuy.sessions import SessionConfig
-    from nextbuy.tables import build_sessions
+    from nextbuy.tables.build import build_sessions
+    from nextbuy.tables.sessions import SessionConfig
 
     given = report.arguments(folder="", only="", sizes="1000000 10000000", joined=500_000)
     if given.contender:

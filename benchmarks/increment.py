@@ -23,10 +23,10 @@ LATE = 5
 def build(settings: Settings) -> dict[str, Any]:
     """All tables: seconds of each, and what they hold."""
     from nextbuy.features import TABLES
-    from nextbuy.labels import LabelConfig
-    from nextbuy.sessions import SessionConfig
-    from nextbuy.storage import manifest
-    from nextbuy.tables import build_features, build_labels, build_sessions
+    from nextbuy.tables.build import build_features, build_labels, build_sessions
+    from nextbuy.tables.labels import LabelConfig
+    from nextbuy.tables.sessions import SessionConfig
+    from nextbuy.versioned_table import manifest
 
     seconds: dict[str, float] = {}
     last = time.perf_counter()
@@ -58,8 +58,8 @@ def increment(given: argparse.Namespace) -> dict[str, Any]:
 
 def scan(given: argparse.Namespace) -> dict[str, Any]:
     """Every column of the events read once."""
-    from nextbuy.engine import duckdb_engine
-    from nextbuy.storage import files
+    from nextbuy.connection import duckdb_engine
+    from nextbuy.versioned_table import files
 
     settings = Settings(data=Path(given.folder) / "whole")
     with duckdb_engine(settings) as engine:

@@ -16,9 +16,9 @@ from typing import Any
 import duckdb
 
 from benchmarks import report
-from nextbuy.redis_server import connect, find_redis_server, redis_lease
 from nextbuy.settings import Settings
-from nextbuy.stores.wire import command
+from nextbuy.stores.online.redis_server import connect, find_redis_server, redis_lease
+from nextbuy.stores.online.wire import command
 
 FEATURES = 15
 BATCH = 5_000
@@ -76,7 +76,7 @@ def materialize(given: argparse.Namespace, ours: bool, packed: bool = False) -> 
         stores = {
             "offline_store": {"type": "nextbuy.stores.offline.NextbuyOfflineStore"},
             "online_store": {"type": "nextbuy.stores.online.NextbuyOnlineStore", "packed": packed},
-            "batch_engine": {"type": "nextbuy.stores.engine.NextbuyEngine"},
+            "batch_engine": {"type": "nextbuy.stores.compute_engine.NextbuyEngine"},
         }
     store = FeatureStore(
         config=RepoConfig(

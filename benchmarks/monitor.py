@@ -21,9 +21,9 @@ import pyarrow as pa
 from benchmarks import report
 from benchmarks.predict import ITEMS, bodies, load
 from bento.serve import running
-from nextbuy.predictions import read_predictions
-from nextbuy.redis_server import redis_lease
+from nextbuy.prediction_log import read_predictions
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import redis_lease
 
 ROWS = 1_000_000
 PEER_ROWS = 50_000

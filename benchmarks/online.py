@@ -17,8 +17,8 @@ import duckdb
 import numpy as np
 
 from benchmarks import report
-from nextbuy.redis_server import redis_lease
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import redis_lease
 
 FEATURES = 11  # per view, 33 in all
 USERS, ITEMS, ROWS = 200, 2_000, 50
@@ -94,7 +94,7 @@ def open_store(given: argparse.Namespace, ours: bool) -> Any:
             repo_path=folder,
             offline_store={"type": "nextbuy.stores.offline.NextbuyOfflineStore"},
             online_store=online,
-            batch_engine={"type": "nextbuy.stores.engine.NextbuyEngine"},
+            batch_engine={"type": "nextbuy.stores.compute_engine.NextbuyEngine"},
             entity_key_serialization_version=3,
         )
     )
@@ -134,14 +134,14 @@ def prepare(given: argparse.Namespace) -> dict[str, Any]:
 
 def ours(given: argparse.Namespace) -> dict[str, Any]:
     """From the request to the float32 block of shape (50, 33)."""
-    from nextbuy.stores.reader import OnlineReader
+    from nextbuy.stores.online.reader import OnlineReader
 
     reader = OnlineReader(open_store(given, ours=True), "all")
     return timed(lambda request: reader.read(request).matrix(), requests(given))
 
 
 def ours_async(given: argparse.Namespace) -> dict[str, Any]:
-    from nextbuy.stores.reader import OnlineReader
+    from nextbuy.stores.online.reader import OnlineReader
 
     reader = OnlineReader(open_store(given, ours=True), "all")
     with asyncio.Runner() as runner:
@@ -167,9 +167,9 @@ def feast(given: argparse.Namespace, with_ours: bool) -> dict[str, Any]:
 
 def bare(given: argparse.Namespace) -> dict[str, Any]:
     """The floor: the same commands, made beforehand; the replies parsed and left as they are."""
-    from nextbuy.stores.online import NextbuyOnlineStore
-    from nextbuy.stores.reader import OnlineReader
-    from nextbuy.stores.wire import wire
+    from nextbuy.stores.online.reader import OnlineReader
+    from nextbuy.stores.online.store import NextbuyOnlineStore
+    from nextbuy.stores.online.wire import wire
 
     store = open_store(given, ours=True)
     reader = OnlineReader(store, "all")

@@ -27,17 +27,17 @@ from feast import FeatureStore
 
 from benchmarks import report
 from bento.export import export_champion
-from bento.features import OnlineFeatures
 from bento.handover import ready_workers
 from bento.model import Model
+from bento.reader import OnlineFeatures
 from bento.serve import _await_ready, _stop, deployment_file, running
-from nextbuy.engine import duckdb_engine
+from nextbuy.connection import duckdb_engine
 from nextbuy.ports import free_port
-from nextbuy.redis_server import redis_lease
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.storage import files
-from nextbuy.stores.reader import OnlineReader
-from nextbuy.stores.wire import wire
+from nextbuy.stores.online.reader import OnlineReader
+from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.wire import wire
+from nextbuy.versioned_table import files
 
 ITEMS = 50
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report, shop_log
-from nextbuy.sessions import MINUTE, SessionConfig
 from nextbuy.settings import Settings
+from nextbuy.tables.sessions import MINUTE, SessionConfig
 
 GAP_US = 30 * MINUTE
 
@@ -35,8 +35,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     """The definition itself, its ids and bot flags included."""
     import ibis
 
-    from nextbuy.engine import duckdb_engine
-    from nextbuy.sessions import EVENTS, sessionize
+    from nextbuy.connection import duckdb_engine
+    from nextbuy.tables.sessions import EVENTS, sessionize
 
     sql = ibis.to_sql(sessionize(EVENTS, SessionConfig()), dialect="duckdb")
     settings = Settings(data=Path(given.folder))
@@ -57,8 +57,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 def ours_published(given: argparse.Namespace) -> dict[str, Any]:
     """`nextbuy sessionize` without the labels."""
-    from nextbuy.storage import manifest
-    from nextbuy.tables import build_sessions
+    from nextbuy.tables.build import build_sessions
+    from nextbuy.versioned_table import manifest
 
     settings = Settings(data=Path(given.folder))
     begun = time.perf_counter()

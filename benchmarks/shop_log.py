@@ -5,10 +5,10 @@ Published as ingestion would, so that every verb after it runs on them.
 
 from pathlib import Path
 
-from nextbuy.engine import duckdb_engine
+from nextbuy.connection import duckdb_engine
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
 from nextbuy.settings import Settings
-from nextbuy.storage import new_version
+from nextbuy.versioned_table import new_version
 
 DAYS = 120
 PER_SESSION = 8
@@ -78,7 +78,7 @@ def publish(
 
 def events_file(settings: Settings, target: Path) -> None:
     """The published events as one file in no useful order, for contenders that read a file."""
-    from nextbuy.storage import files
+    from nextbuy.versioned_table import files
 
     with duckdb_engine(settings) as engine:
         engine.execute(

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from benchmarks.predict import bodies, load, percentiles
 from bento.handover import ready_workers
 from bento.serve import deployment_file, running
-from nextbuy.redis_server import redis_lease
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import redis_lease
 
 CLIENTS = 8
 SHARE = 0.8

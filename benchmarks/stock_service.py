@@ -11,8 +11,8 @@ import pandas as pd
 from feast import FeatureStore, RepoConfig
 
 from bento.export import read_card
-from nextbuy.redis_server import hold
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import hold
 
 WORKERS = int(os.environ.get("STOCK_WORKERS", "1"))
 

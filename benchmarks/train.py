@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import report
 from nextbuy.features import TABLES
-from training.models import ModelConfig, contract_for, fit
+from training.boosting import ModelConfig, contract_for, fit
 from training.splits import Splits
 
 CONFIG = ModelConfig(rounds=200, patience=200)

@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from benchmarks.report import FOLDER
-from training.models import FAMILIES, ModelConfig, contract_for, fit, predict
+from training.boosting import FAMILIES, ModelConfig, contract_for, fit, predict
 
 CATEGORIES = (
     "Month", "OperatingSystems", "Browser", "Region", "TrafficType", "VisitorType", "Weekend",

@@ -9,9 +9,9 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from bento.intake import Intake, Taken
+from bento.event_writer import Intake, Taken
 from bento.settings import MAX_EVENTS
-from nextbuy.live.store import Row
+from nextbuy.live.event_store import Row
 
 GONE = "The disk does not take events: {}. Send them again later; nothing was kept."
 

@@ -16,7 +16,7 @@ from bento.deployment import Deployment
 from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL, ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import file_digest, fingerprint
+from nextbuy.versioned_table import file_digest, fingerprint
 
 CARD = "model.json"
 

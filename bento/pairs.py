@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bento.messages import PredictRequest
+from bento.schemas import PredictRequest
 
 
 @dataclass(frozen=True)

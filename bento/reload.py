@@ -71,8 +71,8 @@ def _check_contracts(settings: Settings, deployment: Deployment) -> None:
     import bentoml
     from feast import FeatureStore
 
-    from bento.features import bind
     from bento.model import Model
+    from bento.reader import bind
 
     store = FeatureStore(repo_path=str(settings.feature_repo))
     for tag in filter(None, (deployment.model, deployment.shadow)):

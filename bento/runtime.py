@@ -9,13 +9,13 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from bento.context import ContextError
-from bento.features import FeaturesAwayError, OnlineFeatures
-from bento.intake import Intake
-from bento.log import PredictionLog
-from bento.messages import Prediction, PredictRequest
+from bento.event_writer import Intake
 from bento.metrics import process_metrics
 from bento.model import Model
+from bento.overrides import ContextError
+from bento.prediction_writer import PredictionLog
+from bento.reader import FeaturesAwayError, OnlineFeatures
+from bento.schemas import Prediction, PredictRequest
 from bento.scorer import Scorer
 from bento.settings import ServiceSettings
 from bento.shadow import Shadow

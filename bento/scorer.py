@@ -10,18 +10,18 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from bento.context import Context, apply
-from bento.defaults import ItemDefaults
-from bento.features import NEVER, Block, FeaturesAwayError, OnlineFeatures
-from bento.log import PredictionLog, Scored
-from bento.messages import Prediction, PredictRequest, Reason, ScoredItem
+from bento.explanations import Explainer
+from bento.fallback import ItemDefaults
 from bento.metrics import Metrics
 from bento.model import Model
+from bento.overrides import Context, apply
 from bento.pairs import Pairs, pairs_of, ranked
-from bento.reasons import Explainer
+from bento.prediction_writer import PredictionLog, Scored
+from bento.reader import NEVER, Block, FeaturesAwayError, OnlineFeatures
+from bento.schemas import Prediction, PredictRequest, Reason, ScoredItem
 from bento.settings import EXPLAINED, ServiceSettings
 from bento.shadow import Shadow
-from nextbuy.stores.block import EPOCH, MICROSECOND
+from nextbuy.stores.online.block import EPOCH, MICROSECOND
 
 STAGES = ("features", "model", "reasons", "total")
 NO_MOMENT = NEVER.astype(np.int64).item()

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from bento.deployment import deployed
-from bento.guard import Guard
 from bento.handover import Handover
 from bento.image import image
-from bento.messages import BatchRequest, BatchResponse, Prediction, PredictRequest
-from bento.pages import pages
+from bento.middleware import Guard
+from bento.routes import pages
+from bento.schemas import BatchRequest, BatchResponse, Prediction, PredictRequest
 from bento.settings import ServiceSettings
 from nextbuy.errors import NextbuyError
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bento.context import Context, apply
-from bento.features import FeaturesAwayError, OnlineFeatures
-from bento.log import PredictionLog, Scored
-from bento.messages import Prediction, PredictRequest
 from bento.metrics import Metrics
 from bento.model import Model
+from bento.overrides import Context, apply
 from bento.pairs import Pairs, ranked
+from bento.prediction_writer import PredictionLog, Scored
+from bento.reader import FeaturesAwayError, OnlineFeatures
+from bento.schemas import Prediction, PredictRequest
 
 WAITING = 1_000
 """Calls that wait to be scored; what comes on top is left out and counted."""

@@ -47,7 +47,7 @@ bentoml containerize "$tag" --backend buildah --image-tag "$name"
 
 echo "== Redis with the feature values, and a data folder for the container"
 export REDIS_URL=unix://$work/redis.sock
-"$(python -c 'from nextbuy.redis_server import find_redis_server as f; print(f())')" \
+"$(python -c 'from nextbuy.stores.online.redis_server import find_redis_server as f; print(f())')" \
   --port 0 --unixsocket "$work/redis.sock" --unixsocketperm 777 --save '' > "$work/redis.log" &
 redis=$!
 until [ -S "$work/redis.sock" ]; do sleep 0.1; done

@@ -26,9 +26,10 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Bool, FeastType, Float64, Int64, String
 
 from nextbuy.contract import FEATURE_SERVICE
-from nextbuy.features import TABLES, Feature, FeatureTable, at_request
+from nextbuy.features import TABLES, Feature, FeatureTable
+from nextbuy.features import request_features as at_request
 from nextbuy.settings import Settings
-from nextbuy.storage import manifest
+from nextbuy.versioned_table import manifest
 
 SETTINGS = Settings()
 
@@ -132,8 +133,10 @@ request = RequestSource(
     mode="python",  # a tenth of what pandas takes on the few rows of a request
 )
 def at_request_view(inputs: dict[str, Any]) -> dict[str, Any]:
-    """See `nextbuy.features.at_request`."""
-    from nextbuy.features.at_request import at_request  # Feast keeps this function by its text
+    """See `nextbuy.features.request_features`."""
+    from nextbuy.features.request_features import (
+        at_request,  # Feast keeps this function by its text
+    )
 
     return at_request(inputs)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generators.catalogue import Catalogue
-from generators.shelf import Shelf
+from generators.daily_offer import Shelf
 from generators.shoppers import Shoppers
 
 BASE = -7.05

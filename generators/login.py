@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from generators.clicks import VIEW, Clicks
 from generators.config import SECOND, ShopConfig
-from generators.looks import Looks
+from generators.interactions import Looks
 from generators.truth import TruthRows
 
 Ints = NDArray[np.int64]

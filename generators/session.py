@@ -9,8 +9,8 @@ from generators.browse import choose, discover
 from generators.clicks import ADD, LOGIN, PURCHASE, REMOVE, SCROLL, VIEW, Clicks, timed
 from generators.config import DAY, SECOND, ShopConfig
 from generators.intent import WANT_DAYS, InMind, World, purchase_probability, wallet_after
+from generators.interactions import Looks, look, remember
 from generators.login import identify, prelude
-from generators.looks import Looks, look, remember
 from generators.state import NEVER, Minds, State
 from generators.truth import Score, TruthRows, next_session_buys
 from generators.visits import returns

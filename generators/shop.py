@@ -13,15 +13,15 @@ from generators.bots import crawl
 from generators.catalogue import stock_up
 from generators.clicks import LOGIN, Clicks
 from generators.config import DAY, MAX_AWAY, ShopConfig
+from generators.daily_offer import plan
 from generators.intent import World
 from generators.noise import arrivals
 from generators.session import hold_sessions, score_ripe
-from generators.shelf import plan
 from generators.shoppers import gather
 from generators.state import Minds, State
 from generators.truth import Score
 from generators.writer import DayFiles, event_table, replaced, truth_table
-from nextbuy.storage import fingerprint, new_version
+from nextbuy.versioned_table import fingerprint, new_version
 
 __all__ = ["ShopConfig", "SimulationSummary", "inputs", "open_shop", "simulate"]
 
@@ -84,7 +84,7 @@ def simulate(
     Args:
         config: the shop.
         log_folder: becomes `arrival=YYYY-MM-DD.parquet` files.
-        truth_folder: becomes a table that `nextbuy.storage` knows how to read.
+        truth_folder: becomes a table that `nextbuy.versioned_table` knows how to read.
         progress: called with (days done, all days) after each day.
 
     Raises:

@@ -15,7 +15,7 @@ from generators.config import DAY
 from generators.intent import World
 from generators.truth import TruthRows
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.storage import ROW_GROUP
+from nextbuy.versioned_table import ROW_GROUP
 
 TRUTH_SCHEMA = pa.schema(
     [

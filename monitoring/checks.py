@@ -25,13 +25,13 @@ import nextbuy.telemetry  # noqa: F401  # before Great Expectations looks at the
 from monitoring import reports
 from monitoring.bounds import Severity
 from monitoring.config import MonitoringConfig, load_config
-from monitoring.duckdb_dialect import URL, cursors
+from monitoring.ge_duckdb import URL, cursors
 from monitoring.rules import Rule, configured
 from monitoring.suites.events import event_rules
-from nextbuy.engine import duckdb_engine
+from nextbuy.connection import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import fingerprint
+from nextbuy.versioned_table import fingerprint
 
 SAMPLE = 5
 """Rows that a result shows."""

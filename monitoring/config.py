@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from monitoring.alerts import AlertRule
 from monitoring.bounds import EventBounds, RuleOverride
 from monitoring.drift import DriftConfig
+from monitoring.event_profile import ProfileConfig
 from monitoring.performance import PerformanceConfig
-from monitoring.profile import ProfileConfig
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT
 

@@ -4,18 +4,19 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from nextbuy.engine import duckdb_engine
+from nextbuy.connection import duckdb_engine
 from nextbuy.events import EventType
-from nextbuy.sessions import SessionConfig
 from nextbuy.settings import Settings
-from nextbuy.storage import files, require
+from nextbuy.tables.sessions import SessionConfig
+from nextbuy.versioned_table import files, require
 
 
 def judged(settings: Settings, predictions: pa.Table, now: datetime) -> pa.Table:
     """Join predictions to what the shopper did in the next session.
 
-    The same question as the label's (`nextbuy.labels`), asked from the moment of the prediction:
-    does the next session start within the horizon, and does it hold a purchase of the item?
+    The same question as the label's (`nextbuy.tables.labels`), asked from the moment of the
+    prediction: does the next session start within the horizon, and does it hold a purchase of the
+    item?
 
     Args:
         settings: where the sessions are.

@@ -1,8 +1,8 @@
 """Was every vector that the service used the one training would have computed?
 
 The prediction log says what the model saw. The record of what was written to Redis
-(`nextbuy.live.rows`) is a history with two times: of what a row tells, and from when on it was
-there. The offline store joins it to the logged predictions point-in-time, with the
+(`nextbuy.live.write_history`) is a history with two times: of what a row tells, and from when on
+it was there. The offline store joins it to the logged predictions point-in-time, with the
 created-timestamp cutoff, as it does for a training set; then value is compared with value.
 
 A read and a write that overlap have no order: a value is right if it was in effect at some moment
@@ -27,14 +27,14 @@ from feast import FeatureStore, FileSource
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from nextbuy.connection import duckdb_engine
 from nextbuy.contract import ModelContract
-from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
-from nextbuy.live.rows import live_rows
-from nextbuy.live.store import LiveStore
-from nextbuy.predictions import prediction_parts
+from nextbuy.live.event_store import LiveStore
+from nextbuy.live.write_history import live_rows
+from nextbuy.prediction_log import prediction_parts
 from nextbuy.settings import Settings
-from nextbuy.stores.offline import NextbuyOfflineStore
+from nextbuy.stores.offline.store import NextbuyOfflineStore
 
 FOREVER = 2**60
 WORST = 20

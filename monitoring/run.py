@@ -17,10 +17,10 @@ from monitoring.alerts import (
 )
 from monitoring.config import MonitoringConfig, load_config
 from monitoring.notify import notify
-from monitoring.published import check_published
+from monitoring.table_checks import check_published
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import manifest
+from nextbuy.versioned_table import manifest
 
 Status = Literal["ok", "warn", "fail"]
 

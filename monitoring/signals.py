@@ -17,22 +17,22 @@ import pyarrow.compute as pc
 
 from monitoring import reports
 from monitoring.alerts import Signal
-from monitoring.backtest import scored_since, training_rows
 from monitoring.champion import named
+from monitoring.champion_scores import scored_since, training_rows
 from monitoring.checks import CheckReport
 from monitoring.config import MonitoringConfig
 from monitoring.drift import PREDICTION, TARGET, drift_rows, series, write_page
+from monitoring.event_profile import anomalies, daily_profile
 from monitoring.latency import SERVICE, scrape
+from monitoring.model_versions import versions
 from monitoring.outcomes import judged
 from monitoring.parity import parity as compare_live
 from monitoring.performance import by_week, unsettled_since
-from monitoring.profile import anomalies, daily_profile
-from monitoring.versions import versions
 from monitoring.weeks import ripe_weeks, weeks
 from nextbuy.errors import NextbuyError
-from nextbuy.predictions import read_predictions
+from nextbuy.prediction_log import read_predictions
 from nextbuy.settings import Settings
-from nextbuy.storage import files, require
+from nextbuy.versioned_table import files, require
 
 Looked = Iterator[Signal | str]
 PARITY_DAYS = timedelta(days=7)

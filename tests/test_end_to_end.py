@@ -70,11 +70,11 @@ def test_scores_early_in_a_session_see_its_first_events_alone_and_are_exact_at_i
     import numpy as np
     import pyarrow as pa
 
-    from nextbuy.engine import duckdb_engine
+    from nextbuy.connection import duckdb_engine
     from nextbuy.settings import Settings
-    from nextbuy.storage import manifest
+    from nextbuy.versioned_table import manifest
     from training.dataset import build_dataset
-    from training.prefix import KEYS, rows_after
+    from training.early_session import KEYS, rows_after
     from training.splits import SplitConfig
 
     env, _ = shop
@@ -133,8 +133,7 @@ def test_mlflow_holds_both_families_and_the_champion(shop):
 
 
 def test_every_page_of_the_dashboard_opens_in_a_browser(shop):
-    sys.path.insert(0, str(ROOT / "tests" / "monitoring"))
-    from browser import PAGES, chromium, dashboard, missing, opened
+    from tests.monitoring.browser import PAGES, chromium, dashboard, missing, opened
 
     if missing():
         pytest.skip(missing())

@@ -74,7 +74,7 @@ def test_the_jobs_that_monitor_find_the_service():
 
 
 def test_the_verbs_of_the_jobs_are_verbs():
-    from nextbuy.cli import daily, online, watch  # noqa: F401
+    from nextbuy.cli import daily  # noqa: F401
     from nextbuy.cli.app import app
 
     verbs = {c.name or c.callback.__name__ for c in app.registered_commands}

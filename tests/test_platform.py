@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from nextbuy.ports import free_port
-from nextbuy.redis_server import find_redis_server
 from nextbuy.settings import PROJECT
+from nextbuy.stores.online.redis_server import find_redis_server
 
 SERVICES = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
 BIN = Path(sys.executable).parent

@@ -7,12 +7,12 @@ from typing import Any
 
 import mlflow
 
+from nextbuy.models import registry
 from nextbuy.settings import Settings
-from training import registry
+from training.boosting import Family, score
 from training.config import TrainConfig
 from training.dataset import build_dataset, sample_of
 from training.metrics import PROBABILITY, RANKING, with_intervals
-from training.models import Family, score
 from training.train import fit_calibrated
 
 

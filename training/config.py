@@ -2,9 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from training.decisions import OfferConfig
+from nextbuy.models.economics import OfferConfig
+from training.boosting import ModelConfig
 from training.gates import GateConfig
-from training.models import ModelConfig
 from training.splits import SplitConfig
 
 

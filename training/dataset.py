@@ -12,11 +12,11 @@ from feast import FeatureStore
 from feast.errors import FeatureServiceNotFoundException
 from numpy.typing import NDArray
 
+from nextbuy.connection import duckdb_engine
 from nextbuy.contract import FEATURE_SERVICE
-from nextbuy.engine import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import files, fingerprint, require
+from nextbuy.versioned_table import files, fingerprint, require
 from training.metrics import Sample
 from training.splits import SplitConfig, Splits, split_by_time
 

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL
 from nextbuy.errors import NextbuyError
+from nextbuy.models import registry
+from nextbuy.models.economics import profit
 from nextbuy.settings import Settings
-from nextbuy.storage import fingerprint, manifest
-from training import registry
+from nextbuy.versioned_table import fingerprint, manifest
 from training.baselines import anchor_scores, logistic_scores, rule_scores
-from training.card import write_card
+from training.boosting import score
 from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
-from training.decisions import profit
+from training.early_session import value_at_prefix
 from training.metrics import (
     PROBABILITY,
     RANKING,
@@ -26,9 +27,8 @@ from training.metrics import (
     session_ranking,
     with_intervals,
 )
-from training.models import score
+from training.model_card import write_card
 from training.oracle import true_probability
-from training.prefix import value_at_prefix
 from training.sessions import session_level
 from training.slices import slices
 

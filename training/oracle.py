@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nextbuy.engine import duckdb_engine
+from nextbuy.connection import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import files, manifest
+from nextbuy.versioned_table import files, manifest
 
 
 def true_probability(settings: Settings, test: pa.Table) -> NDArray[np.float64] | None:

@@ -30,7 +30,7 @@ def plots(
         labels: of the test rows.
         scores: name -> probabilities of the test rows.
         named: the model among them.
-        curve: of `training.decisions.profit`.
+        curve: of `nextbuy.models.economics.profit`.
         shap: feature names, SHAP values and feature values of some rows, (rows, features) each.
     """
     score = scores[named]

@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict
 
 from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL, ModelContract
 from nextbuy.errors import NextbuyError
+from nextbuy.models import registry
 from nextbuy.settings import Settings
-from training import gates, registry
+from training import gates
 from training.baselines import anchor_scores, rule_scores
+from training.boosting import Booster, predict, score
 from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.gates import Gate
-from training.models import Booster, predict, score
 from training.oracle import true_probability
 
 REPLACES = "replaces"

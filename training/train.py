@@ -9,13 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import average_precision_score, log_loss
 
 from nextbuy.contract import CHALLENGER, CHAMPION, FEATURE_SERVICE, ModelContract
+from nextbuy.models import registry
+from nextbuy.models.calibration import calibrate
 from nextbuy.settings import Settings
-from nextbuy.storage import fingerprint
-from training import registry
-from training.calibration import calibrate
-from training.config import TrainConfig
-from training.dataset import Dataset
-from training.models import (
+from nextbuy.versioned_table import fingerprint
+from training.boosting import (
     FAMILIES,
     Booster,
     Family,
@@ -25,6 +23,8 @@ from training.models import (
     predict,
     score,
 )
+from training.config import TrainConfig
+from training.dataset import Dataset
 
 
 class Trained(BaseModel):

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import log_loss
 
 from nextbuy.contract import FEATURE_SERVICE
+from nextbuy.models import registry
 from nextbuy.settings import Settings
-from nextbuy.storage import fingerprint
-from training import registry
+from nextbuy.versioned_table import fingerprint
+from training.boosting import Family, ModelConfig, contract_for, fit, predict
 from training.dataset import Dataset
-from training.models import Family, ModelConfig, contract_for, fit, predict
 
 
 class Tuned(BaseModel):

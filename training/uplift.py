@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import require
+from nextbuy.versioned_table import require
+from training.boosting import Family, contract_for, fit, predict
 from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.metrics import Labels, Sample, Vector, interval, resamples
-from training.models import Family, contract_for, fit, predict
 from training.oracle import truth_of
 
 Flags = NDArray[np.bool_]

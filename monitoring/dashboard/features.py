@@ -8,7 +8,7 @@ from monitoring.dashboard.read import GOOD, page, parquet, series, show_chart
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.features import TABLES
 from nextbuy.settings import Settings
-from nextbuy.storage import manifest
+from nextbuy.versioned_table import manifest
 
 SAMPLE = 20_000
 

@@ -7,7 +7,7 @@ import streamlit as st
 from monitoring import reports
 from monitoring.config import load_config
 from monitoring.dashboard.read import BAD, GOOD, page, parquet, series, show_chart
-from monitoring.profile import MEASURES, anomalies
+from monitoring.event_profile import MEASURES, anomalies
 from nextbuy.settings import Settings
 
 HOURS = 30

@@ -5,7 +5,7 @@ import streamlit as st
 from monitoring import reports
 from monitoring.dashboard.read import json_file, page, parquet, series, show_chart
 from nextbuy.settings import Settings
-from nextbuy.storage import manifest
+from nextbuy.versioned_table import manifest
 
 ICONS = {
     "raised": ":material/notifications_active:",

@@ -12,7 +12,7 @@ from monitoring.latency import SERVICE
 from nextbuy.access import key_headers
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import manifest
+from nextbuy.versioned_table import manifest
 
 REASONS = 4
 SHOPPERS = 200

@@ -11,7 +11,7 @@ from monitoring.rules import (
     schema_types,
     shape_rules,
 )
-from nextbuy.predictions import PREDICTION_SCHEMA
+from nextbuy.prediction_log import PREDICTION_SCHEMA
 
 LOOK = "Look at the service's log; restart it with the current champion: nextbuy serve"
 

@@ -8,8 +8,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nextbuy.errors import NextbuyError
-from nextbuy.labels import LabelConfig
-from nextbuy.sessions import SessionConfig
+from nextbuy.tables.labels import LabelConfig
+from nextbuy.tables.sessions import SessionConfig
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

@@ -9,12 +9,14 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nextbuy.cli import data, live, model, online, watch
+from nextbuy.cli import data, live, model
+from nextbuy.cli import monitoring as watch
+from nextbuy.cli import serving as online
 from nextbuy.cli.app import app, quiet_libraries, say, stage, what_next
 from nextbuy.cli.config import ConfigFile
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.storage import lock
+from nextbuy.versioned_table import lock
 
 T = TypeVar("T")
 
@@ -79,7 +81,7 @@ def daily(
 def _due(settings: Settings, retrain_days: float, alerts: list[str]) -> str | None:
     """Why a new model should be trained; None where there is no reason."""
     from nextbuy.contract import CHAMPION
-    from training import registry
+    from nextbuy.models import registry
 
     champion = registry.behind(registry.client(settings), CHAMPION)
     if champion is None:

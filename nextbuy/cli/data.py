@@ -14,9 +14,9 @@ from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
-    from nextbuy.spark import Run
-    from nextbuy.storage import Version
-    from nextbuy.target import Gate
+    from nextbuy.tables.spark import Run
+    from nextbuy.tables.target import Gate
+    from nextbuy.versioned_table import Version
 
 SIMULATED = "simulated"
 SOURCES = PROJECT / "configs" / "sources"
@@ -43,7 +43,7 @@ def simulate(
     """
     from generators.shop import ShopConfig, inputs
     from generators.shop import simulate as run
-    from nextbuy.storage import manifest
+    from nextbuy.versioned_table import manifest
 
     settings = Settings()
     config = ShopConfig(
@@ -87,9 +87,9 @@ def ingest(
     Example: `nextbuy ingest log.csv.gz --source configs/sources/rees46.yaml`
     """
     quiet_libraries()
-    from nextbuy.ingest import ingest as run
-    from nextbuy.ingest import is_up_to_date
-    from nextbuy.sources import load_source
+    from nextbuy.ingest.ingest import ingest as run
+    from nextbuy.ingest.ingest import is_up_to_date
+    from nextbuy.ingest.source import load_source
 
     settings, mapping = Settings(), load_source(source_file(source))
     if is_up_to_date(logs, mapping, settings, items=items, replace=replace):
@@ -117,7 +117,7 @@ def rules_of(settings: Settings) -> "Gate":
     """What keeps out a table that breaks a blocking rule; loads the rules when there is one."""
 
     def look(version: "Version", info: dict[str, Any]) -> None:
-        from monitoring.published import staged_gate
+        from monitoring.table_checks import staged_gate
 
         staged_gate(settings)(version, info)
 
@@ -151,7 +151,7 @@ def computed_by(engine: Engine, settings: Settings) -> "Iterator[Run | None]":
     if engine is Engine.DUCKDB:
         yield None
         return
-    from nextbuy.spark import spark_engine
+    from nextbuy.tables.spark import spark_engine
 
     with spark_engine(settings) as run:
         yield run
@@ -165,7 +165,7 @@ def sessionize(config: ConfigFile = None, engine: EngineOption = Engine.DUCKDB) 
 
     Example: `nextbuy sessionize`, or `nextbuy sessionize --engine spark`
     """
-    from nextbuy.tables import build_labels, build_sessions
+    from nextbuy.tables.build import build_labels, build_sessions
 
     quiet_libraries()
     settings, run = Settings(), read_config(config)
@@ -188,7 +188,7 @@ def features(
     Example: `nextbuy features --only item`, or `nextbuy features --engine spark`
     """
     from nextbuy.features import TABLES
-    from nextbuy.tables import build_features
+    from nextbuy.tables.build import build_features
 
     quiet_libraries()
     known = [table.name for table in TABLES]

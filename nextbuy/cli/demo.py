@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from nextbuy.cli import data, model, online, watch
+from nextbuy.cli import data, model
+from nextbuy.cli import monitoring as watch
+from nextbuy.cli import serving as online
 from nextbuy.cli.app import app, console, quiet_libraries, stage
 from nextbuy.cli.config import ConfigFile
 from nextbuy.errors import NextbuyError
@@ -71,8 +73,8 @@ def demo(
 
 def _recent_shopper(settings: Settings) -> str:
     """A shopper with several items in the latest session: something to rank."""
-    from nextbuy.engine import duckdb_engine
-    from nextbuy.storage import files
+    from nextbuy.connection import duckdb_engine
+    from nextbuy.versioned_table import files
 
     with duckdb_engine(settings) as engine:
         rows = engine.execute(

@@ -53,7 +53,7 @@ def absorb() -> None:
     """
     quiet_libraries()
     from monitoring.checks import check_events, gate
-    from nextbuy.live.absorb import absorb as run
+    from nextbuy.live.merge import absorb as run
 
     settings = Settings()
     with console.status("absorbing"):
@@ -78,7 +78,7 @@ def parity(
     """
     quiet_libraries()
     from monitoring.parity import parity as run
-    from nextbuy.stores.request import utc
+    from nextbuy.stores.offline.entity_frame import utc
 
     with console.status("comparing"):
         report = run(Settings(), utc(since) if since else None)
@@ -101,7 +101,7 @@ def forget(user: Annotated[str, typer.Argument(help="The shopper's id.")]) -> No
 
     Example: `nextbuy forget u000042`
     """
-    from nextbuy.forget import forget as run
+    from nextbuy.maintenance.erase import forget as run
 
     with console.status("forgetting"):
         proof = run(Settings(), user)

@@ -12,7 +12,7 @@ from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 
 if TYPE_CHECKING:
-    from training.models import Family
+    from training.boosting import Family
 
 SHOWN = {
     "pr_auc": "PR-AUC",
@@ -136,7 +136,7 @@ def uplift(
 
 
 def _family(name: str) -> "Family":
-    from training.models import FAMILIES
+    from training.boosting import FAMILIES
 
     for family in FAMILIES:
         if family == name:

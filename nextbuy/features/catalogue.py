@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nextbuy.features import at_request
+from nextbuy.features import request_features as at_request
 from nextbuy.features.table import Feature, FeatureTable
 
 COLUMNS = ("name", "type", "meaning", "window", "unit", "source", "cold start")

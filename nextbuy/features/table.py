@@ -73,7 +73,7 @@ class FeatureTable:
         """Columns: the keys, `event_us`, then the features in order; one row per key and moment.
 
         Args:
-            session_events: the shape of `nextbuy.sessions.SESSION_EVENTS`.
+            session_events: the shape of `nextbuy.tables.sessions.SESSION_EVENTS`.
             before: keys and `carried` features as they stood when these events begin; without it,
                 these events are all there are.
             first_us: no row is stamped before it; without it, all there are.

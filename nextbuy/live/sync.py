@@ -5,12 +5,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import date
 
-from nextbuy.engine import duckdb_engine
-from nextbuy.increment import EPOCH, differing
-from nextbuy.live.store import COLUMNS, LiveStore, Row
-from nextbuy.sessions import DAY
+from nextbuy.connection import duckdb_engine
+from nextbuy.live.event_store import COLUMNS, LiveStore, Row
 from nextbuy.settings import Settings
-from nextbuy.storage import lock, manifest, read_days
+from nextbuy.tables.incremental import EPOCH, differing
+from nextbuy.tables.sessions import DAY
+from nextbuy.versioned_table import lock, manifest, read_days
 
 CHUNK = 20_000  # rows in one transaction: others may write in between
 SELECTED = ", ".join("epoch_us(event_time) AS event_us" if c == "event_us" else c for c in COLUMNS)

@@ -3,10 +3,10 @@ from contextlib import contextmanager
 import pytest
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models import ModelStore
-from small_shop import objects, rows
 
-from nextbuy.redis_server import redis_lease
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import redis_lease
+from tests.bento.small_shop import objects, rows
 
 
 @pytest.fixture(scope="module")

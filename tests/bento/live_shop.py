@@ -6,22 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
-from small_shop import register
 
-from nextbuy.cli import data, online
+from nextbuy.cli import data
+from nextbuy.cli import serving as online
 from nextbuy.contract import FEATURE_SERVICE, ModelContract
 from nextbuy.features import TABLES
-from nextbuy.sessions import SessionConfig
 from nextbuy.settings import Settings
-from nextbuy.tables import build_features, build_labels, build_sessions
+from nextbuy.tables.build import build_features, build_labels, build_sessions
+from nextbuy.tables.sessions import SessionConfig
+from tests.bento.small_shop import register
 
 
 def build(settings, shoppers=80, days=60, last=1):
     """Publish and materialize all but the `last` days of arrival; returns the files of those."""
     from generators.shop import ShopConfig, simulate
-    from nextbuy.ingest import ingest
-    from nextbuy.labels import LabelConfig
-    from nextbuy.sources import load_source
+    from nextbuy.ingest.ingest import ingest
+    from nextbuy.ingest.source import load_source
+    from nextbuy.tables.labels import LabelConfig
 
     log = settings.raw / "simulated"
     config = ShopConfig(shoppers=shoppers, items=150, days=days, seed=3)

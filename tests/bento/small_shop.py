@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 import nextbuy.telemetry  # noqa: F401
 from nextbuy.contract import CHAMPION, FEATURE_SERVICE, REGISTERED_MODEL, ModelContract
-from nextbuy.storage import new_version
+from nextbuy.versioned_table import new_version
 
 AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 BRANDS = ("acme", "zen")

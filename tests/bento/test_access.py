@@ -1,7 +1,6 @@
 import httpx
 import pytest
 from pydantic import ValidationError
-from small_shop import contract, fitted, register
 
 from bento.access import CLIENTS, Access
 from bento.client import predict
@@ -9,6 +8,7 @@ from bento.serve import running
 from bento.settings import ServiceSettings
 from monitoring.latency import scrape
 from nextbuy.errors import NextbuyError
+from tests.bento.small_shop import contract, fitted, register
 
 KEYS = ("a-key-of-the-shop", "a-key-of-the-app1", "a-key-of-the-watch")
 BODY = {"user_id": "u1", "item_ids": ["i001"]}

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_shop import contract, fitted, register
 
 from bento.serve import running
+from tests.bento.small_shop import contract, fitted, register
 
 
 @pytest.fixture(scope="module")

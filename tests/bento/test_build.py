@@ -9,13 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from small_shop import contract, fitted, register
 
 from bento.export import export_champion
 from bento.image import BASE
 from bento.serve import _stop
 from nextbuy.ports import free_port
 from nextbuy.settings import PROJECT
+from tests.bento.small_shop import contract, fitted, register
 
 BIN = Path(sys.executable).parent
 
@@ -90,7 +90,7 @@ sys.meta_path.insert(0, Hide())
 def test_the_service_loads_and_scores_with_the_packages_of_the_image_alone(champion):
     code = HIDE + (
         "import bento.service, bentoml\n"
-        "from bento.features import OnlineFeatures\n"
+        "from bento.reader import OnlineFeatures\n"
         "from bento.model import Model\n"
         "from nextbuy.settings import Settings\n"
         "stored = bentoml.models.get(sys.argv[2])\n"
@@ -106,7 +106,7 @@ def test_the_service_loads_and_scores_with_the_packages_of_the_image_alone(champ
 
 def test_the_bento_serves_from_its_own_folder(built, champion, tmp_path):
     port = free_port()
-    log = tmp_path / "bento.log"
+    log = tmp_path / "bento.prediction_writer"
     with log.open("wb") as output:
         server = subprocess.Popen(
             [BIN / "bentoml", "serve", "nextbuy:tested", "--host", "127.0.0.1",

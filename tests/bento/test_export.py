@@ -4,12 +4,12 @@ from pathlib import Path
 import bentoml
 import numpy as np
 import pytest
-from small_shop import FEATURES, contract, fitted, register
 
 from bento.export import export_champion, read_card
 from bento.model import Model
 from nextbuy.contract import Calibration
 from nextbuy.errors import NextbuyError
+from tests.bento.small_shop import FEATURES, contract, fitted, register
 
 BLOCK = np.array([[1, 2, 3, 1, np.nan], [9, 0, np.nan, 0, 8]], np.float32)
 

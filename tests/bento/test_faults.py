@@ -11,12 +11,12 @@ import httpx
 import pytest
 import redis
 from feast import FeatureStore
-from small_shop import contract, fitted, objects, register, rows
 
 from bento.serve import running
 from nextbuy.ports import free_port
-from nextbuy.redis_server import find_redis_server
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import find_redis_server
+from tests.bento.small_shop import contract, fitted, objects, register, rows
 
 SEEN = {"user_id": "u1", "item_ids": ["i003", "i008"]}
 UNSEEN = {"user_id": "u1", "item_ids": ["i060", "i061"]}

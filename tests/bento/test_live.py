@@ -6,22 +6,22 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 import httpx
-import live_shop
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from bento.live import CURSOR
 from bento.serve import running
 from generators.replay import replay
 from monitoring.parity import parity
 from nextbuy.features import TABLES
-from nextbuy.forget import forget
-from nextbuy.live.store import LiveStore
-from nextbuy.predictions import prediction_parts
-from nextbuy.redis_server import connect
+from nextbuy.live.event_store import LiveStore
+from nextbuy.live.worker import CURSOR
+from nextbuy.maintenance.erase import forget
+from nextbuy.prediction_log import prediction_parts
+from nextbuy.stores.online.redis_server import connect
+from tests.bento import live_shop
 
 
 @pytest.fixture(scope="module")

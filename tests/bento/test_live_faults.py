@@ -6,17 +6,17 @@ import threading
 import time
 from contextlib import suppress
 
-import live_shop
 import psutil
 import pyarrow.parquet as pq
-from test_live import worked_off
 
 from bento.export import export_deployment
 from bento.serve import _await_ready, _start, _stop, deployment_file
 from generators.replay import replay
 from monitoring.parity import parity
-from nextbuy.live.store import LiveStore
+from nextbuy.live.event_store import LiveStore
 from nextbuy.ports import free_port
+from tests.bento import live_shop
+from tests.bento.test_live import worked_off
 
 
 class Service:

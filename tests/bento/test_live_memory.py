@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from bento.live import Worker
-from nextbuy.cli import online
-from nextbuy.live.store import COLUMNS, now_us
-from nextbuy.redis_server import redis_lease
+from nextbuy.cli import serving as online
+from nextbuy.live.event_store import COLUMNS, now_us
+from nextbuy.live.worker import Worker
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import redis_lease
 
 SHOPPERS = 150  # in a round
 ROUNDS = 10

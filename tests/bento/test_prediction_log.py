@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from bento.log import PredictionLog, Scored
-from nextbuy.predictions import (
+from bento.prediction_writer import PredictionLog, Scored
+from nextbuy.prediction_log import (
     ORDER,
     PREDICTION_SCHEMA,
     prediction_parts,

@@ -6,13 +6,13 @@ import time
 import httpx
 import numpy as np
 import pytest
-from small_shop import FEATURES, contract, fitted, objects, register
 
 from bento.reload import reload
 from bento.serve import deployment_file, running
 from nextbuy.contract import CHALLENGER
 from nextbuy.errors import NextbuyError
-from nextbuy.predictions import read_predictions
+from nextbuy.prediction_log import read_predictions
+from tests.bento.small_shop import FEATURES, contract, fitted, objects, register
 
 BODY = {"user_id": "u1", "item_ids": ["i003", "i050"]}
 NARROW = ("item__price", "user_item__n_views")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from small_shop import FEATURES, ITEMS, contract, fitted, register
 
 from bento.serve import running
+from tests.bento.small_shop import FEATURES, ITEMS, contract, fitted, register
 
 POSTED = st.sampled_from(["/predict", "/predict_batch"])
 MANY = examples(

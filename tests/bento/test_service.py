@@ -3,12 +3,12 @@ import time
 import httpx
 import numpy as np
 import pytest
-from small_shop import AT, FEATURES, ITEMS, contract, fitted, register
 
 from bento.client import predict
 from bento.serve import running
 from nextbuy.errors import NextbuyError
-from nextbuy.predictions import read_predictions
+from nextbuy.prediction_log import read_predictions
+from tests.bento.small_shop import AT, FEATURES, ITEMS, contract, fitted, register
 
 STAMP = AT.isoformat().replace("+00:00", "Z")
 

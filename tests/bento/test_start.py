@@ -4,12 +4,12 @@ import sys
 import httpx
 import numpy as np
 import pytest
-from small_shop import FEATURES, contract, fitted, objects, register
 
-from bento.features import OnlineFeatures
+from bento.reader import OnlineFeatures
 from bento.serve import running
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT
+from tests.bento.small_shop import FEATURES, contract, fitted, objects, register
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nextbuy.redis_server import find_redis_server
 from nextbuy.settings import PROJECT
+from nextbuy.stores.online.redis_server import find_redis_server
 
 BIN = Path(sys.executable).parent
 

@@ -4,11 +4,11 @@ import ast
 import re
 
 import pytest
-from pages import LANGUAGES, PAGES, RUN, blocks, commands, elsewhere
 
 from nextbuy.cli.commands import page as commands_page
-from nextbuy.quarantine import REMEDIES
+from nextbuy.ingest.quarantine import REMEDIES
 from nextbuy.settings import PROJECT
+from tests.docs.pages import LANGUAGES, PAGES, RUN, blocks, commands, elsewhere
 
 FOLDERS = ("nextbuy", "generators", "training", "bento", "monitoring")
 
@@ -70,7 +70,9 @@ def test_the_page_of_commands_is_current():
 
 def test_the_reasons_for_quarantine_are_those_of_the_code():
     text = (PROJECT / "docs" / "sources.md").read_text()
-    said = text.split("<!-- reasons: nextbuy/quarantine.py -->")[1].split("<!-- /reasons -->")[0]
+    said = text.split("<!-- reasons: nextbuy/ingest/quarantine.py -->")[1].split(
+        "<!-- /reasons -->"
+    )[0]
     assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", said, re.MULTILINE)) == REMEDIES
 
 

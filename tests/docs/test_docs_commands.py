@@ -16,10 +16,10 @@ from contextlib import suppress
 import duckdb
 import httpx
 import pytest
-from pages import PAGES, commands, elsewhere
 
 from nextbuy.ports import free_port
-from nextbuy.redis_server import find_redis_server
+from nextbuy.stores.online.redis_server import find_redis_server
+from tests.docs.pages import PAGES, commands, elsewhere
 
 SMALLER = {
     r"(nextbuy simulate --offer-share 0.5)$": r"\1 --shoppers 400 --days 160",

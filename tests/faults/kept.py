@@ -20,9 +20,9 @@ def state():
 
 def take_in_live_events():
     """As the service would: two events of three shoppers, an hour after the newest."""
-    from nextbuy.engine import duckdb_engine
-    from nextbuy.live.store import LiveStore
-    from nextbuy.storage import files
+    from nextbuy.connection import duckdb_engine
+    from nextbuy.live.event_store import LiveStore
+    from nextbuy.versioned_table import files
 
     settings = Settings()
     with duckdb_engine(settings) as engine:
@@ -54,7 +54,7 @@ def _log(settings):
 
 
 def _tables(settings):
-    from nextbuy.storage import file_digest, manifest
+    from nextbuy.versioned_table import file_digest, manifest
 
     named = [settings.truth, settings.events, settings.sessions, settings.labels]
     found = {}
@@ -87,7 +87,7 @@ def _registry(settings):
 
 
 def _models(settings):
-    from training import registry
+    from nextbuy.models import registry
 
     if not (settings.data / "mlflow" / "mlflow.db").exists():
         return {}
@@ -108,7 +108,7 @@ def _raw(booster):
 def _redis(settings):
     import redis
 
-    from nextbuy.redis_server import redis_lease
+    from nextbuy.stores.online.redis_server import redis_lease
 
     if not settings.redis.is_dir():
         return None
@@ -152,7 +152,7 @@ def empty_redis():
     """Take everything from it, as a restart without its dump would; how many keys that was."""
     import redis
 
-    from nextbuy.redis_server import redis_lease
+    from nextbuy.stores.online.redis_server import redis_lease
 
     with redis_lease(Settings()) as url, redis.Redis.from_url(url) as client:
         count = client.dbsize()

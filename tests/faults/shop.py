@@ -1,6 +1,6 @@
 """A small shop with a day behind it, on which faults are tried."""
 
-from verbs import Verbs
+from tests.faults.verbs import Verbs
 
 CONFIG = """
 labels: {horizon_days: 4}

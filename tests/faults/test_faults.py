@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nextbuy.cli import daily
-from nextbuy.engine import duckdb_engine
+from nextbuy.connection import duckdb_engine
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.trouble import explained

@@ -10,7 +10,8 @@ part, what the undisturbed day gave.
 import random
 
 import pytest
-from shop import TOMORROW, Shop, changed
+
+from tests.faults.shop import TOMORROW, Shop, changed
 
 SEED = 7
 

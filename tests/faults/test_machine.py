@@ -10,8 +10,9 @@ import sys
 from contextlib import closing
 
 import pytest
-from shop import TOMORROW, Shop, changed
-from verbs import cannot_wall
+
+from tests.faults.shop import TOMORROW, Shop, changed
+from tests.faults.verbs import cannot_wall
 
 walls = pytest.mark.skipif(cannot_wall() is not None, reason=f"no namespaces: {cannot_wall()}")
 

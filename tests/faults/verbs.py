@@ -1,8 +1,8 @@
 """Verbs as processes of their own that can be killed, starved and walled in, many a minute.
 
-The imports of a verb take seconds. So one process pays for them (`python verbs.py`, which keeps to
-one thread) and forks for each piece of work. A piece is a list of steps, done in order in a child
-of its own: a verb's arguments, a shell command, or a function of `kept.py`.
+The imports of a verb take seconds. So one process pays for them (`python -m tests.faults.verbs`,
+which keeps to one thread) and forks for each piece of work. A piece is a list of steps, done in
+order in a child of its own: a verb's arguments, a shell command, or a function of `kept.py`.
 
 `walled="mount"` gives that child mounts of its own, `"net"` a network without any way out. Neither
 needs to be root where the kernel allows user namespaces.
@@ -53,7 +53,7 @@ class Verbs:
         whole = {k: v for k, v in os.environ.items() if k not in ALONE}
         one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-m", "tests.faults.verbs"],
             env=whole | one_thread | environment,
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -130,11 +130,11 @@ def _preload():
     import mlflow.xgboost
     from feast.cli import cli as feast
 
-    import bento.score
-    import monitoring.published
+    import bento.bulk
     import monitoring.run
-    import nextbuy.backup
-    import nextbuy.live.absorb
+    import monitoring.table_checks
+    import nextbuy.live.merge
+    import nextbuy.maintenance.backup
     from nextbuy.cli import daily
     from training import evaluate, promote, train
 
@@ -190,7 +190,7 @@ def _become(step, output, memory):
     code = 0
     try:
         if isinstance(step, dict):
-            print(json.dumps(getattr(importlib.import_module("kept"), step["call"])()))
+            print(json.dumps(getattr(importlib.import_module("tests.faults.kept"), step["call"])()))
         else:
             sys.argv = ["nextbuy", *step]
             main()

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from generators.shop import ShopConfig, SimulationSummary, open_shop, simulate
-from nextbuy import storage
+from nextbuy import versioned_table as storage
 from nextbuy.events import EVENT_SCHEMA
 
 SMALL = ShopConfig(shoppers=60, items=40, days=12, seed=3, bots=2, bot_daily_rate=0.2)

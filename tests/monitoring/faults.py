@@ -9,18 +9,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
-from small_events import publish
 
 from generators.shop import ShopConfig, simulate
 from monitoring.checks import check_events
 from monitoring.config import MonitoringConfig
-from monitoring.profile import ProfileConfig, anomalies, profile
-from monitoring.published import check_published
+from monitoring.event_profile import ProfileConfig, anomalies, profile
+from monitoring.table_checks import check_published
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.labels import LabelConfig
-from nextbuy.sessions import SessionConfig
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.tables import build_features, build_labels, build_sessions
+from nextbuy.tables.build import build_features, build_labels, build_sessions
+from nextbuy.tables.labels import LabelConfig
+from nextbuy.tables.sessions import SessionConfig
+from tests.monitoring.small_events import publish
 
 TABLE = PROJECT / "docs" / "monitoring-faults.md"
 FAULT_SEED = 3

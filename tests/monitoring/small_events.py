@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nextbuy.engine import duckdb_engine
+from nextbuy.connection import duckdb_engine
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
 from nextbuy.settings import Settings
-from nextbuy.storage import new_version
+from nextbuy.versioned_table import new_version
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(days=31)

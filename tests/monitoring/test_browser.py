@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from browser import PAGES, chromium, dashboard, missing, opened
+
+from tests.monitoring.browser import PAGES, chromium, dashboard, missing, opened
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 

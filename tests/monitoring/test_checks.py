@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from small_events import NOW, START, month, save, with_values
 
 from monitoring.checks import check_events, gate
 from monitoring.config import MonitoringConfig, load_config
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EventType
 from nextbuy.settings import Settings
+from tests.monitoring.small_events import NOW, START, month, save, with_values
 
 Spoil = Callable[[pa.Table], pa.Table]
 

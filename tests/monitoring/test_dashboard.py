@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from nextbuy.engine import duckdb_engine
+from nextbuy.connection import duckdb_engine
 from nextbuy.settings import Settings
-from nextbuy.storage import new_version
+from nextbuy.versioned_table import new_version
 
 ROOT = Path(__file__).parents[2]
 PAGES = {

@@ -6,16 +6,16 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from small_events import month, publish
 
-from monitoring.published import staged_gate
+from monitoring.table_checks import staged_gate
 from nextbuy.cli import data
 from nextbuy.errors import NextbuyError
-from nextbuy.labels import LabelConfig
-from nextbuy.sessions import SessionConfig
 from nextbuy.settings import Settings
-from nextbuy.storage import manifest
-from nextbuy.tables import build_features, build_labels, build_sessions
+from nextbuy.tables.build import build_features, build_labels, build_sessions
+from nextbuy.tables.labels import LabelConfig
+from nextbuy.tables.sessions import SessionConfig
+from nextbuy.versioned_table import manifest
+from tests.monitoring.small_events import month, publish
 
 DAYS = 8
 EVENTS = month(days=DAYS, per_day=150)

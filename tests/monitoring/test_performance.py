@@ -4,16 +4,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from small_events import START, month, publish
 
 from monitoring.outcomes import judged
 from monitoring.performance import PerformanceConfig, by_week, estimate, measure, profit_curve
-from nextbuy.engine import duckdb_engine
-from nextbuy.labels import LabelConfig
-from nextbuy.sessions import SessionConfig
+from nextbuy.connection import duckdb_engine
 from nextbuy.settings import Settings
-from nextbuy.storage import files
-from nextbuy.tables import build_labels, build_sessions
+from nextbuy.tables.build import build_labels, build_sessions
+from nextbuy.tables.labels import LabelConfig
+from nextbuy.tables.sessions import SessionConfig
+from nextbuy.versioned_table import files
+from tests.monitoring.small_events import START, month, publish
 
 CONFIG = PerformanceConfig(gain_cents=1000, contact_cents=100, min_rows=20)
 HORIZON = timedelta(days=3)

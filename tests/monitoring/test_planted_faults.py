@@ -5,7 +5,9 @@ from itertools import islice
 
 import duckdb
 import pytest
-from faults import (
+
+from nextbuy.settings import Settings
+from tests.monitoring.faults import (
     CLEAN_SEEDS,
     FAULT_SEED,
     GROSS,
@@ -16,9 +18,7 @@ from faults import (
     clean_month,
     noticed,
 )
-from faults import simulated as simulate_shop
-
-from nextbuy.settings import Settings
+from tests.monitoring.faults import simulated as simulate_shop
 
 
 @pytest.fixture(scope="module")

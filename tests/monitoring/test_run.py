@@ -4,17 +4,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from small_events import month, publish
 from test_published import predictions
 
 from monitoring import reports
 from monitoring.performance import unsettled_since
 from monitoring.run import monitor, newest_event
-from nextbuy.labels import LabelConfig
-from nextbuy.predictions import write_predictions
-from nextbuy.sessions import SessionConfig
+from nextbuy.prediction_log import write_predictions
 from nextbuy.settings import Settings
-from nextbuy.tables import build_labels, build_sessions
+from nextbuy.tables.build import build_labels, build_sessions
+from nextbuy.tables.labels import LabelConfig
+from nextbuy.tables.sessions import SessionConfig
+from tests.monitoring.small_events import month, publish
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from typing import Any
 
 import duckdb
 
-from nextbuy.ingest_report import IngestReport
+from nextbuy.ingest.report import IngestReport
+from nextbuy.ingest.source import Source
 from nextbuy.settings import Settings
-from nextbuy.sources import Source
-from nextbuy.storage import files, manifest
+from nextbuy.versioned_table import files, manifest
 
 SHOP: dict[str, Any] = {
     "name": "shop",

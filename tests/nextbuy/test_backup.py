@@ -5,11 +5,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from nextbuy.backup import backup, restore
 from nextbuy.errors import NextbuyError
-from nextbuy.live.store import LiveStore
-from nextbuy.redis_server import connect
+from nextbuy.live.event_store import LiveStore
+from nextbuy.maintenance.backup import backup, restore
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import connect
 
 
 def silent(part):

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 from feast import FeatureStore
 from test_increment import build, publish
-from test_spark import history, pytestmark  # noqa: F401 (skips without Spark, as there)
 
 from nextbuy.contract import FEATURE_SERVICE
-from nextbuy.redis_server import connect, redis_lease
 from nextbuy.settings import PROJECT, Settings
+from nextbuy.stores.online.redis_server import connect, redis_lease
+from tests.nextbuy.test_spark import history, pytestmark  # noqa: F401 (skips without Spark, as there)
 
 PROFILE = PROJECT / "configs" / "profiles" / "spark.yaml"
 PAIRS = pd.DataFrame(

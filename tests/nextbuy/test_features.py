@@ -3,15 +3,15 @@ from dataclasses import replace
 
 import ibis
 import pytest
-from histories import CONFIG, START, computed, event, histories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import Reference
 
 from nextbuy.features import TABLES, Feature
 from nextbuy.features.catalogue import catalogue
-from nextbuy.sessions import DAY, SECOND
 from nextbuy.settings import PROJECT
+from nextbuy.tables.sessions import DAY, SECOND
+from tests.nextbuy.histories import CONFIG, START, computed, event, histories
+from tests.nextbuy.reference import Reference
 
 SLOW = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -149,7 +149,7 @@ def test_names_are_unique_and_described():
 
 
 def test_declared_types_are_what_the_definitions_give():
-    from nextbuy.sessions import SESSION_EVENTS
+    from nextbuy.tables.sessions import SESSION_EVENTS
 
     for table in TABLES:
         schema = table.build(SESSION_EVENTS).schema()

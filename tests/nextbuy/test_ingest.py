@@ -17,13 +17,21 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as trial
 from hypothesis import strategies as st
-from small_log import event_rows, log, published_bytes, quarantined, query, reconciles, shop
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.ingest import ingest, is_up_to_date
-from nextbuy.settings import Settings
-from nextbuy.storage import manifest
+from nextbuy.ingest.ingest import ingest, is_up_to_date
+from nextbuy.settings import PROJECT, Settings
+from nextbuy.versioned_table import manifest
+from tests.nextbuy.small_log import (
+    event_rows,
+    log,
+    published_bytes,
+    quarantined,
+    query,
+    reconciles,
+    shop,
+)
 
 DAY_1 = (
     "ann,2024-03-01 10:00:00,pv,lamp,35.79",
@@ -422,12 +430,11 @@ def test_killed_in_the_midst_of_it(tmp_path, settings):
     before = published_bytes(settings)
     path = log(tmp_path / "2.csv", *DAY_2)
     code = f"""
-        import os, signal, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from small_log import shop
-        from nextbuy.ingest import ingest
+        import os, signal
+        from tests.nextbuy.small_log import shop
+        from nextbuy.ingest.ingest import ingest
         from nextbuy.settings import Settings
-        from nextbuy.storage import Version
+        from nextbuy.versioned_table import Version
         written = Version.write_days
         def write_and_die(*arguments):
             written(*arguments)
@@ -437,6 +444,7 @@ def test_killed_in_the_midst_of_it(tmp_path, settings):
     """
     killed = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=PROJECT,
         env={**os.environ, "NEXTBUY_DATA": str(settings.data)},
         check=False,
     )

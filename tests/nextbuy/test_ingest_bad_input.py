@@ -9,12 +9,20 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_log import HEADER, event_rows, log, quarantined, reconciles, refused_rows, shop
 
 from nextbuy.errors import NextbuyError
-from nextbuy.ingest import ingest
-from nextbuy.quarantine import REMEDIES, rules
+from nextbuy.ingest.ingest import ingest
+from nextbuy.ingest.quarantine import REMEDIES, rules
 from nextbuy.settings import Settings
+from tests.nextbuy.small_log import (
+    HEADER,
+    event_rows,
+    log,
+    quarantined,
+    reconciles,
+    refused_rows,
+    shop,
+)
 
 NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)
 GOOD = "ann,2024-03-01 10:00:00,pv,lamp,35.79"
@@ -158,7 +166,7 @@ def test_bytes_that_are_no_text(tmp_path, settings):
 
 
 def test_rows_and_files_are_told_apart_across_chunks_and_files(tmp_path, settings, monkeypatch):
-    monkeypatch.setattr("nextbuy.lines.CHUNK", 64)
+    monkeypatch.setattr("nextbuy.ingest.lines.CHUNK", 64)
     lines = [GOOD.replace("ann", f"u{i}") for i in range(50)]
     one = log(tmp_path / "1.csv", *lines, "cut")
     two = log(tmp_path / "2.csv.gz", *lines[:7], "cut", *lines)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_log import event_rows, log, quarantined, reconciles
 
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.ingest import ingest
+from nextbuy.ingest.ingest import ingest
+from nextbuy.ingest.source import load_source
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.sources import load_source
-from nextbuy.storage import manifest
+from nextbuy.versioned_table import manifest
+from tests.nextbuy.small_log import event_rows, log, quarantined, reconciles
 
 SHARED = Path(os.environ.get("NEXTBUY_SHARED_DATA", PROJECT.parent / "shared" / "data"))
 

@@ -1,11 +1,11 @@
 import duckdb
 import ibis
-from histories import CONFIG, START, _load, event, histories
 from hypothesis import given, settings
-from reference import Reference
 
-from nextbuy.labels import LabelConfig, label_rows
-from nextbuy.sessions import DAY, MINUTE, SESSION_EVENTS
+from nextbuy.tables.labels import LabelConfig, label_rows
+from nextbuy.tables.sessions import DAY, MINUTE, SESSION_EVENTS
+from tests.nextbuy.histories import CONFIG, START, _load, event, histories
+from tests.nextbuy.reference import Reference
 
 LABELS = LabelConfig(horizon_days=30)
 

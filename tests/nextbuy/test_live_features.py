@@ -3,18 +3,18 @@
 import itertools
 
 import pytest
-from histories import CONFIG, START, computed, event, histories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bento import live
-from bento.live import Worker
-from nextbuy.cli import online
-from nextbuy.live.compute import LiveFeatures, live_tables
-from nextbuy.live.store import COLUMNS, LiveStore
-from nextbuy.redis_server import redis_lease
-from nextbuy.sessions import DAY, SECOND
+from nextbuy.cli import serving as online
+from nextbuy.live import worker as live
+from nextbuy.live.event_store import COLUMNS, LiveStore
+from nextbuy.live.features import LiveFeatures, live_tables
+from nextbuy.live.worker import Worker
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.tables.sessions import DAY, SECOND
+from tests.nextbuy.histories import CONFIG, START, computed, event, histories
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
-from nextbuy.live.rows import begin_batch, end_batch, live_rows, prune
-from nextbuy.live.store import LiveStore
+from nextbuy.live.event_store import LiveStore
+from nextbuy.live.write_history import begin_batch, end_batch, live_rows, prune
 from nextbuy.settings import Settings
 
 ROWS = pa.table({"user_id": ["u1"], "n": [1]})

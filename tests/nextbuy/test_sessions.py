@@ -1,8 +1,8 @@
-from histories import CONFIG, START, event, histories, sessionized
 from hypothesis import given, settings
-from reference import Reference
 
-from nextbuy.sessions import DAY, MINUTE, SECOND
+from nextbuy.tables.sessions import DAY, MINUTE, SECOND
+from tests.nextbuy.histories import CONFIG, START, event, histories, sessionized
+from tests.nextbuy.reference import Reference
 
 
 def cuts(events):

@@ -9,8 +9,8 @@ import yaml
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
+from nextbuy.ingest.source import Source, load_source
 from nextbuy.settings import PROJECT
-from nextbuy.sources import Source, load_source
 
 SHIPPED = sorted((PROJECT / "configs" / "sources").glob("*.yaml"))
 SHOP: dict[str, Any] = {

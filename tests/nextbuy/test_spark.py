@@ -4,13 +4,13 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
-from histories import event
 from test_increment import build, publish, tables
 
-from nextbuy.sessions import DAY, HOUR, MINUTE
 from nextbuy.settings import Settings
-from nextbuy.spark import spark_engine
-from nextbuy.storage import manifest
+from nextbuy.tables.sessions import DAY, HOUR, MINUTE
+from nextbuy.tables.spark import spark_engine
+from nextbuy.versioned_table import manifest
+from tests.nextbuy.histories import event
 
 pytestmark = [
     pytest.mark.skipif(

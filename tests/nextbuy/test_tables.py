@@ -5,7 +5,6 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from histories import CONFIG, event, histories
 from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
@@ -13,12 +12,13 @@ from test_increment import build, publish
 
 from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
-from nextbuy.ingest import ingest
-from nextbuy.sessions import DAY, HOUR, SECOND, SessionConfig
+from nextbuy.ingest.ingest import ingest
+from nextbuy.ingest.source import load_source
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.sources import load_source
-from nextbuy.storage import files, manifest
-from nextbuy.tables import build_features, build_sessions
+from nextbuy.tables.build import build_features, build_sessions
+from nextbuy.tables.sessions import DAY, HOUR, SECOND, SessionConfig
+from nextbuy.versioned_table import files, manifest
+from tests.nextbuy.histories import CONFIG, event, histories
 
 SHARED = Path(os.environ.get("NEXTBUY_SHARED_DATA", PROJECT.parent / "shared" / "data"))
 LOGS = {
@@ -74,8 +74,8 @@ def test_tables_are_the_same_in_any_number_of_buckets(tmp_path_factory, events, 
     for name in wanted:
         (data.features / name).unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextbuy.buckets.BUCKET_EVENTS", bucket)
-        patch.setattr("nextbuy.target.SPAN_ROWS", span)
+        patch.setattr("nextbuy.tables.partitions.BUCKET_EVENTS", bucket)
+        patch.setattr("nextbuy.tables.target.SPAN_ROWS", span)
         build_features(data, lambda *_: None)
     assert {name: manifest(data.features / name) for name in wanted} == wanted
 
@@ -102,7 +102,7 @@ def test_a_visitor_of_a_visitor_is_in_their_bucket(tmp_path, monkeypatch):
     wanted = {table.name: manifest(data.features / table.name) for table in TABLES}
     for name in wanted:
         (data.features / name).unlink()
-    monkeypatch.setattr("nextbuy.buckets.BUCKET_EVENTS", 3)
+    monkeypatch.setattr("nextbuy.tables.partitions.BUCKET_EVENTS", 3)
     build_features(data, lambda *_: None)
     assert {name: manifest(data.features / name) for name in wanted} == wanted
 

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from nextbuy.redis_server import redis_lease
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import redis_lease
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 
 OURS = {
     "offline_store": {"type": "nextbuy.stores.offline.NextbuyOfflineStore"},
-    "batch_engine": {"type": "nextbuy.stores.engine.NextbuyEngine"},
+    "batch_engine": {"type": "nextbuy.stores.compute_engine.NextbuyEngine"},
 }
 
 

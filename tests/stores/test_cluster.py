@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 import redis
 from feast import FeatureService
-from small_repo import Repo, at, entity, times, view, write_table
 
 from nextbuy.errors import NextbuyError
-from nextbuy.redis_server import find_redis_server
-from nextbuy.stores.reader import OnlineReader
+from nextbuy.stores.online.reader import OnlineReader
+from nextbuy.stores.online.redis_server import find_redis_server
+from tests.stores.small_repo import Repo, at, entity, times, view, write_table
 
 NODES, SLOTS = 3, 16_384
 PATIENCE = 60

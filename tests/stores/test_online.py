@@ -15,10 +15,10 @@ from feast.types import Array, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
 
-from nextbuy.stores.writer import ROWS as ROWS_AT_ONCE
-from nextbuy.stores.writer import _Work
+from nextbuy.stores.online.writer import ROWS as ROWS_AT_ONCE
+from nextbuy.stores.online.writer import _Work
+from tests.stores.small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
 
 CENTURIES = datetime(1900, 1, 1), datetime(2200, 1, 1)  # noqa: DTZ001 (hypothesis wants them bare)
 OURS_ONLINE = {"type": "nextbuy.stores.online.NextbuyOnlineStore", "clock": "data"}
@@ -77,7 +77,7 @@ def test_the_same_bytes_as_stock(tmp_path, flushed, redis_socket):
     views = [entity(), every_type_view(everything(tmp_path, ROWS))]
     found = []
     for online, engine_type in (
-        (OURS_ONLINE, "nextbuy.stores.engine.NextbuyEngine"),
+        (OURS_ONLINE, "nextbuy.stores.compute_engine.NextbuyEngine"),
         (OURS_ONLINE, "local"),
         (stock_online(redis_socket), "local"),
     ):
@@ -147,7 +147,7 @@ def test_any_value_has_stock_s_bytes(tmp_path, flushed, redis_socket, rows):
     views = [key, view(path, "v", [key], schema=[Field(name="id", dtype=Int64), *wanted])]
     found = []
     for online, batch_engine in (
-        (OURS_ONLINE, {"type": "nextbuy.stores.engine.NextbuyEngine"}),
+        (OURS_ONLINE, {"type": "nextbuy.stores.compute_engine.NextbuyEngine"}),
         (stock_online(redis_socket), {"type": "local"}),
     ):
         flushed.flushall()

@@ -86,7 +86,7 @@ OURS = STOCK
 for stock_type, our_type in {
     "type: duckdb": "type: nextbuy.stores.offline.NextbuyOfflineStore",
     "type: sqlite\n  path: data/online.db": "type: nextbuy.stores.online.NextbuyOnlineStore",
-    "type: local": "type: nextbuy.stores.engine.NextbuyEngine",
+    "type: local": "type: nextbuy.stores.compute_engine.NextbuyEngine",
 }.items():
     OURS = OURS.replace(stock_type, our_type)
 

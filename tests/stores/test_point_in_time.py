@@ -16,9 +16,9 @@ from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_repo import OURS, START, Repo, at, entity, frame, times, view, write_table
 
 from nextbuy.errors import NextbuyError
+from tests.stores.small_repo import OURS, START, Repo, at, entity, frame, times, view, write_table
 
 STOCK = {"offline_store": {"type": "duckdb"}, "batch_engine": {"type": "local"}}
 pytestmark = pytest.mark.usefixtures("data_folder")

@@ -8,7 +8,8 @@ import pytest
 from feast import FileSource
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_repo import Repo, at, entity, times, view, write_table
+
+from tests.stores.small_repo import Repo, at, entity, times, view, write_table
 
 pytestmark = pytest.mark.usefixtures("data_folder")
 HOURS = st.integers(0, 12)

@@ -11,12 +11,12 @@ from feast import FeatureService, Field, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
-from small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
-from test_online import OURS_ONLINE, ROWS, every_type_view, everything, materialize
 
 from nextbuy.contract import ModelContract
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.reader import OnlineReader
+from nextbuy.stores.online.reader import OnlineReader
+from tests.stores.small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
+from tests.stores.test_online import OURS_ONLINE, ROWS, every_type_view, everything, materialize
 
 LAYOUTS = pytest.mark.parametrize("packed", [False, True], ids=["hashes", "packed"])
 

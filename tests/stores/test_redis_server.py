@@ -10,12 +10,18 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nextbuy.errors import NextbuyError
-from nextbuy.redis_server import _Server, connect, find_redis_server, redis_lease, shown
 from nextbuy.settings import Settings
+from nextbuy.stores.online.redis_server import (
+    _Server,
+    connect,
+    find_redis_server,
+    redis_lease,
+    shown,
+)
 
 USER = """
 import sys
-from nextbuy.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import redis_lease
 from nextbuy.settings import Settings
 import redis
 with redis_lease(Settings(data=sys.argv[1])) as url:
@@ -118,8 +124,9 @@ def test_child_of_a_fork_keeps_the_server_until_it_ends(settings):
 
 def test_process_that_connects_stops_the_server_when_it_exits(settings):
     code = (
-        "import sys; from nextbuy.redis_server import connect; from nextbuy.settings import "
-        "Settings; connect(Settings(data=sys.argv[1])).set('a', 1)"
+        "import sys; from nextbuy.settings import Settings; "
+        "from nextbuy.stores.online.redis_server import connect; "
+        "connect(Settings(data=sys.argv[1])).set('a', 1)"
     )
     subprocess.run([sys.executable, "-c", code, str(settings.data)], check=True)
     assert not running(settings)

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores import encode
-from nextbuy.stores.block import NEVER
-from nextbuy.stores.decode import _numbers, stamps
-from nextbuy.stores.keys import Encoder, Keys
-from nextbuy.stores.packed import packing
+from nextbuy.stores.online import encoding as encode
+from nextbuy.stores.online.block import NEVER
+from nextbuy.stores.online.decoding import _numbers, stamps
+from nextbuy.stores.online.keys import Encoder, Keys
+from nextbuy.stores.online.packed import packing
 
 KINDS = [ValueType.STRING, ValueType.INT64]
 TEXTS = st.one_of(st.text(max_size=5), st.sampled_from(["%", "%b%d", "x" * 37, "$1\r\n", "ü"]))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nextbuy.contract import Calibration, log_odds
-from training.calibration import calibrate
+from nextbuy.models.calibration import calibrate
 
 RNG = np.random.default_rng(5)
 

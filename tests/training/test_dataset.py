@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nextbuy.engine import duckdb_engine
+from nextbuy.connection import duckdb_engine
 from nextbuy.errors import NextbuyError
-from nextbuy.storage import new_version
+from nextbuy.versioned_table import new_version
 from training.dataset import build_dataset
 from training.splits import SplitConfig
 
@@ -77,8 +77,7 @@ def test_a_log_that_is_too_short_says_how_much_it_lacks(settings):
 
 
 def test_samples_tell_sessions_apart():
-    from small_dataset import dataset
-
+    from tests.training.small_dataset import dataset
     from training.dataset import sample_of
 
     part = dataset(rows=2_000).part("test")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.decisions import OfferConfig, profit
+from nextbuy.models.economics import OfferConfig, profit
 
 LABELS = np.array([1, 0, 1, 0, 0], np.int8)
 SURE = np.array([0.9, 0.5, 0.3, 0.1, 0.05])

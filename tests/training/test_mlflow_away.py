@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from small_dataset import dataset
 
 from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
+from nextbuy.models import registry
 from nextbuy.ports import free_port
-from training import registry
+from tests.training.small_dataset import dataset
+from training.boosting import ModelConfig
 from training.config import TrainConfig
-from training.models import ModelConfig
 from training.train import train
 
 FIRST = TrainConfig(model=ModelConfig(rounds=1, learning_rate=0.001, threads=1))

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score
 
-from training.models import FAMILIES, ModelConfig, contract_for, fit, predict
+from training.boosting import FAMILIES, ModelConfig, contract_for, fit, predict
 
 CONFIG = ModelConfig(rounds=60, learning_rate=0.2, column_share=1.0, threads=1)
 

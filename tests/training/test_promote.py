@@ -5,17 +5,17 @@ from datetime import timedelta
 import mlflow
 import numpy as np
 import pytest
-from small_dataset import chance, dataset
 
 from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
-from training import registry
+from nextbuy.models import registry
+from tests.training.small_dataset import chance, dataset
 from training.backtest import backtest
+from training.boosting import ModelConfig
 from training.config import TrainConfig
 from training.dataset import sample_of
 from training.evaluate import evaluate
 from training.gates import GateConfig, below_the_limit, fast, no_slice_lost
-from training.models import ModelConfig
 from training.promote import judge, promote, rollback
 from training.train import fit_calibrated, train
 

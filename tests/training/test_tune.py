@@ -1,10 +1,11 @@
 import mlflow
 import pytest
-from small_dataset import dataset
 
 from nextbuy.errors import NextbuyError
-from training import registry, tune
-from training.models import ModelConfig
+from nextbuy.models import registry
+from tests.training.small_dataset import dataset
+from training import tune
+from training.boosting import ModelConfig
 
 START = ModelConfig(rounds=25, patience=10, learning_rate=0.2, threads=1)
 

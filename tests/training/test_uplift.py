@@ -39,8 +39,7 @@ def test_weights_count_rows():
 
 
 def test_without_a_simulated_shop_the_message_says_how_to_get_one(settings):
-    from small_dataset import dataset
-
+    from tests.training.small_dataset import dataset
     from training.config import TrainConfig
     from training.uplift import uplift
 

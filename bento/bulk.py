@@ -1,0 +1,172 @@
+"""Bulk scoring: every shopper's latest items, from the offline store to Parquet.
+
+`scores/<model>-<digest>/part-0000.parquet`, a part per share of the shoppers. A part appears
+complete or not at all, and a run that was stopped goes on where it ended; `scores/latest` points
+to the last run that was finished.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import FeatureStore
+
+from bento.export import export_champion
+from bento.model import Model
+from bento.reader import bind
+from nextbuy.connection import duckdb_engine
+from nextbuy.settings import Settings
+from nextbuy.versioned_table import files, fingerprint, require
+
+SCORE_SCHEMA = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("probability", pa.float64(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # 1 is the shopper's likeliest
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("as_of", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""Arrow types of a score; a part is ordered by shopper and rank."""
+
+PART_ROWS = 2_000_000  # each part joins the whole of the feature tables
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a run of `score` left behind."""
+
+    folder: Path
+    rows: int
+    parts: int
+    scored: int
+    """Parts of this run; the others were there already."""
+
+
+def score(
+    settings: Settings,
+    progress: Callable[[int, int], None] = lambda done, parts: None,
+    part_rows: int = PART_ROWS,
+) -> Scores:
+    """Score each shopper's items of the latest session, as of the newest event.
+
+    Features come point-in-time from the offline store, so the result does not depend on Redis; the
+    same model and tables give the same folder and the same bytes.
+
+    >>> score(Settings()).rows
+    48213
+
+    Args:
+        settings: where the feature tables are and the scores go.
+        progress: told how many parts of how many are done.
+        part_rows: about how many pairs a part holds.
+
+    Raises:
+        NextbuyError: there is no champion or no feature table, or they do not fit each other.
+    """
+    tag = export_champion(settings)
+    model = Model(tag, Path(bentoml.models.get(tag).path), threads=os.cpu_count() or 1)
+    store = FeatureStore(repo_path=str(settings.feature_repo))
+    bound = bind(store, model.contract)
+    names = ["recent_items", *(view.name for view in bound.views)]
+    tables = [require(settings.features / n, "nextbuy features").fingerprint for n in names]
+    as_of = as_of_newest(settings)
+    latest = latest_items(settings, as_of)
+    with duckdb_engine(settings) as engine:
+        query = f"SELECT coalesce(sum(len(item_ids)), 0)::BIGINT FROM ({latest})"
+        ((pairs,),) = engine.execute(query).fetchall()
+    parts = max(1, -(-pairs // part_rows))
+    digest = fingerprint(tag, tables, as_of, parts)[:12]
+    folder = settings.data / "scores" / f"{tag.split(':')[1]}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    scored = 0
+    for part in range(parts):
+        file = folder / f"part-{part:04}.parquet"
+        if not file.exists():
+            job = store.get_historical_features(
+                entity_df=pairs_query(latest, as_of, part, parts),
+                features=bound.service,
+                full_feature_names=True,
+                filter_by_created_timestamp=True,
+            )
+            aside = file.with_suffix(".writing")
+            pq.write_table(_scores(job, model, as_of), aside, compression="zstd")
+            aside.rename(file)
+            scored += 1
+        progress(part + 1, parts)
+    _point(folder)
+    rows = sum(pq.read_metadata(f).num_rows for f in folder.glob("part-*.parquet"))
+    return Scores(folder, rows, parts, scored)
+
+
+def as_of_newest(settings: Settings) -> datetime:
+    """The time of the newest event.
+
+    Raises:
+        NextbuyError: there are no sessions.
+    """
+    newest = require(settings.sessions, "nextbuy sessionize").info["newest_us"]
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=newest)
+
+
+def latest_items(settings: Settings, as_of: datetime) -> str:
+    """The query for each shopper's items of the latest session."""
+    return (
+        "SELECT user_id, arg_max(item_ids, event_timestamp) AS item_ids "
+        f"FROM read_parquet('{files(settings.features / 'recent_items')}') "
+        f"WHERE event_timestamp <= TIMESTAMPTZ '{as_of.isoformat()}' GROUP BY user_id"
+    )
+
+
+def pairs_query(latest: str, as_of: datetime, part: int, parts: int) -> str:
+    """The query for one part's pairs, with the moment they are asked for."""
+    # By md5 and not hash(): the parts of a stopped run must be the same with another DuckDB.
+    share = f"('0x' || substr(md5(user_id), 1, 8))::UBIGINT % {parts} = {part}"
+    return (
+        f"SELECT user_id, unnest(item_ids) AS item_id, "
+        f"TIMESTAMPTZ '{as_of.isoformat()}' AS event_timestamp FROM ({latest}) WHERE {share}"
+    )
+
+
+def _scores(job: Any, model: Model, as_of: datetime) -> pa.Table:
+    """Score a retrieval batch by batch; its features are never held as a whole."""
+    reader = job.to_reader(ordered=False)
+    keys = [reader.schema.empty_table().select(["user_id", "item_id"])]
+    probabilities = [np.empty(0)]
+    for batch in reader:
+        table = pa.Table.from_batches([batch])
+        keys.append(table.select(["user_id", "item_id"]))
+        if len(table):
+            probabilities.append(model.booster.predict(model.contract.matrix(table)))
+    rows = pa.concat_tables(keys).append_column(
+        "probability", pa.array(np.concatenate(probabilities))
+    )
+    rows = rows.sort_by(
+        [("user_id", "ascending"), ("probability", "descending"), ("item_id", "ascending")]
+    )
+    users = rows["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.flatnonzero(np.diff(users, prepend=-1))  # where each shopper begins
+    place = np.arange(len(rows)) - np.repeat(first, np.diff(first, append=len(rows))) + 1
+    columns = {
+        "rank": pa.array(place, pa.int32()),
+        "model": pa.repeat(model.tag, len(rows)),
+        "as_of": pa.repeat(pa.scalar(as_of, SCORE_SCHEMA.field("as_of").type), len(rows)),
+    }
+    for name, column in columns.items():
+        rows = rows.append_column(name, column)
+    return rows.cast(SCORE_SCHEMA)
+
+
+def _point(folder: Path) -> None:
+    swap = folder.parent / f".latest-{os.getpid()}"
+    swap.unlink(missing_ok=True)
+    swap.symlink_to(folder.name)
+    swap.rename(folder.parent / "latest")

@@ -1,0 +1,133 @@
+"""Events of requests into the live store: one commit for all that wait."""
+
+import queue
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bento.settings import MAX_EVENTS, ServiceSettings
+from bento.worker_process import Supervisor
+from nextbuy.events import Event
+from nextbuy.live.event_store import COLUMNS, LiveStore, Outcome, Row, now_us
+from nextbuy.settings import Settings
+from nextbuy.versioned_table import manifest
+
+MICROSECOND = timedelta(microseconds=1)
+AHEAD = timedelta(minutes=5)
+"""How far a shop's clock may be ahead of ours."""
+EVENT = TypeAdapter(Event)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of the good events of one request."""
+
+    outcomes: list[Outcome]
+    new_items: list[str]
+
+
+class Intake:
+    """Takes events of many requests into the live store, a commit for all that wait."""
+
+    def __init__(self, settings: Settings, service: ServiceSettings) -> None:
+        self._settings = settings
+        self._lateness_us = timedelta(hours=service.lateness_hours) // MICROSECOND
+        self.supervisor = Supervisor(settings)
+        self._waiting: queue.SimpleQueue[tuple[list[Row], Future[Taken]] | None]
+        self._waiting = queue.SimpleQueue()
+        self._newest_us = _newest_published(settings)
+        self._thread = threading.Thread(target=self._work, name="intake", daemon=True)
+        self._thread.start()
+        if (settings.live / "events.sqlite").exists():
+            self.supervisor.wake()  # events of an earlier run may wait
+
+    def close(self) -> None:
+        """Take what waits; afterwards nothing is taken any more."""
+        self._waiting.put(None)
+        self._thread.join()
+        self.supervisor.close()
+
+    def submit(self, rows: list[Row]) -> Future[Taken]:
+        """Have the events taken; done when the new ones are on the disk."""
+        future: Future[Taken] = Future()
+        self._waiting.put((rows, future))
+        return future
+
+    def read(self, given: Any) -> Row:
+        """A canonical event of what was sent.
+
+        Raises:
+            ValueError: the event is not valid; the message says why.
+        """
+        try:
+            event = EVENT.validate_python(given)
+        except ValidationError as error:
+            raise ValueError(_reasons(error)) from None
+        us = int(event.event_time.timestamp()) * 1_000_000 + event.event_time.microsecond
+        if us > now_us() + AHEAD // MICROSECOND:
+            raise ValueError("event_time lies in the future; correct the sender's clock")
+        if self._newest_us is not None and us < self._newest_us - self._lateness_us:
+            raise ValueError(
+                f"event_time is more than {self._lateness_us / 3.6e9:g} hours before the newest "
+                "event, which is later than this service allows; bring it in by nextbuy ingest"
+            )
+        values = event.model_dump(mode="python") | {
+            "event_us": us,
+            "event_type": event.event_type.value,
+        }
+        return tuple(values[name] for name in COLUMNS)
+
+    def _work(self) -> None:
+        store = None
+        closing = False
+        while not closing:
+            waiting = [self._waiting.get()]
+            while not self._waiting.empty() and len(waiting) < MAX_EVENTS:
+                waiting.append(self._waiting.get())
+            closing = None in waiting
+            requests = [item for item in waiting if item is not None]
+            if not requests:
+                continue
+            try:
+                store = store or LiveStore(self._settings)
+                taken = self._take(store, [rows for rows, _ in requests])
+            except Exception as error:  # whatever it was, each request hears of it
+                for _, future in requests:
+                    future.set_exception(error)
+            else:
+                for (_, future), each in zip(requests, taken, strict=True):
+                    future.set_result(each)
+                self.supervisor.wake()
+
+    def _take(self, store: LiveStore, requests: list[list[Row]]) -> list[Taken]:
+        item = COLUMNS.index("item_id")
+        rows = [row for request in requests for row in request]
+        items = {row[item] for row in rows if row[item] is not None}
+        # Until the published events are copied, nobody knows which items are new.
+        unknown = set(store.unknown_items(items) if store.note("published") else ())
+        outcomes = store.append(rows, now_us())
+        self._newest_us = store.newest_us()
+        taken, start = [], 0
+        for request in requests:
+            own = {row[item] for row in request}
+            taken.append(
+                Taken(outcomes[start : start + len(request)], sorted(unknown.intersection(own)))
+            )
+            start += len(request)
+        return taken
+
+
+def _newest_published(settings: Settings) -> int | None:
+    sessions = manifest(settings.sessions)
+    return sessions.info["newest_us"] if sessions else None
+
+
+def _reasons(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}"
+        for e in error.errors(include_url=False, include_input=False, include_context=False)
+    )

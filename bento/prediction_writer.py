@@ -1,0 +1,147 @@
+"""The prediction log's writing side: never in a request's way.
+
+Requests put rows on a bounded queue, a thread writes them as Parquet files. What does not fit, or
+cannot be written, is lost and counted.
+"""
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nextbuy.prediction_log import PREDICTION_SCHEMA, write_predictions
+from nextbuy.settings import Settings
+
+logger = logging.getLogger("bentoml.nextbuy")  # below BentoML's logger, whose handlers it shares
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scored items of one request; arrays are of shape (n,), the matrix (n, features)."""
+
+    request_id: str
+    predicted_at: datetime
+    read_at: datetime | None
+    user_id: str
+    item_ids: list[str]
+    probabilities: NDArray[np.float64]
+    ranks: NDArray[np.int32]
+    model: str
+    is_shadow: bool
+    is_degraded: bool
+    has_reasons: bool
+    has_context: bool
+    matrix: NDArray[np.float32]
+
+
+class PredictionLog:
+    """Collects what was answered and writes it every `seconds`, or when half full.
+
+    >>> log = PredictionLog(Settings(), max_rows=100_000, seconds=60)
+    >>> log.close()
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        max_rows: int,
+        seconds: float,
+        on_written: Callable[[int], None] = lambda rows: None,
+        on_lost: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        """`on_written` and `on_lost` are told the number of rows, from whichever thread."""
+        self._settings = settings
+        self._max_rows = max_rows
+        self._seconds = seconds
+        self._on_written = on_written
+        self._on_lost = on_lost
+        self._waiting: list[Scored] = []
+        self._rows = 0  # waiting or being written
+        self._changed = threading.Condition()
+        self._closing = False
+        self._writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._thread = threading.Thread(target=self._work, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    def put(self, scored: Scored) -> None:
+        """Take the rows of one request, or count them as lost. Returns at once."""
+        rows = len(scored.item_ids)
+        with self._changed:
+            fits = not self._closing and self._rows + rows <= self._max_rows
+            if fits:
+                self._waiting.append(scored)
+                self._rows += rows
+                if self._rows * 2 >= self._max_rows:
+                    self._changed.notify()
+        if not fits:
+            self._on_lost(rows)
+
+    def close(self) -> None:
+        """Write what waits; afterwards nothing is taken any more."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        number = 0
+        closing = False
+        while not closing:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._closing or self._rows * 2 >= self._max_rows, self._seconds
+                )
+                closing = self._closing
+                taken, self._waiting = self._waiting, []
+            if taken:
+                rows = sum(len(scored.item_ids) for scored in taken)
+                self._write(taken, rows, number)
+                number += 1
+                with self._changed:
+                    self._rows -= rows
+
+    def _write(self, taken: list[Scored], rows: int, number: int) -> None:
+        try:
+            write_predictions(self._settings, _table(taken), self._writer, number)
+        except (OSError, pa.ArrowException) as error:
+            logger.error("%d predictions were not logged: %s", rows, error)
+            self._on_lost(rows)
+        else:
+            self._on_written(rows)
+
+
+def _table(taken: list[Scored]) -> pa.Table:
+    each = np.repeat(np.arange(len(taken)), [len(scored.item_ids) for scored in taken])
+    # The models of a log differ in width: a challenger has features of its own.
+    widths = np.repeat(
+        [scored.matrix.shape[1] for scored in taken], [len(scored.item_ids) for scored in taken]
+    )
+    vectors = pa.ListArray.from_arrays(
+        np.concatenate([[0], np.cumsum(widths)]).astype(np.int32),
+        np.concatenate([scored.matrix.ravel() for scored in taken]).astype(np.float32),
+    )
+
+    def per_request(name: str) -> pa.Array:
+        values = pa.array([getattr(s, name) for s in taken], PREDICTION_SCHEMA.field(name).type)
+        return values.take(pa.array(each))
+
+    columns = {
+        "item_id": pa.array([item for scored in taken for item in scored.item_ids]),
+        "probability": np.concatenate([scored.probabilities for scored in taken]),
+        "rank": np.concatenate([scored.ranks for scored in taken]).astype(np.int32),
+        "vector": vectors,
+    }
+    return pa.table(
+        [
+            columns[name] if name in columns else per_request(name)
+            for name in PREDICTION_SCHEMA.names
+        ],
+        schema=PREDICTION_SCHEMA,
+    )

@@ -1,0 +1,265 @@
+"""Online features of (shopper, item) pairs, as the model's matrix.
+
+The one place that reads Feast and Redis: what reads faster goes in here, behind the same class.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import redis
+from feast import FeatureStore
+from feast.errors import FeastObjectNotFoundException
+from feast.types import Bool, Float32, Float64, Int32, Int64, String
+from numpy.typing import NDArray
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from nextbuy.contract import ModelContract
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import Settings
+from nextbuy.stores.online.reader import OnlineReader
+from nextbuy.stores.online.redis_server import hold
+
+CANDIDATES = "recent_items:item_ids"
+"""Items of a shopper's latest session, most recent first."""
+NEVER = np.datetime64("NaT", "us")
+SUBJECTS = {frozenset({"user_id"}): "shopper", frozenset({"item_id"}): "item"}
+NUMERIC = (Bool, Float32, Float64, Int32, Int64)
+PROBE_SECONDS = 0.5
+
+T = TypeVar("T")
+Times = NDArray[np.datetime64]
+
+
+class FeaturesAwayError(Exception):
+    """Redis did not answer within the time budget; the next request may fare better."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A feature view of the contract's service."""
+
+    name: str
+    keys: frozenset[str]
+    columns: NDArray[np.intp]
+    """Which columns of the matrix come from it."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the registry says of a feature, for people."""
+
+    text: str
+    """Its description, or its name where it has none."""
+    subject: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A contract's features in Feast's registry."""
+
+    service: Any
+    """The feature service object: looked up once, because the look-up is slow."""
+    views: tuple[View, ...]
+    described: dict[str, Described]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Features of n pairs."""
+
+    matrix: NDArray[np.float32]
+    """(n, features), in the contract's order; NaN is missing."""
+    event_times: dict[str, Times]
+    """View -> (n,) event timestamps of the values, NaT where there is none."""
+
+
+class OnlineFeatures:
+    """Reads a contract's features for requests, within a time budget.
+
+    While Redis is away every read fails at once, and a thread looks out for its return: no request
+    waits for a server that is known to be gone.
+    """
+
+    def __init__(
+        self, settings: Settings, contract: ModelContract, budget: timedelta | None = None
+    ) -> None:
+        """Open the feature store and check the contract against its registry.
+
+        Raises:
+            NextbuyError: the registry lacks the service or a feature, or a type differs.
+        """
+        self._settings = settings
+        self._contract = contract
+        places = dict(enumerate(contract.features))
+        self._texts = [(i, n, contract.codes[n]) for i, n in places.items() if n in contract.codes]
+        self._numbers = [i for i, name in places.items() if name not in contract.codes]
+        self._number_names = tuple(contract.features[i] for i in self._numbers)
+        self._store = FeatureStore(repo_path=str(settings.feature_repo))
+        bound = bind(self._store, contract)
+        self.views, self.described = bound.views, bound.described
+        self._reader = OnlineReader(self._store, bound.service)
+        self._candidates = _has_candidates(self._store)
+        self._budget = budget
+        self._filled = False
+        self._away = threading.Event()
+        try:
+            self._connect()
+        except (NextbuyError, redis.RedisError):
+            self._lose()
+
+    @property
+    def away(self) -> bool:
+        """Whether Redis is known to be out of reach."""
+        return self._away.is_set()
+
+    def read(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> Block:
+        """Features of the pairs (user_ids[i], item_ids[i]); the store drops what outlived its TTL.
+
+        Raises:
+            FeaturesAwayError: Redis did not answer in time.
+        """
+        if len(set(user_ids)) == 1:
+            user_ids = user_ids[:1]  # one value stands for all rows, and is looked up once
+        found = self._ask(lambda: self._reader.read({"user_id": user_ids, "item_id": item_ids}))
+        times = {view.name: found.stamps[view.name].view("datetime64[us]") for view in self.views}
+        # As `contract.matrix(found)` gives it, without a trip through Arrow for each column.
+        matrix = np.empty((found.rows, len(self._contract.features)), np.float32)
+        matrix[:, self._numbers] = found.matrix(self._number_names)
+        for place, name, codes in self._texts:
+            column = found.column(name)
+            matrix[:, place] = [codes.get(value, np.nan) for value in column.values]
+            matrix[~column.present, place] = np.nan
+        return Block(matrix, times)  # in `times`, the least integer is NaT
+
+    def candidates(self, user_ids: Sequence[str]) -> list[list[str]]:
+        """Items of each shopper's latest session, most recent first; empty for the unknown.
+
+        Raises:
+            FeaturesAwayError: Redis did not answer in time.
+        """
+        if not self._candidates or not user_ids:
+            return [[] for _ in user_ids]
+        response = self._ask(
+            lambda: self._store.get_online_features(
+                [CANDIDATES], {"user_id": list(user_ids)}, full_feature_names=True
+            )
+        )
+        found = response.to_dict()[CANDIDATES.replace(":", "__")]
+        return [list(items or ()) for items in found]
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        if self.away:
+            raise FeaturesAwayError
+        try:
+            return question()
+        except (NextbuyError, redis.RedisError, OSError):
+            self._lose()
+            raise FeaturesAwayError from None
+
+    def _connect(self) -> None:
+        seconds = self._budget.total_seconds() if self._budget else None
+        client = redis.Redis.from_url(
+            hold(self._settings),
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            retry=Retry(NoBackoff(), 0),  # redis-py would try for seconds
+            redis_connect_func=self._greet,
+        )
+        size: Any = client.dbsize()
+        self._filled = size > 0
+        # Feast takes no timeouts, but uses the client that its store already has.
+        self._store._get_provider().online_store._client = client  # type: ignore[attr-defined]
+
+    def _greet(self, connection: Any) -> None:
+        """On each new connection: a Redis that lost its data would make everybody unknown."""
+        connection.on_connect()
+        connection.send_command("DBSIZE")
+        if not connection.read_response() and self._filled:
+            raise redis.ConnectionError("Redis is empty, and was not before")
+
+    def _lose(self) -> None:
+        if not self._away.is_set():
+            self._away.set()
+            threading.Thread(target=self._await_return, name="redis-probe", daemon=True).start()
+
+    def _await_return(self) -> None:
+        while True:
+            time.sleep(PROBE_SECONDS)
+            try:
+                self._connect()
+            except (NextbuyError, redis.RedisError, OSError):
+                continue
+            self._away.clear()
+            return
+
+
+def bind(store: FeatureStore, contract: ModelContract) -> Bound:
+    """Check a contract against the registry and give what it stands for there.
+
+    Raises:
+        NextbuyError: the registry lacks the service or a feature, or a type differs.
+    """
+    try:
+        service: Any = store.get_feature_service(contract.feature_service)
+    except FeastObjectNotFoundException:
+        raise NextbuyError(
+            f"The Feast registry has no feature service {contract.feature_service!r}, which the "
+            "model was trained on. Register it: nextbuy apply"
+        ) from None
+    place = {name: i for i, name in enumerate(contract.features)}
+    types: dict[str, Any] = {}
+    views: list[View] = []
+    described: dict[str, Described] = {}
+    for projection in service.feature_view_projections:
+        view: Any = store.registry.get_any_feature_view(projection.name, store.project)
+        title = projection.name_to_use()
+        fields = {f"{title}__{field.name}": field for field in projection.features}
+        types |= {name: field.dtype for name, field in fields.items()}
+        columns = [place[name] for name in fields if name in place]
+        if columns:
+            keys = frozenset(getattr(view, "join_keys", ()))
+            subject = SUBJECTS.get(keys, "shopper and item")
+            described |= {
+                name: Described(
+                    field.description or field.name, subject, field.tags.get("unit", "")
+                )
+                for name, field in fields.items()
+            }
+            views.append(View(title, keys, np.array(columns)))
+    differing = [
+        reason for name in contract.features if (reason := _difference(name, types, contract))
+    ]
+    if differing:
+        raise NextbuyError(
+            f"The model does not fit the Feast registry (service {contract.feature_service!r}): "
+            f"{'; '.join(differing)}. Bring the registry up to date (nextbuy apply), or train and "
+            "export a model on the present features (nextbuy train)."
+        )
+    return Bound(service, tuple(views), described)
+
+
+def _difference(name: str, types: dict[str, Any], contract: ModelContract) -> str | None:
+    if name not in types:
+        return f"{name} is not in the service"
+    if name in contract.categories:
+        if types[name] != String:
+            return f"{name} is {types[name]} in the registry, a category in the model"
+    elif types[name] not in NUMERIC:
+        return f"{name} is {types[name]} in the registry, a number in the model"
+    return None
+
+
+def _has_candidates(store: FeatureStore) -> bool:
+    view, feature = CANDIDATES.split(":")
+    try:
+        found = store.get_feature_view(view)
+    except FeastObjectNotFoundException:
+        return False
+    return any(field.name == feature for field in found.features)

@@ -1,0 +1,95 @@
+"""What the champion says of every row since its training, as of each row's own moment.
+
+The prediction log knows only what was asked over HTTP. The rows that the labels name are all that
+could have been asked, so drift and performance have a past from the first run on.
+"""
+
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import FeatureStore
+
+from monitoring.champion import Named
+from nextbuy.connection import duckdb_engine
+from nextbuy.errors import NextbuyError
+from nextbuy.settings import Settings
+from nextbuy.versioned_table import files, fingerprint, require
+
+MOST_ROWS = 60_000
+"""More than this, and whole shoppers are left out, always the same ones."""
+KEYS = ("user_id", "item_id", "predicted_at", "label", "known_at")
+
+
+def training_rows(settings: Settings) -> pa.Table:
+    """The training split of the newest training set: `label` and the features.
+
+    Raises:
+        NextbuyError: nothing was trained yet.
+    """
+    kept = sorted((settings.data / "datasets").glob("*.parquet"), key=lambda f: f.stat().st_mtime)
+    if not kept:
+        raise NextbuyError("There is no training set yet. Make one with: nextbuy train")
+    return pq.read_table(kept[-1], filters=[("split", "=", "train")])
+
+
+def scored_since(settings: Settings, champion: Named, training: pa.Table) -> pa.Table:
+    """The rows after the training period with features, label (null while open) and probability.
+
+    Features are retrieved through Feast as of each row's moment. Kept below `data/monitoring/`
+    under the hash of everything it depends on.
+
+    Args:
+        settings: where things are.
+        champion: what scores the rows.
+        training: its `event_timestamp` says where the training period ends.
+
+    Returns:
+        `user_id, item_id, predicted_at, label, known_at, probability` and the features.
+
+    Raises:
+        NextbuyError: a table is missing.
+    """
+    labels = require(settings.labels, "nextbuy sessionize")
+    store = FeatureStore(repo_path=str(settings.feature_repo))
+    service = store.get_feature_service(champion.contract.feature_service)
+    views = [projection.name for projection in service.feature_view_projections]
+    tables = [require(settings.features / view, "nextbuy features").fingerprint for view in views]
+    since = max(training["event_timestamp"].to_pylist())
+    digest = fingerprint(
+        labels.fingerprint, tables, str(since), champion.version, MOST_ROWS, Path(__file__)
+    )
+    kept = settings.data / "monitoring" / f"scored-{digest}.parquet"
+    if not kept.exists():
+        rows = _rows(settings, since).to_pandas()
+        job = store.get_historical_features(
+            entity_df=rows,
+            features=service,
+            full_feature_names=True,
+            filter_by_created_timestamp=True,
+        )
+        table = job.to_arrow().rename_columns({"event_timestamp": "predicted_at"})
+        table = table.append_column("probability", pa.array(champion.score(table)))
+        wanted = [*KEYS, "probability", *champion.contract.features]
+        table = table.select(wanted).sort_by([(name, "ascending") for name in KEYS[:3]])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        for old in kept.parent.glob("scored-*.parquet"):
+            old.unlink()
+        fresh = kept.with_suffix(".tmp")
+        pq.write_table(table, fresh, compression="zstd")
+        fresh.rename(kept)
+    return pq.read_table(kept)
+
+
+def _rows(settings: Settings, since: datetime) -> pa.Table:
+    with duckdb_engine(settings) as engine:
+        source = f"read_parquet('{files(settings.labels)}', hive_partitioning = false)"
+        after = f"event_timestamp > '{since.isoformat()}'"
+        ((n,),) = engine.execute(f"SELECT count(*) FROM {source} WHERE {after}").fetchall()
+        permille = min(1000, MOST_ROWS * 1000 // max(n, 1))
+        return engine.sql(
+            f"SELECT user_id, item_id, event_timestamp, label, known_at FROM {source} "
+            f"WHERE {after} AND md5_number_lower(user_id) % 1000 < {permille} "
+            "ORDER BY event_timestamp, user_id, item_id"
+        ).to_arrow_table()

@@ -1,0 +1,110 @@
+"""Checks everything that is published, or about to be, each table by its own suite."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from monitoring.bounds import Severity
+from monitoring.checks import CheckReport, check, gate
+from monitoring.config import MonitoringConfig, load_config
+from monitoring.rules import Rule
+from monitoring.suites.events import event_rules
+from monitoring.suites.features import feature_rules
+from monitoring.suites.labels import label_rules
+from monitoring.suites.predictions import prediction_rules
+from monitoring.suites.sessions import session_rules
+from nextbuy.features import TABLES
+from nextbuy.settings import Settings
+from nextbuy.tables.sessions import SessionConfig
+from nextbuy.tables.target import Gate
+from nextbuy.versioned_table import Version, files, manifest, require
+
+PREDICTION_DAYS = 7
+"""Newest days of the prediction log that are checked: earlier runs checked the days before."""
+
+
+class Suite(NamedTuple):
+    """The rules of one table that is there."""
+
+    table: str
+    files: str | Sequence[Path]
+    rules: list[Rule]
+
+
+def check_published(
+    settings: Settings,
+    config: MonitoringConfig,
+    now: datetime | None = None,
+    progress: Callable[[str], None] = lambda table: None,
+) -> list[CheckReport]:
+    """Check every published table and the prediction log; what is not there yet is passed over.
+
+    Raises:
+        NextbuyError: a file is no Parquet, or the configuration names a rule that is none.
+    """
+    now = now or datetime.now(UTC)
+    reports = []
+    for suite in suites(settings, config, now):
+        progress(suite.table)
+        reports.append(check(suite.table, suite.files, suite.rules, settings, config, now))
+    return reports
+
+
+def suites(settings: Settings, config: MonitoringConfig, now: datetime) -> Iterator[Suite]:
+    """The suite of each table that is there, told what the table was made from."""
+    events = manifest(settings.events)
+    if events is not None:
+        yield Suite("events", files(settings.events), event_rules(now, config.events))
+        tables = [settings.sessions, *(settings.features / table.name for table in TABLES)]
+        for table in (*tables, settings.labels):
+            found = manifest(table)
+            if found is not None:
+                rules = _rules(settings, table.name, found.info, events.rows)
+                if rules:
+                    yield Suite(table.name, files(table), rules)
+    complete = "[!.]*.parquet"  # a file being written is hidden, but not from DuckDB's star
+    days = sorted({file.parent for file in settings.predictions.glob(f"day=*/{complete}")})
+    if days:
+        newest = [day / complete for day in days[-PREDICTION_DAYS:]]
+        yield Suite("predictions", newest, prediction_rules(now))
+
+
+def staged_gate(settings: Settings) -> Gate:
+    """Keeps a version of sessions, labels or a feature table out that breaks a blocking rule.
+
+    Of a version that goes on from the last one, only the new days are looked at, by the rules that
+    block: every rule holds day by day, and the kept days have passed it.
+    """
+    config = load_config()
+
+    def look(version: Version, info: dict[str, Any]) -> None:
+        new = version.written()
+        if not new:
+            return
+        of_events = (settings.events / file.parent.name / file.name for file in new)
+        n_events = sum(pq.read_metadata(file).num_rows for file in of_events if file.exists())
+        name, now = version.table.name, datetime.now(UTC)
+        rules = _rules(settings, name, info, n_events)
+        only: Severity | None = "block" if version.kept else None
+        gate(check(name, new, rules, settings, config, now, only=only))
+
+    return look
+
+
+def _rules(settings: Settings, table: str, info: dict[str, Any], n_events: int) -> list[Rule]:
+    """The suite of a table made of events; `info` is its manifest's."""
+    if table == settings.sessions.name:
+        return session_rules(SessionConfig(**info["sessions"]), n_events)
+    if table == settings.labels.name:
+        return label_rules(_moment(info["newest_us"]), info["labels"]["horizon_days"])
+    sessions = require(settings.sessions, "nextbuy sessionize")
+    (definition,) = (each for each in TABLES if each.name == table)
+    kept = definition.given(sessions.info["provides"])
+    return feature_rules(kept, _moment(sessions.info["newest_us"])) if kept.features else []
+
+
+def _moment(us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)

@@ -1,0 +1,176 @@
+"""Verbs that watch: check, monitor, dashboard."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
+from nextbuy.errors import NextbuyError
+from nextbuy.ports import check_free
+from nextbuy.settings import PROJECT, Settings
+
+if TYPE_CHECKING:
+    from monitoring.checks import CheckReport
+    from monitoring.run import MonitorReport
+
+NEWEST = "newest"
+
+
+@app.command()
+def check(
+    logs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files or globs of a log; none: the tables published here."),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Mapping of the log, by name or file.")] = None,
+    docs: Annotated[
+        bool, typer.Option("--docs", help="Write Great Expectations' Data Docs too.")
+    ] = False,
+) -> None:
+    """Check a log, or the published tables, by their rules; exit 1 where a blocking one breaks.
+
+    A log is mapped and checked aside: nothing is published.
+
+    Example: `nextbuy check 'logs/*.csv.gz' --source rees46`
+    """
+    quiet_libraries()
+    from monitoring.config import load_config
+    from monitoring.data_docs import write_docs
+    from monitoring.table_checks import check_published
+
+    settings, config = Settings(), load_config()
+    checked: list[CheckReport]
+    if logs:
+        if source is None:
+            raise NextbuyError("A log needs its mapping: --source NAME or FILE.")
+        with console.status("checking"):
+            checked = [_check_log(logs, source, settings)]
+    else:
+        with console.status("checking") as status:
+            checked = check_published(
+                settings, config, progress=lambda table: status.update(f"checking {table}")
+            )
+        if not checked:
+            raise NextbuyError(
+                f"Nothing is published in {settings.data}. Run: nextbuy ingest LOG --source NAME"
+            )
+    for report in checked:
+        kept = sum(result.passed for result in report.results)
+        say(
+            f"{report.table:<14} {report.rows:>11,} rows keep {kept} of {len(report.results)} rules"
+        )
+        for result in report.blocking:
+            say(f"  block {result}")
+        for result in report.warnings:
+            say(f"  warn  {result}")
+    if docs:
+        say(f"Data Docs: {write_docs(checked, settings)}")
+    blocked = any(report.blocking for report in checked)
+    if logs and not blocked:
+        what_next(f"nextbuy ingest {shlex.join(logs)} --source {source}")
+    else:
+        what_next("nextbuy dashboard")
+    raise typer.Exit(int(blocked))
+
+
+def _check_log(logs: list[str], source: str, settings: Settings) -> "CheckReport":
+    """Map the log in a folder of its own; reports and quarantine go to the usual places."""
+    from monitoring.checks import check_events
+    from nextbuy.cli.data import source_file
+    from nextbuy.ingest.ingest import ingest
+    from nextbuy.ingest.source import load_source
+
+    checked: list[CheckReport] = []
+    with tempfile.TemporaryDirectory(prefix="nextbuy-check-") as folder:
+        aside = Settings(
+            data=Path(folder), memory_limit=settings.memory_limit, threads=settings.threads
+        )
+
+        def told(text: object) -> str:
+            return str(text).replace(str(aside.quarantine), str(settings.quarantine))
+
+        try:
+            report = ingest(
+                logs,
+                load_source(source_file(source)),
+                aside,
+                gate=lambda staged: checked.append(check_events(staged, settings)),
+            )
+        except NextbuyError as error:
+            raise NextbuyError(told(error)) from error
+        finally:
+            for refused in aside.quarantine.glob("*"):
+                shutil.rmtree(settings.quarantine / refused.name, ignore_errors=True)
+                shutil.copytree(refused, settings.quarantine / refused.name)
+    for line in told(report).splitlines():
+        say(line)
+    return checked[0]
+
+
+@app.command()
+def monitor(
+    at: Annotated[
+        str | None,
+        typer.Option(help="Look as of this moment (ISO, UTC), or `newest`: the newest event's."),
+    ] = None,
+    pages: Annotated[
+        bool,
+        typer.Option(
+            help="Write Evidently's full report (reports/evidently.html), a plot or two a column."
+        ),
+    ] = True,
+) -> None:
+    """Check tables, days, drift and predictions, and evaluate the alert rules.
+
+    Exit 1 where a look fails, or an alert of level `fail` is raised and nobody acknowledged it.
+    Rules: `configs/monitoring.yaml`. Webhook: NEXTBUY_ALERT_WEBHOOK. Acknowledge and silence:
+    `alerts.yaml` in the data folder.
+
+    Example: `nextbuy monitor --at newest`
+    """
+    raise typer.Exit(run_monitor(at, pages).exit_code)
+
+
+def run_monitor(at: str | None, pages: bool) -> "MonitorReport":
+    """Run it, and print what it found."""
+    quiet_libraries()
+    from monitoring.run import monitor as run
+    from monitoring.run import newest_event
+
+    settings = Settings()
+    try:
+        moment = datetime.fromisoformat(at) if at and at != NEWEST else None
+    except ValueError as error:
+        raise NextbuyError(f"--at {at} is no moment: 2024-01-31T12:00, or newest.") from error
+    if moment and moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if at == NEWEST:
+        moment = newest_event(settings)
+    with console.status("monitoring") as status:
+        report = run(settings, moment, pages=pages, progress=status.update)
+    for line in str(report).splitlines():
+        say(line)
+    what_next("nextbuy dashboard")
+    return report
+
+
+@app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8501,
+) -> None:
+    """Open the dashboard until Ctrl-C.
+
+    The same as `streamlit run monitoring/dashboard/app.py`. Example: `nextbuy dashboard`
+    """
+    check_free("127.0.0.1", port)
+    app_file = PROJECT / "monitoring" / "dashboard" / "app.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(app_file), f"--server.port={port}"]
+    # From the root: that is where Streamlit finds .streamlit/config.toml.
+    raise typer.Exit(subprocess.run(command, cwd=PROJECT, check=False).returncode)

@@ -1,0 +1,1 @@
+"""From a shop's log to canonical events."""

@@ -1,0 +1,199 @@
+"""A source's declarations as SQL: from the log's text to canonical columns."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from nextbuy.errors import NextbuyError
+from nextbuy.events import EVENT_SCHEMA, MAX_CENTS
+from nextbuy.ingest.lines import Progress
+from nextbuy.ingest.log_reader import Rows, literal, open_rows
+from nextbuy.ingest.quarantine import rules
+from nextbuy.ingest.source import ItemTable, Source, TimeFormat
+
+OFFSET = r":\d\d(\.\d+)? ?(Z|UTC|[+-]\d\d(:?\d\d)?)$"  # an ISO time that says its own zone
+HASHED = (
+    "user_id",
+    "_us",
+    "_kind",
+    "item_id",
+    "category",
+    "brand",
+    "_price_cents",
+    "_discount_cents",
+    "source_session_id",
+)
+
+
+def judged(source: Source, rows: Rows, now: datetime) -> str:
+    """The query that gives a row for every row of the log.
+
+    Its columns: `file`, `row`; `reason`, `column`, `value` and `raw` of a refused row; `ignored`,
+    the name of an ignored event; and the canonical columns, NULL in rows that are no events.
+    """
+    found = rules(source)
+    texts = ", ".join(f"{_text(source, rows, name)} AS _{name}" for name in EVENT_SCHEMA.names)
+    kinds = " ".join(
+        f"WHEN {literal(theirs)} THEN {literal(ours)}"
+        for theirs, ours in source.event_types.items()
+    )
+    ignored = ", ".join(map(literal, source.ignored)) or "NULL"
+    now_us = round(now.timestamp() * 1_000_000)
+    reasons = ", ".join(literal(rule.reason) for rule in found)
+    labels = ", ".join(
+        literal(source.label(rule.column)) if rule.column else "NULL" for rule in found
+    )
+    values = " ".join(
+        f"WHEN {i} THEN _{rule.column}" for i, rule in enumerate(found, 1) if rule.column
+    )
+    cases = " ".join(f"WHEN {rule.applies} THEN {i}" for i, rule in enumerate(found, 1))
+    columns = {
+        "event_id": "_event_id" if "event_id" in source.fields else derived_id(),
+        "user_id": "_user_id",
+        "event_time": "make_timestamptz(_us)",
+        "event_type": "_kind",
+        "item_id": "_item_id",
+        "category": "_category",
+        "brand": "_brand",
+        "price": "nullif(_price_cents, 0)" if source.zero_price_is_unknown else "_price_cents",
+        "discount": "_discount_cents",
+        "source_session_id": "_source_session_id",
+    }
+    events = ", ".join(
+        f"CASE WHEN _rule IS NULL AND _ignored IS NULL THEN {sql} END AS {name}"
+        for name, sql in columns.items()
+    )
+    return f"""
+        WITH picked AS (
+            SELECT _file, _row, _broken, {rows.carried}, {texts} FROM {rows.relation}
+        ), typed AS (
+            SELECT *, {now_us} AS _now_us, CASE _event_type {kinds} END AS _kind,
+                CASE WHEN _broken IS NULL AND _event_type IN ({ignored}) THEN _event_type END
+                    AS _ignored,
+                {micros("_event_time", source.time)} AS _us,
+                {cents("_price", source)} AS _price_cents,
+                {cents("_discount", source)} AS _discount_cents
+            FROM picked
+        ), ruled AS (
+            SELECT *, CASE WHEN _ignored IS NOT NULL THEN NULL {cases} END AS _rule FROM typed
+        )
+        SELECT _file AS file, _row AS row,
+            CASE WHEN _rule IS NOT NULL THEN [{reasons}][_rule] END AS reason,
+            CASE WHEN _rule IS NOT NULL THEN [{labels}][_rule] END AS "column",
+            CASE _rule {values} END AS value,
+            CASE WHEN _rule IS NOT NULL THEN CAST({rows.raw} AS VARCHAR) END AS raw,
+            _ignored AS ignored, {events}
+        FROM ruled"""
+
+
+def derived_id() -> str:
+    """MD5 over what the log says of the event; equal rows are one event.
+
+    Each value goes in with its length and a NULL as a dash, so that no two rows run into one text.
+    What an item table adds is left out: a better table makes no new events.
+    """
+    names = [name if name.startswith("_") else f"_{name}" for name in HASHED]
+    parts = (f"coalesce(strlen({name}::VARCHAR) || ':' || {name}::VARCHAR, '-')" for name in names)
+    return f"md5({' || '.join(parts)})"
+
+
+def micros(text: str, time: TimeFormat) -> str:
+    """Microseconds since 1970 UTC, NULL where `text` is no time."""
+    if time.format == "unix_us":
+        return f"TRY_CAST({text} AS BIGINT)"
+    if time.format.startswith("unix_"):
+        # Whole seconds times a million stay exact in a double until the year 2255.
+        factor = {"unix_s": "1e6", "unix_ms": "1e3"}[time.format]
+        return f"TRY_CAST(round(TRY_CAST({text} AS DOUBLE) * {factor}) AS BIGINT)"
+    if time.format == "iso":
+        absolute, local = f"TRY_CAST({text} AS TIMESTAMPTZ)", f"TRY_CAST({text} AS TIMESTAMP)"
+        if time.zone == "UTC":
+            return f"epoch_us({absolute})"
+        return (
+            f"CASE WHEN regexp_matches({text}, {literal(OFFSET)}) THEN epoch_us({absolute}) "
+            f"ELSE epoch_us(timezone({literal(time.zone)}, {local})) END"
+        )
+    parsed = f"try_strptime({text}, {literal(time.format)})"
+    if "%z" in time.format or "%Z" in time.format:
+        return f"epoch_us({parsed})"
+    return f"epoch_us(timezone({literal(time.zone)}, {parsed}))"
+
+
+def cents(text: str, source: Source) -> str:
+    """Whole cents of an amount, NULL where `text` is none or beyond all reason.
+
+    Decimals, not floats: exact, halves away from zero; what is below zero stays below.
+    """
+    factor = 100 if source.money == "units" else 1
+    amount = f"TRY_CAST({text} AS DECIMAL(18, 6))"
+    return (
+        f"CASE WHEN abs({amount}) < {MAX_CENTS // factor} THEN CAST(CASE WHEN {amount} < 0 "
+        f"THEN floor({amount} * {factor}) ELSE round({amount} * {factor}) END AS BIGINT) END"
+    )
+
+
+def read_items(
+    engine: duckdb.DuckDBPyConnection,
+    source: Source,
+    table: ItemTable,
+    files: Sequence[Path],
+    progress: Progress,
+) -> None:
+    """Read the source's item table into the table `items`: one row per item, or item and stamp.
+
+    Raises:
+        NextbuyError: the table cannot be read, or has a row that cannot be used.
+    """
+    asked = {"items.key": table.key}
+    asked |= {f"items.fields.{name}": column for name, column in table.fields.items()}
+    if table.stamp is not None:
+        asked["items.stamp"] = table.stamp
+    with open_rows(engine, table, files, asked, progress=progress) as rows:
+        stamp = micros(rows.texts["items.stamp"], table.time) if table.stamp else "NULL"
+        columns = {"item_id": _id(rows.texts["items.key"], source, "item_id"), "us": stamp}
+        for name in table.fields:
+            text = rows.texts[f"items.fields.{name}"]
+            columns[name] = cents(text, source) if name in ("price", "discount") else text
+        wanted = f"({table.where})" if table.where else "true"
+        picked = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
+        engine.execute(
+            f"CREATE TEMP TABLE all_items AS SELECT _file, _row, _broken, {picked} "
+            f"FROM {rows.relation} WHERE _broken IS NOT NULL OR {wanted}"
+        )
+    useless = "_broken IS NOT NULL OR item_id IS NULL" + (" OR us IS NULL" if table.stamp else "")
+    bad = engine.execute(
+        f"SELECT count(*), arg_min(_file, (_file, _row)), min((_file, _row))[2] "
+        f"FROM all_items WHERE {useless}"
+    ).fetchall()[0]
+    if bad[0]:
+        raise NextbuyError(
+            f"{bad[0]:,} rows of the item table cannot be used, the first is {bad[1]}, row "
+            f"{bad[2]}: no item, no stamp, or cut short. Mend the table, or skip such rows by "
+            "items.where in the source file."
+        )
+    content = ", ".join(f"{name} NULLS LAST" for name in table.fields)
+    engine.execute(
+        "CREATE TEMP TABLE items AS SELECT DISTINCT ON (item_id, us) * FROM all_items "
+        f"ORDER BY item_id, us, {content}"
+    )
+    engine.execute("DROP TABLE all_items")
+
+
+def with_items(table: ItemTable, events: str) -> str:
+    """The relation `events` with what `items` knows where the log itself says nothing."""
+    columns = ", ".join(
+        f"coalesce(e.{name}, i.{name}) AS {name}" if name in table.fields else f"e.{name}"
+        for name in EVENT_SCHEMA.names
+    )
+    join, at = ("ASOF LEFT", "AND epoch_us(e.event_time) >= i.us") if table.stamp else ("LEFT", "")
+    return f"(SELECT {columns} FROM {events} e {join} JOIN items i ON e.item_id = i.item_id {at})"
+
+
+def _text(source: Source, rows: Rows, name: str) -> str:
+    return _id(rows.texts.get(f"fields.{name}", "CAST(NULL AS VARCHAR)"), source, name)
+
+
+def _id(text: str, source: Source, name: str) -> str:
+    return f"regexp_replace({text}, '[.]0+$', '')" if name in source.float_ids else text

@@ -1,0 +1,129 @@
+"""Which rows of a log are refused, why, and what to do about it."""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+
+from nextbuy.events import MAX_TEXT, EventType
+from nextbuy.ingest.log_reader import literal
+from nextbuy.ingest.source import Source
+
+TEXTS = ("event_id", "user_id", "item_id", "category", "brand", "source_session_id")
+SHOWN = 60  # characters of a value in a message
+
+REMEDIES = {
+    "not_utf8": "Convert the file to UTF-8, e.g. with iconv.",
+    "stray_quote": "Mend the quotes; a line break within quotes is not understood.",
+    "wrong_number_of_cells": "The line is cut short or has a stray delimiter; mend it.",
+    "not_a_json_object": "Each line must be one JSON object; mend it at its source.",
+    "missing_event_type": "Fill in the event's name at its source.",
+    "unknown_event_type": "Map the name under event_types, or list it under ignored.",
+    "missing_event_id": "Fill it in, or leave fields.event_id out to have ids derived.",
+    "conflicting_event_id": "The id stands for another event already. If the column is no unique "
+    "id, leave fields.event_id out to have ids derived.",
+    "missing_user": "Fill in the user at its source; an anonymous visitor needs an id as well.",
+    "missing_time": "Fill in the time at its source.",
+    "unparsable_time": "Correct time.format in the source file, or the value at its source.",
+    "time_too_old": "Correct the value, or set limits.not_before.",
+    "time_in_future": "Correct the clock or time.zone, or set limits.max_ahead.",
+    "missing_item": "Only a login goes without item: fill it in, or list the name under ignored.",
+    "unparsable_price": "Give a plain number, e.g. 35.79; other spellings by an sql expression.",
+    "negative_price": "Correct it at its source, or map refunds to an ignored event name.",
+    "unparsable_discount": "Give a plain number, e.g. 5.00; other spellings by an sql expression.",
+    "negative_discount": "Give the amount taken off as a positive number.",
+    "text_too_long": f"At most {MAX_TEXT} characters; shorten it by an sql expression.",
+}
+"""Reason -> what to do."""
+
+
+class Rule(NamedTuple):
+    """One reason to refuse a row; the first that applies is the one given."""
+
+    reason: str
+    column: str | None
+    """Canonical column at fault."""
+    applies: str
+    """SQL condition."""
+
+
+def rules(source: Source) -> list[Rule]:
+    """What is refused of this log, in order.
+
+    The conditions see each canonical column's text as `_user_id` and so on, and what became of it:
+    `_kind`, `_us` (microseconds since 1970), `_price_cents`, `_discount_cents`; and `_now_us`.
+    """
+    limits = source.limits
+    broken = ("not_utf8", "stray_quote", "wrong_number_of_cells", "not_a_json_object")
+    oldest = round(limits.not_before.timestamp() * 1_000_000)
+    ahead = round(limits.max_ahead.total_seconds() * 1_000_000)
+    found = [
+        *(Rule(reason, None, f"_broken = {literal(reason)}") for reason in broken),
+        Rule("missing_event_type", "event_type", "_event_type IS NULL"),
+        Rule("unknown_event_type", "event_type", "_kind IS NULL"),
+        Rule("missing_event_id", "event_id", "_event_id IS NULL"),
+        Rule("missing_user", "user_id", "_user_id IS NULL"),
+        Rule("missing_time", "event_time", "_event_time IS NULL"),
+        Rule("unparsable_time", "event_time", "_us IS NULL"),
+        Rule("time_too_old", "event_time", f"_us < {oldest}"),
+        Rule("time_in_future", "event_time", f"_us > _now_us + {ahead}"),
+        Rule("missing_item", "item_id", f"_item_id IS NULL AND _kind <> '{EventType.LOGIN}'"),
+    ]
+    for money in ("price", "discount"):
+        found += [
+            Rule(f"unparsable_{money}", money, f"_{money} IS NOT NULL AND _{money}_cents IS NULL"),
+            Rule(f"negative_{money}", money, f"_{money}_cents < 0"),
+        ]
+    # Counting bytes first: counting characters is slow and seldom needed.
+    found += [
+        Rule(
+            "text_too_long", name, f"strlen(_{name}) > {MAX_TEXT} AND length(_{name}) > {MAX_TEXT}"
+        )
+        for name in TEXTS
+    ]
+    if "event_id" not in source.fields:
+        found = [rule for rule in found if rule.reason != "missing_event_id"]
+    return found
+
+
+def write(engine: duckdb.DuckDBPyConnection, refused: str, folder: Path) -> None:
+    """Write the relation `refused` to `folder`, in place of what an earlier run left there."""
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    engine.execute(
+        f"COPY (SELECT * FROM {refused} ORDER BY file, row, reason, value, raw) "
+        f"TO {literal(new / 'rows.parquet')} (FORMAT parquet, COMPRESSION zstd)"
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def explain(engine: duckdb.DuckDBPyConnection, refused: str) -> str:
+    """A line per reason, the most frequent first: how many, an example, and the remedy."""
+    found = engine.execute(
+        f"""SELECT reason, count(*) AS n,
+            arg_min(struct_pack(file, row, "column", value), struct_pack(file, row, value)) AS first
+        FROM {refused} GROUP BY reason ORDER BY n DESC, reason"""
+    ).fetchall()
+    lines = []
+    for reason, n, first in found:
+        where = f"{first['file']}, row {first['row']}"
+        if first["column"] is not None:
+            where += f", column {first['column']}: {_shown(first['value'])}"
+        lines.append(f"  {reason}: {n:,} (first: {where}). {REMEDIES[reason]}")
+    names = engine.execute(
+        f"SELECT value, count(*) AS n FROM {refused} WHERE reason = 'unknown_event_type' "
+        "GROUP BY value ORDER BY n DESC, value LIMIT 20"
+    ).fetchall()
+    if names:
+        listed = ", ".join(f"{_shown(name)} ({n:,})" for name, n in names)
+        lines.append(f"  Event names not known: {listed}.")
+    return "\n".join(lines)
+
+
+def _shown(value: str | None) -> str:
+    if value is None:
+        return "no value"
+    return repr(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")

@@ -1,0 +1,229 @@
+"""What a shop's log looks like: the mapping from its columns and names to canonical events."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nextbuy.errors import NextbuyError
+from nextbuy.events import REQUIRED, EventType
+from nextbuy.versioned_table import fingerprint
+
+Name = Annotated[str, Field(min_length=1)]
+ATTRIBUTES = ("category", "brand", "price", "discount")
+"""What a table of items may add to an event."""
+OPTIONAL = (*ATTRIBUTES, "source_session_id")
+"""Canonical columns a log may lack; features that need them are then left out."""
+
+
+class _Model(BaseModel):
+    # Event names such as 1 and ids such as 42 are numbers to YAML and text to us.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class Expression(_Model):
+    """A DuckDB expression over the log's columns, for what a plain column cannot say.
+
+    The columns are text, empty cells are NULL; `_line` is the whole line of a JSON log.
+    """
+
+    sql: Name
+
+
+Column = Name | Expression
+"""A column of the log (a dotted path where the log nests), or an expression over its columns."""
+
+
+class TimeFormat(_Model):
+    """How the log writes a moment."""
+
+    format: str = "iso"
+    """`iso`, `unix_s`, `unix_ms`, `unix_us`, or a strptime pattern such as `%d.%m.%Y %H:%M`."""
+    zone: str = "UTC"
+    """Zone of the shop's clock, for times that do not carry their own offset."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if "%" not in self.format and self.format not in ("iso", "unix_s", "unix_ms", "unix_us"):
+            raise ValueError(
+                f"{self.format!r} is no time format; use iso, unix_s, unix_ms, unix_us or a "
+                "strptime pattern with %"
+            )
+        if self.zone not in available_timezones():
+            raise ValueError(f"{self.zone!r} is no time zone; use a name such as Asia/Shanghai")
+        return self
+
+
+class Layout(_Model):
+    """How a file is cut into rows and columns. Gzip is recognised by itself."""
+
+    format: Literal["csv", "jsonl", "parquet"]
+    """CSV rows are lines: a quoted line break is not understood and its row is refused."""
+    columns: tuple[Name, ...] = ()
+    """The columns of a CSV file without a header, in order. Empty: the first line names them."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    nulls: tuple[str, ...] = ("",)
+    """Texts that mean "no value"."""
+
+    @model_validator(mode="after")
+    def _fits_format(self) -> Self:
+        if self.columns and self.format != "csv":
+            raise ValueError(f"columns: a {self.format} file names its columns itself; drop it")
+        return self
+
+
+class ItemTable(Layout):
+    """A second file with what is known of items, given to `ingest` beside the log."""
+
+    key: Column
+    """Column with the item's id."""
+    fields: dict[Literal["category", "brand", "price", "discount"], Column]
+    """Canonical column -> column of this table; the log's own value comes first."""
+    stamp: Column | None = None
+    """Column with the moment from which a row holds. An event sees the last row before it."""
+    time: TimeFormat = TimeFormat()
+    """How `stamp` is written."""
+    where: str | None = None
+    """DuckDB condition that picks rows, e.g. `property = 'categoryid'`."""
+
+    @model_validator(mode="after")
+    def _no_price_of_all_times(self) -> Self:
+        undated = {"price", "discount"} & set(self.fields)
+        if undated and self.stamp is None:
+            raise ValueError(
+                f"fields.{min(undated)}: a price without a stamp would tell the past about the "
+                "future; name the stamp column, or leave the price out"
+            )
+        return self
+
+
+class Limits(_Model):
+    """What is refused, and how much of it is too much."""
+
+    max_bad_share: float = Field(default=0.01, ge=0, le=1)
+    """Refused rows over rows read, beyond which nothing is published."""
+    not_before: AwareDatetime = datetime(2000, 1, 1, tzinfo=UTC)
+    """Events before this moment are refused."""
+    max_ahead: timedelta = timedelta(days=1)
+    """Events later than now by more than this are refused."""
+
+
+class Source(Layout):
+    """How one shop's log becomes canonical events; `configs/sources/` holds the known ones.
+
+    >>> source = Source(name="shop", format="csv", event_types={"pv": "view", "buy": "purchase"},
+    ...                 fields={"user_id": "uid", "event_time": "at", "event_type": "what",
+    ...                         "item_id": "sku", "price": "price"})
+    >>> source.provides()
+    ['price', 'purchase', 'view']
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    explode: Name | None = None
+    """Path of an array in a JSON log: one event per element, `PATH.x` is the element's x."""
+    fields: dict[
+        Literal[
+            "event_id",
+            "user_id",
+            "event_time",
+            "event_type",
+            "item_id",
+            "category",
+            "brand",
+            "price",
+            "discount",
+            "source_session_id",
+        ],
+        Column,
+    ]
+    """Canonical column -> column of the log. Without `event_id`, one is derived from the rest."""
+    event_types: dict[Name, EventType]
+    """Their name -> ours."""
+    ignored: tuple[Name, ...] = ()
+    """Their names that are left aside, counted but not refused."""
+    time: TimeFormat = TimeFormat()
+    float_ids: tuple[str, ...] = ()
+    """Canonical columns whose ids came as floats: "266079.0" is read as "266079"."""
+    money: Literal["units", "cents"] = "units"
+    """Whether prices are written in currency units (35.79) or in cents (3579)."""
+    zero_price_is_unknown: bool = False
+    """Whether the log writes 0 where it does not know the price."""
+    items: ItemTable | None = None
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        missing = [name for name in (*REQUIRED, "item_id") if name not in self.fields]
+        if missing:
+            raise ValueError(f"fields.{missing[0]}: missing; name the log's column for it")
+        if self.explode and self.format != "jsonl":
+            raise ValueError("explode: only a jsonl log can be exploded; drop it")
+        both = sorted(set(self.event_types) & set(self.ignored))
+        if both:
+            raise ValueError(f"ignored: {both[0]!r} is mapped under event_types as well; drop one")
+        strange = sorted(set(self.float_ids) - set(self.fields))
+        if strange:
+            raise ValueError(f"float_ids: {strange[0]!r} is not among fields; name a field")
+        return self
+
+    def provides(self, with_items: bool = False) -> list[str]:
+        """Optional canonical columns and event types that this log can give, sorted."""
+        columns = set(self.fields)
+        if with_items and self.items:
+            columns |= set(self.items.fields)
+        kinds = {kind.value for kind in self.event_types.values()}
+        return sorted(kinds.union(columns.intersection(OPTIONAL)))
+
+    def label(self, name: str) -> str:
+        """What a canonical column is called in the log, as messages say it."""
+        column = self.fields.get(name)  # type: ignore[call-overload]
+        return column if isinstance(column, str) else name
+
+    @property
+    def mapping(self) -> str:
+        """Digest of what decides the content and the id of an event.
+
+        Event names, limits and the table of items are left out: to change them adds or enriches
+        events, it does not turn one event into another.
+        """
+        named = {"fields", "time", "float_ids", "money", "zero_price_is_unknown", "nulls"}
+        return fingerprint(self.model_dump(mode="json", include=named))
+
+
+def load_source(path: Path) -> Source:
+    """Read a source mapping.
+
+    Raises:
+        NextbuyError: there is no such file, it is not YAML, or a field is wrong; the message
+            names the file, the field and the remedy.
+    """
+    try:
+        content: Any = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        beside = ", ".join(sorted(file.name for file in path.parent.glob("*.yaml"))) or "none"
+        raise NextbuyError(f"There is no source file {path}. Beside it: {beside}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise NextbuyError(f"The source file {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise NextbuyError(f"{path} is not valid YAML; mend it where it says: {error}") from None
+    try:
+        return Source.model_validate(content)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_problem(detail)}" for detail in error.errors())
+        raise NextbuyError(
+            f"The source file {path} has mistakes:\n{problems}\n"
+            "What each field means: nextbuy/ingest/source.py; examples: configs/sources/."
+        ) from None
+
+
+def _problem(detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"] if part not in ("str", "Expression"))
+    known = {
+        "extra_forbidden": "no such field; drop it or correct its name",
+        "missing": "missing; add it",
+    }
+    what = known.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+    return f"{where}: {what}" if where else what

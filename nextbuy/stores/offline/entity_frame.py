@@ -1,0 +1,158 @@
+"""What a retrieval asks for, bound to a connection: feature views and entity rows."""
+
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
+
+from nextbuy.errors import NextbuyError
+from nextbuy.stores.offline.point_in_time import Frame, View
+from nextbuy.stores.offline.sources import column_for, quoted, relation, select
+
+
+def utc(moment: datetime) -> datetime:
+    """A moment in UTC; a naive one is in it already."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def bind_view(
+    con: duckdb.DuckDBPyConnection,
+    view: FeatureView,
+    refs: list[str],
+    full_feature_names: bool,
+    repo_path: Path | None,
+) -> View:
+    """A feature view as the join takes it: the source's columns behind the names asked for.
+
+    Raises:
+        NextbuyError: the source lacks a column, or there is none.
+    """
+    source = view.batch_source
+    if source is None:
+        raise NextbuyError(f"Feature view {view.name!r} has no batch source to read from.")
+    bound = relation(con, source, repo_path)
+    column = partial(column_for, field_mapping=source.field_mapping or {}, relation=bound)
+    name: str = view.projection.name_to_use()  # type: ignore[no-untyped-call]
+    prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
+    names = [ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == name]
+    join_keys = view.projection.join_key_map
+    keys = [entity.name for entity in view.entity_columns if entity.name != DUMMY_ENTITY_ID]
+    created = source.created_timestamp_column or None
+    found = View(
+        name=name,
+        source=bound,
+        keys=tuple((column(key), join_keys.get(key, key)) for key in keys),
+        timestamp=column(source.timestamp_field),
+        created=column(created) if created else None,
+        features=tuple((column(feature), prefix + feature) for feature in dict.fromkeys(names)),
+        ttl=view.ttl or None,
+    )
+    bound.require(
+        [
+            *(old for old, _ in found.keys + found.features),
+            found.timestamp,
+            *filter(None, [found.created]),
+        ]
+    )
+    return found
+
+
+def bind_frame(con: duckdb.DuckDBPyConnection, rows: pd.DataFrame | pa.Table | str) -> Frame:
+    """The entity rows as the table `entity`, numbered in their order.
+
+    Raises:
+        NextbuyError: they have no timestamps, or a column of mixed types.
+    """
+    if isinstance(rows, pd.DataFrame):
+        try:
+            rows = pa.Table.from_pandas(rows, preserve_index=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise NextbuyError(f"The entity frame has a column of mixed types: {error}") from None
+    if isinstance(rows, str):
+        con.execute(f"CREATE TEMP TABLE entity_rows AS SELECT * FROM ({rows.rstrip().rstrip(';')})")
+    else:
+        con.register("entity_arrow", rows)
+        con.execute("CREATE TEMP VIEW entity_rows AS SELECT * FROM entity_arrow")
+    types = {name: kind for name, kind, *_ in con.execute("DESCRIBE entity_rows").fetchall()}
+    at = _timestamp_column(types)
+    con.execute(
+        "CREATE TEMP TABLE entity AS SELECT row_number() OVER () AS __row, * FROM entity_rows"
+    )
+    first, last = con.execute(
+        f"SELECT min(t), max(t) FROM (SELECT {quoted(at)}::TIMESTAMPTZ AS t FROM entity)"
+    ).fetchall()[0]
+    return Frame("entity", tuple(types), at, first, last)
+
+
+def _timestamp_column(types: dict[str, str]) -> str:
+    if "event_timestamp" in types:
+        return "event_timestamp"
+    found = [name for name, kind in types.items() if kind.startswith("TIMESTAMP")]
+    if len(found) == 1:
+        return found[0]
+    raise NextbuyError(
+        "The entity frame needs a column 'event_timestamp' (or exactly one column of timestamps); "
+        f"it has {', '.join(types)}."
+    )
+
+
+def check_keys(con: duckdb.DuckDBPyConnection, frame: Frame, views: list[View]) -> None:
+    """Check that rows and views fit together.
+
+    Raises:
+        NextbuyError: a join key is missing or of another type, or a name would come twice.
+    """
+    types = {name: kind for name, kind, *_ in con.execute("DESCRIBE entity").fetchall()}
+    for view in views:
+        for source, entity in view.keys:
+            if entity not in types:
+                raise NextbuyError(
+                    f"The entity frame lacks the join key {entity!r} of feature view "
+                    f"{view.name!r}; it has {', '.join(frame.columns)}."
+                )
+            if _family(types[entity]) != _family(view.source.types[source]):
+                raise NextbuyError(
+                    f"The join key {entity!r} is {types[entity]} in the entity frame and "
+                    f"{view.source.types[source]} in {view.source.title} (feature view "
+                    f"{view.name!r}). Give both the same type."
+                )
+    taken = [*frame.columns, *(name for view in views for _, name in view.features)]
+    twice = {name for name in taken if taken.count(name) > 1}
+    if twice:
+        raise NextbuyError(
+            f"The result would have {', '.join(map(repr, sorted(twice)))} twice. Rename the column "
+            "of the entity frame, or ask for full_feature_names."
+        )
+
+
+def _family(kind: str) -> str:
+    if kind.startswith(("ENUM", "VARCHAR")):
+        return "text"
+    if kind.endswith("INT") or kind.endswith("INTEGER"):
+        return "integer"
+    return kind
+
+
+def own_rows(views: list[View], dates: tuple[datetime, datetime]) -> str:
+    """A query for the keys and times at which the views themselves changed between the dates."""
+    keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
+    complete = [view for view in views if {entity for _, entity in view.keys} == set(keys)]
+    if not complete:
+        raise NextbuyError(
+            f"No feature view of the request has all of its join keys ({', '.join(keys)}), so the "
+            "rows are not determined by dates alone. Pass an entity frame."
+        )
+    start, end = (utc(moment).isoformat() for moment in dates)
+    return (
+        " UNION ".join(
+            f"SELECT {select([*view.keys])}{', ' if keys else ''}"
+            f"{quoted(view.timestamp)}::TIMESTAMPTZ AS event_timestamp FROM {view.source.sql} "
+            f"WHERE {quoted(view.timestamp)}::TIMESTAMPTZ BETWEEN '{start}' AND '{end}'"
+            for view in complete
+        )
+        + " ORDER BY ALL"
+    )

@@ -1,0 +1,237 @@
+"""Feast's Redis online store, written and read faster.
+
+`type: nextbuy.stores.online.NextbuyOnlineStore` in feature_store.yaml. What lies in Redis is stock
+Feast's layout: what one writes the other reads. With `packed`, the packed layout is written beside
+it, for `nextbuy.stores.online.reader.OnlineReader`.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, ByteString, Literal
+
+import redis
+from feast.feature_view import FeatureView
+from feast.infra.online_stores.redis import (
+    RedisClient,
+    RedisOnlineStore,
+    RedisOnlineStoreConfig,
+    RedisType,
+)
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import RepoConfig
+from google.protobuf.timestamp_pb2 import Timestamp
+from redis import asyncio as redis_asyncio
+
+from nextbuy.settings import Settings
+from nextbuy.stores.online.layout import clock_key, layout
+from nextbuy.stores.online.redis_server import hold
+from nextbuy.stores.online.rows import rows_from_protos
+from nextbuy.stores.online.wire import Lines, command, reading
+from nextbuy.stores.online.writer import write
+
+PATIENCE = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0}
+CLOCK_SECONDS = 1.0  # how long a clock that was read is good for
+
+Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+Read = tuple[datetime | None, dict[str, Value] | None]
+
+
+class NextbuyOnlineStoreConfig(RedisOnlineStoreConfig):
+    """The `online_store` section of feature_store.yaml."""
+
+    type: str = "nextbuy.stores.online.NextbuyOnlineStore"  # type: ignore[assignment]
+    connection_string: str | None = None  # type: ignore[assignment]
+    """A Redis in Feast's notation (`host:6379,db=0`). Unset: `REDIS_URL`, else the embedded one."""
+    packed: bool = False
+    """Write the packed layout beside the hashes. Needs Redis itself, not a cluster."""
+    clock: Literal["wall", "data"] = "wall"
+    """What a TTL is counted against: the time of day, or the newest event timestamp written for
+    the project, for logs of the past. With `wall`, keys leave Redis when their rows expire."""
+
+
+class NextbuyOnlineStore(RedisOnlineStore):
+    """Stock Feast's reads and writes, except that
+
+    - without a `connection_string` it uses `REDIS_URL` or starts the embedded server;
+    - rows are written by transactions that never put an older row over a newer one;
+    - rows older than their view's TTL are not served (stock serves them, feast issue 1802).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ttls: dict[str, timedelta | None] = {}
+        self._config: RepoConfig | None = None
+        self._now: tuple[float, datetime] | None = None
+        self._lines: Lines | None = None
+
+    def ask(self, config: RepoConfig, commands: bytes, replies: int) -> list[Any]:
+        """What Redis answers to commands that change nothing; see `wire.Lines`."""
+        lines, client = self._lines, self.client(config)
+        if lines is None or lines.client is not client:
+            lines = self._lines = Lines(client)
+        return lines.ask(commands, replies)
+
+    def client(self, config: RepoConfig) -> redis.Redis:
+        """The Redis in use.
+
+        Raises:
+            NextbuyError: it is out of reach, or the embedded one did not start.
+        """
+        return self._get_client(config.online_store)
+
+    def _get_client(self, online_store_config: RedisOnlineStoreConfig) -> redis.Redis:
+        if self._client is None and online_store_config.connection_string is None:
+            self._client = redis.Redis.from_url(hold(Settings()), **PATIENCE)
+        client: redis.Redis = super()._get_client(online_store_config)
+        return client
+
+    async def _get_client_async(self, online_store_config: RedisOnlineStoreConfig) -> Any:
+        if self._client_async is None and online_store_config.connection_string is None:
+            url = await asyncio.to_thread(hold, Settings())
+            self._client_async = redis_asyncio.Redis.from_url(url, **PATIENCE)
+        return await super()._get_client_async(online_store_config)
+
+    def now(self, config: RepoConfig) -> datetime:
+        """The time against which rows expire."""
+        if config.online_store.clock == "wall":
+            return datetime.now(UTC)
+        if self._now is None or time.monotonic() - self._now[0] > CLOCK_SECONDS:
+            found: Any = self.client(config).get(clock_key(config.project))
+            newest = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(found or 0))
+            self._now = time.monotonic(), newest
+        return self._now[1]
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Written],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Write rows in the order of their stamps.
+
+        Raises:
+            NextbuyError: Redis is away or full; every row that it took is whole.
+        """
+        if config.online_store.redis_type == RedisType.redis_cluster:
+            super().online_write_batch(config, table, data, progress)
+            return
+        into = layout(config, table)
+        for rows in rows_from_protos(config, into, data):
+            write(self.client(config), config, into, [rows], progress or (lambda rows: None))
+        self._now = None
+
+    async def online_write_batch_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Written],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """As `online_write_batch`, in a thread."""
+        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
+        """Remove a view's values, in both layouts."""
+        super().delete_table(config, table)
+        if (packing := layout(config, table).packing) is not None:
+            client = self.client(config)
+            pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", packing.prefix) + b"*"
+            for key in client.scan_iter(pattern, count=1000):
+                client.delete(key)
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Any) -> None:
+        """Remove the values of all views."""
+        for table in tables:
+            self.delete_table(config, table)
+        super().teardown(config, tables, entities)
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[Read]:
+        """As stock; a row older than the view's TTL is `(None, None)`."""
+        self._config = config
+        with reading():
+            return super().online_read(config, table, entity_keys, requested_features)
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[Read]:
+        """As `online_read`."""
+        self._config = config
+        with reading():
+            return await super().online_read_async(config, table, entity_keys, requested_features)
+
+    def _read_features_per_fv(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
+        self._config = config
+        with reading():
+            super()._read_features_per_fv(config, *args, **kwargs)
+
+    async def _read_features_per_fv_async(
+        self, config: RepoConfig, *args: Any, **kwargs: Any
+    ) -> None:
+        self._config = config
+        with reading():
+            await super()._read_features_per_fv_async(config, *args, **kwargs)
+
+    def _generate_hset_keys_for_features(
+        self,
+        feature_view: FeatureView,
+        requested_features: list[str] | None = None,
+        fv_name_override: str | None = None,
+    ) -> tuple[list[str], list[str | bytes]]:
+        # The decoding below is told the view's name alone: remember its TTL by that name.
+        self._ttls[fv_name_override or feature_view.name] = getattr(feature_view, "ttl", None)
+        names, keys = super()._generate_hset_keys_for_features(
+            feature_view, requested_features, fv_name_override
+        )
+        return names, keys
+
+    def _read_hash_fields(
+        self, config: RepoConfig, commands: list[tuple[bytes, list[str | bytes]]]
+    ) -> list[list[ByteString | None]]:
+        online = config.online_store
+        if online.redis_type == RedisType.redis_cluster or online.client == RedisClient.glide:
+            return super()._read_hash_fields(config, commands)
+        encoded = (
+            command(b"HMGET", key, *(f if isinstance(f, bytes) else f.encode() for f in fields))
+            for key, fields in commands
+        )
+        return self.ask(config, b"".join(encoded), len(commands))
+
+    def _convert_redis_values_to_protobuf(
+        self,
+        redis_values: Sequence[Sequence[ByteString | None]],
+        feature_view: str,
+        requested_features: list[str],
+    ) -> list[Read]:
+        names = [name for name in requested_features if name != f"_ts:{feature_view}"]
+        oldest = None
+        if (ttl := self._ttls.get(feature_view)) and self._config is not None:
+            oldest = self.now(self._config) - ttl
+        return [_row(values, names, oldest) for values in redis_values]
+
+
+def _row(values: Sequence[ByteString | None], names: list[str], oldest: datetime | None) -> Read:
+    """One reply: the features in the order asked for, the timestamp last."""
+    if values[-1] is None:
+        return None, {name: Value() for name in names}
+    stamp = Timestamp.FromString(values[-1]).ToDatetime(UTC)
+    if oldest is not None and stamp < oldest:
+        return None, None
+    return stamp, {
+        name: Value.FromString(value) if value else Value()
+        for name, value in zip(names, values, strict=False)
+    }

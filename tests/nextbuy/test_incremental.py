@@ -1,0 +1,211 @@
+"""An increment gives the bytes of a full rebuild, and writes no day that stayed the same."""
+
+from datetime import UTC, datetime
+
+import duckdb
+import pyarrow as pa
+from hypothesis import HealthCheck, given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+
+from nextbuy.connection import duckdb_engine
+from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
+from nextbuy.features import TABLES
+from nextbuy.settings import Settings
+from nextbuy.tables.build import build_features, build_labels, build_sessions
+from nextbuy.tables.labels import LabelConfig
+from nextbuy.tables.sessions import DAY, HOUR, MINUTE
+from nextbuy.versioned_table import manifest, new_version
+from tests.nextbuy.histories import CONFIG, event, histories
+
+COLUMNS = ("category", "brand", "price", "discount", "source_session_id")
+INFO = {"source": "test", "provides": sorted({*EventType, *COLUMNS})}
+LABELS = LabelConfig(horizon_days=5)
+
+
+def publish(data, events):
+    """Write `events/`, days that stay equal kept or not: an increment must not care."""
+    rows = [
+        {name: e[name] for name in EVENT_SCHEMA.names if name != "event_time"}
+        | {"event_time": datetime.fromtimestamp(e["event_us"] / 1e6, UTC)}
+        for e in events
+    ]
+    with duckdb_engine(data) as engine, new_version(data.events, str(len(rows)), INFO) as version:
+        engine.register("made", pa.Table.from_pylist(rows, schema=EVENT_SCHEMA))
+        version.write_days(engine, "made", "event_time", EVENT_ORDER)
+
+
+def build(data, run=None):
+    """All tables; returns the names of those that were written."""
+    written = []
+
+    def done(name, rows, built):
+        written.extend([name] * built)
+
+    build_sessions(data, CONFIG, done, run=run)
+    build_labels(data, LABELS, done, run=run)
+    build_features(data, done, run=run)
+    return written
+
+
+def tables(data):
+    return [data.sessions, data.labels, *(data.features / table.name for table in TABLES)]
+
+
+def days_of(data):
+    """Table -> day -> (bytes, inode)."""
+    return {
+        table.name: {
+            path.parent.name: (path.read_bytes(), path.stat().st_ino)
+            for path in table.resolve().glob("day=[0-9]*/part-0.parquet")
+        }
+        for table in tables(data)
+    }
+
+
+def assert_same_as_whole(folder, *steps):
+    """Build after each step; the end must be what one build of the last step gives."""
+    grown = Settings(data=folder / "grown", threads=1)
+    before = {}
+    for events in steps:
+        publish(grown, events)
+        build(grown)
+        after = days_of(grown)
+        for table, days in after.items():
+            for day, (content, inode) in days.items():
+                old = before.get(table, {}).get(day)
+                if old and old[0] == content:
+                    assert old[1] == inode, f"{table} {day} was written again for nothing"
+        before = after
+    whole = Settings(data=folder / "whole", threads=1)
+    publish(whole, steps[-1])
+    build(whole)
+    for wanted, found in zip(tables(whole), tables(grown), strict=True):
+        one, other = manifest(wanted), manifest(found)
+        assert one.days.keys() == other.days.keys(), wanted.name
+        for day, digest in one.days.items():
+            assert other.days[day] == digest, difference(wanted, found, day)
+        assert (one.rows, one.info) == (other.rows, other.info)
+
+
+def difference(wanted, found, day):
+    one, other = (f"'{t.resolve()}/day={day}/part-0.parquet'" for t in (wanted, found))
+    rows = duckdb.sql(
+        f"(SELECT 'whole', * FROM (FROM {one} EXCEPT ALL FROM {other})) UNION ALL "
+        f"(SELECT 'increment', * FROM (FROM {other} EXCEPT ALL FROM {one}))"
+    ).fetchall()
+    return f"{wanted.name} {day}: {rows[:4]}"
+
+
+@how(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(histories(most=30), st.data())
+def test_any_split_of_any_history_ends_in_the_same_bytes(tmp_path_factory, events, data):
+    """A new day and late events alike: any part first, in any order."""
+    events = sorted(events, key=lambda e: (e["event_us"], e["event_id"]))
+    if data.draw(st.booleans(), label="by time"):
+        cut = data.draw(st.integers(1, len(events)))
+        first = events[:cut]
+    else:
+        kept = data.draw(st.sets(st.sampled_from(range(len(events))), min_size=1))
+        first = [events[i] for i in sorted(kept)]
+    assert_same_as_whole(tmp_path_factory.mktemp("split"), first, events)
+
+
+def views(user, *days, item="i1"):
+    return [event(user, day * DAY + HOUR, "view", item, price=100) for day in days]
+
+
+def test_a_new_day_leaves_every_earlier_day_of_the_shoppers_tables(tmp_path):
+    data = Settings(data=tmp_path, threads=1)
+    events = [*views("u1", 0, 3, 9), *views("u2", 1, 9)]
+    publish(data, events)
+    build(data)
+    before = days_of(data)
+    publish(data, [*events, *views("u1", 10)])
+    build(data)
+    after = days_of(data)
+    for table in ("sessions", "user", "session", "user_item", "recent_items"):
+        assert after[table].keys() - before[table].keys() == {"day=2024-01-11"}
+        for day, content in before[table].items():
+            assert after[table][day] == content, (table, day)
+    # Two midnights came to an end: those after days 8 (nothing changes) and 9.
+    assert after["item"].keys() - before["item"].keys() == {"day=2024-01-11"}
+
+
+def test_a_late_event_changes_its_shopper_and_nobody_else(tmp_path):
+    events = [*views("u1", 0, 5), *views("u2", 2, 6)]
+    late = event("u1", 3 * DAY, "purchase", "i2", price=500)
+    assert_same_as_whole(tmp_path, events, [*events, late])
+    data = Settings(data=tmp_path / "grown")
+    rows = duckdb.sql(
+        f"SELECT user_id FROM '{data.features.resolve()}/user/*/*.parquet' WHERE n_purchases = 1"
+    ).fetchall()
+    assert rows == [("u1",)] * 2
+
+
+def test_a_late_event_that_joins_two_sessions(tmp_path):
+    first = [event("u1", DAY - 40 * MINUTE, "view"), event("u1", DAY + 10 * MINUTE, "view")]
+    bridge = event("u1", DAY - 15 * MINUTE, "view")
+    assert_same_as_whole(tmp_path, first, [*first, bridge])
+
+
+def test_a_late_log_in_takes_a_visitors_past_from_another_shopper(tmp_path):
+    past = [event("a1", i * MINUTE, "view", source_session_id="s1") for i in range(3)]
+    login = event("u2", HOUR, "login", source_session_id="s1")
+    late = event("u1", HOUR // 2, "login", source_session_id="s1")
+    rest = views("u2", 4)
+    assert_same_as_whole(tmp_path, [*past, login, *rest], [*past, login, late, *rest])
+
+
+def test_three_steps_and_events_taken_away(tmp_path):
+    steps = [views("u1", *range(n)) + views("u2", *range(0, n, 3)) for n in (3, 40, 20)]
+    assert_same_as_whole(tmp_path, *steps)
+
+
+def test_sessions_made_twice_in_between_lead_to_a_whole_build(tmp_path):
+    data = Settings(data=tmp_path / "data", threads=1)
+    for n in (3, 5):
+        publish(data, views("u1", *range(n)))
+        build_sessions(data, CONFIG, lambda *_: None)
+        if n == 3:
+            build(data)
+    publish(data, views("u1", *range(8)))
+    build(data)
+    got = {table.name: manifest(table).days for table in tables(data)}
+    whole = Settings(data=tmp_path / "whole", threads=1)
+    publish(whole, views("u1", *range(8)))
+    build(whole)
+    assert got == {table.name: manifest(table).days for table in tables(whole)}
+
+
+def test_nothing_new_writes_nothing(tmp_path):
+    data = Settings(data=tmp_path, threads=1)
+    publish(data, views("u1", 0, 1))
+    assert set(build(data)) == {table.name for table in tables(data)}
+    assert build(data) == []
+
+
+def test_what_lies_beyond_the_longest_window_is_carried_on(tmp_path):
+    old = views("u1", 0, item="i2") + views("u2", 1, 2)
+    first = old + views("u3", 50, 51)
+    # The old items come again: their lifetime counts and last prices go on from before.
+    assert_same_as_whole(tmp_path, first, first + views("u3", 52, item="i2") + views("u1", 60))
+
+
+def test_the_day_that_leaves_the_longest_window_is_within_reach(tmp_path):
+    first = views("u1", 10) + views("u2", 40, item="i2")
+    assert_same_as_whole(tmp_path, first, first + views("u2", 41, item="i2"))
+
+
+def test_a_label_ripens_by_time_alone(tmp_path):
+    first = views("u1", 0) + views("u2", 2)
+    assert_same_as_whole(tmp_path, first, first + views("u2", 7))
+    label = duckdb.sql(
+        f"SELECT label FROM '{tmp_path}/grown/labels/day=2024-01-01/*.parquet'"
+    ).fetchall()
+    assert label == [(0,)]

@@ -1,0 +1,185 @@
+"""What a score is worth early in a session: after its first events, before the rest has come."""
+
+from collections.abc import Collection
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureStore
+
+from nextbuy.connection import duckdb_engine
+from nextbuy.contract import ModelContract
+from nextbuy.settings import Settings
+from nextbuy.tables.build import FOREVER_US, feature_rows, feature_tables
+from nextbuy.tables.incremental import session_event_columns
+from nextbuy.versioned_table import Manifest, files, manifest
+from training.boosting import Booster, score
+from training.dataset import sample_of
+from training.metrics import RANKING, Vector, paired_difference, with_intervals
+
+LENGTHS = (1, 2, 5, 10)
+"""Events after which the score is looked at."""
+SHOPPERS = 3_000
+"""Sessions looked at, at most: the last test session of so many shoppers."""
+METRICS = {name: RANKING[name] for name in ("pr_auc", "roc_auc")}
+COPY = "{} || ' ' || length"
+KEYS = ("user_id", "item_id", "event_timestamp")
+
+
+def value_at_prefix(
+    settings: Settings, booster: Booster, contract: ModelContract, test: pa.Table, scored: Vector
+) -> dict[str, dict[str, Any]] | None:
+    """Score the items touched by the first events of a session, as if it had ended there.
+
+    One test session a shopper, the last, so that no cut changes the past of another one. The label
+    is that of the whole session, so the rows are also those of which the whole session's score is
+    known: `difference` is what the score gains (paired, then minus now) until the session ends.
+
+    Args:
+        settings: where things are.
+        booster: of the model.
+        contract: of the model.
+        test: the test rows.
+        scored: the model's probabilities of them, shape (rows,).
+
+    Returns:
+        number of events -> `{"rows", "positives", "metrics", "at_end", "difference"}`; None where
+        there are no sessions to cut.
+    """
+    sessions = manifest(settings.sessions)
+    if sessions is None:
+        return None
+    whole = pa.table(
+        {
+            **{name: test[name] for name in (*KEYS, "label")},
+            "at_end": scored,
+        }
+    )
+    with duckdb_engine(settings) as engine:
+        every = rows_after(engine, settings, sessions, whole, contract.features, LENGTHS)
+    found = {}
+    for length, rows in every.items():
+        sample = sample_of(rows)
+        if not sample.has_both_classes:
+            continue
+        now = score(booster, contract, rows)
+        then = np.asarray(rows["at_end"].to_numpy(), np.float64)
+        found[str(length)] = {
+            "rows": rows.num_rows,
+            "positives": int(sample.labels.sum()),
+            "metrics": with_intervals(sample.labels, now, sample.users, METRICS),
+            "at_end": with_intervals(sample.labels, then, sample.users, METRICS),
+            "difference": paired_difference(sample, then, now, RANKING["pr_auc"]),
+        }
+    return found
+
+
+def rows_after(
+    engine: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    sessions: Manifest,
+    whole: pa.Table,
+    features: Collection[str],
+    lengths: Collection[int],
+) -> dict[int, pa.Table]:
+    """The items touched by the first events of the chosen sessions, with their features then.
+
+    What follows from the shopper's events is computed by the definitions from the cut history; the
+    rest was known at that moment and comes from Feast.
+
+    Args:
+        engine: with nothing in it.
+        settings: where things are.
+        sessions: manifest of the published ones.
+        whole: `KEYS`, `label` and `at_end` of the sessions that may be chosen.
+        features: full names.
+        lengths: numbers of events.
+
+    Returns:
+        length -> `KEYS` (the moment of the last of these events), `label`, `at_end`, the features.
+    """
+    engine.register("whole", whole)
+    engine.register("lengths", pa.table({"length": pa.array(lengths, pa.int64())}))
+    _cut(engine, settings)
+    rows = engine.sql(
+        """
+        SELECT f.length, f.user_id, f.item_id, stopped AS event_timestamp, label, at_end
+        FROM (SELECT length, user_id, ended, item_id FROM first_events
+              WHERE item_id IS NOT NULL GROUP BY ALL) AS f
+        JOIN (SELECT length, user_id, max(event_time) AS stopped FROM first_events GROUP BY ALL)
+        USING (length, user_id)
+        JOIN whole ON f.user_id = whole.user_id AND f.item_id = whole.item_id
+            AND ended = whole.event_timestamp
+        ORDER BY ALL
+        """
+    ).to_arrow_table()
+    own = {table.name: table for table in feature_tables(sessions) if "user_id" in table.keys}
+    asked = [tuple(name.split("__", 1)) for name in features]
+    rows = (
+        FeatureStore(repo_path=str(settings.feature_repo))
+        .get_historical_features(
+            entity_df=rows.to_pandas(),
+            features=[f"{view}:{name}" for view, name in asked if view not in own],
+            full_feature_names=True,
+            filter_by_created_timestamp=True,
+        )
+        .to_arrow()
+    )
+    for view in dict.fromkeys(view for view, _ in asked if view in own):
+        names = ", ".join(f"made.{name} AS {view}__{name}" for v, name in asked if v == view)
+        engine.register("so_far", rows)
+        rows = engine.sql(
+            f"SELECT so_far.*, {names} FROM so_far "
+            f"LEFT JOIN ({feature_rows(own[view], FOREVER_US)}) AS made "
+            f"ON made.user_id = {COPY.format('so_far.user_id')} "
+            + "".join(f"AND made.{k} = so_far.{k} " for k in own[view].keys if k != "user_id")
+            + "AND made.event_timestamp = so_far.event_timestamp"
+        ).to_arrow_table()
+    rows = rows.sort_by([(name, "ascending") for name in KEYS])
+    return {n: rows.filter(pc.equal(rows["length"], n)).drop_columns("length") for n in lengths}
+
+
+def _cut(engine: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    """Leave `first_events`, of the chosen sessions, and `session_events`, what features see.
+
+    That is the past of the chosen shoppers and of whoever was in a shop session with them (a
+    log-in there makes one person of two). Every length has a copy of its own: of all people and of
+    all shop sessions, so that one query computes them all.
+    """
+    published = f"read_parquet('{files(settings.sessions)}', hive_partitioning = false)"
+    copied = {
+        "user_id": COPY.format("user_id"),
+        "source_session_id": COPY.format("source_session_id"),
+    }
+    engine.execute(
+        f"""
+        CREATE TABLE chosen AS
+        WITH last AS (
+            SELECT user_id, max(event_timestamp) AS ended FROM whole GROUP BY user_id
+            ORDER BY md5(user_id) LIMIT {SHOPPERS})
+        SELECT user_id, ended, any_value(session_id) AS session_id
+        FROM last JOIN {published} AS s USING (user_id) WHERE s.event_time = ended GROUP BY ALL;
+        CREATE TABLE circle AS
+        WITH RECURSIVE visits AS (
+            SELECT DISTINCT source_session_id, user_id FROM {published}
+            WHERE source_session_id IS NOT NULL),
+        reached (user_id) AS (
+            SELECT user_id FROM chosen
+            UNION
+            SELECT b.user_id FROM reached JOIN visits AS a USING (user_id)
+            JOIN visits AS b USING (source_session_id))
+        FROM reached;
+        CREATE TABLE first_events AS
+        SELECT length, ended, s.* FROM {published} AS s
+        JOIN chosen USING (user_id, session_id) JOIN lengths ON event_number <= length;
+        CREATE TABLE cut AS
+        FROM (SELECT length, s.* FROM {published} AS s SEMI JOIN circle USING (user_id)
+              ANTI JOIN chosen USING (user_id, session_id) CROSS JOIN lengths)
+        UNION ALL BY NAME SELECT * EXCLUDE ended FROM first_events;
+        CREATE VIEW session_events AS SELECT {session_event_columns()} FROM (
+            SELECT * REPLACE ({", ".join(f"{sql} AS {name}" for name, sql in copied.items())})
+            FROM cut)
+        """
+    )
