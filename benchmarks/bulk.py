@@ -27,7 +27,7 @@ from bento.export import export_champion
 from bento.model import Model
 from bento.reader import bind
 from nextbuy.cli.serving import apply
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import files, new_version, require
 
@@ -37,17 +37,17 @@ TIMES = 60
 def multiply(settings: Settings, into: Settings, times: int) -> None:
     """The feature tables with each shopper `times` times, published in another data folder."""
     copies = f"range({times}) copies(n)"
-    with duckdb_engine(settings) as engine:
+    with duckdb_connection(settings) as connection:
         for table in [settings.sessions, *sorted(settings.features.glob("[!.]*"))]:
             source, found = files(table), require(table, "nextbuy demo")
-            columns = engine.execute(f"DESCRIBE FROM read_parquet('{source}')").fetchall()
+            columns = connection.execute(f"DESCRIBE FROM read_parquet('{source}')").fetchall()
             whose = any(column[0] == "user_id" for column in columns)
             many = whose and table != settings.sessions  # of the sessions, only the end counts
             chosen = "* REPLACE (user_id || '-' || n AS user_id)" if many else "*"
             place = into.data / table.relative_to(settings.data)
             with new_version(place, inputs=f"{times} times", info=found.info) as version:
                 file = version.file(as_of_newest(settings).date())
-                engine.execute(
+                connection.execute(
                     f"COPY (SELECT {chosen} FROM read_parquet('{source}')"
                     f"{f', {copies}' if many else ''}) TO '{file}' (FORMAT parquet)"
                 )

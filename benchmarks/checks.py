@@ -22,9 +22,9 @@ def events(folder: Path, rows: int) -> Path:
     import duckdb
 
     file = folder / f"events-{rows}.parquet"
-    with duckdb.connect() as engine:
-        engine.execute("SET TimeZone = 'UTC'; SELECT setseed(0.5)")
-        engine.execute(
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; SELECT setseed(0.5)")
+        connection.execute(
             "COPY (SELECT md5(i::VARCHAR) AS event_id, "
             f"'u' || (hash(i) % {max(rows // 100, 1)}) AS user_id, "
             "make_timestamptz((1704067200 + hash(i * 3) % "
@@ -57,7 +57,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 def floor(given: argparse.Namespace) -> dict[str, Any]:
     from monitoring.suites.events import EventBounds, event_rules
-    from nextbuy.connection import duckdb_engine
+    from nextbuy.connection import duckdb_connection
     from nextbuy.settings import Settings
 
     failing = [r.failing for r in event_rules(NOW, EventBounds()) if r.failing]
@@ -65,8 +65,8 @@ def floor(given: argparse.Namespace) -> dict[str, Any]:
     measured = []
     for _ in range(given.repeats):
         began = time.perf_counter()
-        with duckdb_engine(Settings(data=Path(given.folder) / "data")) as engine:
-            engine.execute(
+        with duckdb_connection(Settings(data=Path(given.folder) / "data")) as connection:
+            connection.execute(
                 f"SELECT {counts}, count(DISTINCT event_id) FROM read_parquet('{given.file}')"
             ).fetchall()
         measured.append(time.perf_counter() - began)

@@ -25,12 +25,12 @@ from feast import FeatureStore
 
 from benchmarks import report
 from bento.serve import running
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.live.event_store import COLUMNS, LiveStore, now_us
 from nextbuy.live.features import live_tables
 from nextbuy.live.worker import CURSOR
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.stores.online.redis_server import connect, redis_lease
+from nextbuy.stores.online.redis_server import connect, running_redis
 from nextbuy.versioned_table import files
 
 MARK = 3_000
@@ -53,9 +53,9 @@ def shop(small: bool) -> None:
 
 def later_events(settings: Settings, count: int) -> list[dict[str, Any]]:
     """Events of the log's last days again, as new ones after its end, two milliseconds apart."""
-    with duckdb_engine(settings) as engine:
+    with duckdb_connection(settings) as connection:
         rows = (
-            engine.sql(
+            connection.sql(
                 f"SELECT * FROM (FROM read_parquet('{files(settings.events)}', "
                 f"hive_partitioning = false) "
                 f"ORDER BY event_time DESC, event_id LIMIT {count}) ORDER BY event_time, event_id"
@@ -87,7 +87,7 @@ def await_worker(settings: Settings) -> None:
 def ours(given: argparse.Namespace) -> dict[str, Any]:
     settings = Settings()
     with (
-        redis_lease(settings),
+        running_redis(settings),
         running(settings) as url,
         httpx.Client(base_url=url, timeout=60) as http,
     ):
@@ -139,10 +139,10 @@ def on_disk(given: argparse.Namespace) -> dict[str, Any]:
 
 def feast_write(given: argparse.Namespace) -> dict[str, Any]:
     settings = Settings()
-    with redis_lease(settings), duckdb_engine(settings) as engine:
+    with running_redis(settings), duckdb_connection(settings) as connection:
         store = FeatureStore(repo_path=str(settings.feature_repo))
         frames: dict[str, pd.DataFrame] = {
-            table.name: engine.sql(
+            table.name: connection.sql(
                 f"FROM read_parquet('{files(settings.features / table.name)}', "
                 "hive_partitioning = false) LIMIT 1"
             ).df()

@@ -31,25 +31,25 @@ def counts(newest: str, windows: tuple[int | None, ...]) -> str:
 
 def self_join(given: argparse.Namespace) -> dict[str, Any]:
     """Each session end and each item's midnight joined with all events before it."""
-    from nextbuy.connection import duckdb_engine
+    from nextbuy.connection import duckdb_connection
     from nextbuy.versioned_table import files
 
     settings = Settings(data=Path(given.folder))
     windows = (None, 1, 7, 30)
-    with duckdb_engine(settings) as engine:
-        engine.execute(
+    with duckdb_connection(settings) as connection:
+        connection.execute(
             "CREATE VIEW e AS SELECT user_id, item_id, event_type, session_id, is_bot, "
             f"epoch_us(event_time) AS at_us FROM '{files(settings.sessions)}'"
         )
         begun = time.perf_counter()
-        engine.execute(
+        connection.execute(
             f"""CREATE TABLE users AS
             WITH ends AS (SELECT user_id, max(at_us) AS end_us FROM e GROUP BY user_id, session_id)
             SELECT ends.user_id, end_us, {counts("end_us", windows)}
             FROM ends JOIN e ON e.user_id = ends.user_id AND e.at_us <= end_us
             GROUP BY ALL"""
         )
-        engine.execute(
+        connection.execute(
             f"""CREATE TABLE items AS
             WITH good AS (SELECT * FROM e WHERE NOT is_bot AND item_id IS NOT NULL),
             midnights AS (
@@ -85,13 +85,15 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 def scan(given: argparse.Namespace) -> dict[str, Any]:
     """Every column of the sessions read once."""
-    from nextbuy.connection import duckdb_engine
+    from nextbuy.connection import duckdb_connection
     from nextbuy.versioned_table import files
 
     settings = Settings(data=Path(given.folder))
-    with duckdb_engine(settings) as engine:
+    with duckdb_connection(settings) as connection:
         begun = time.perf_counter()
-        engine.execute(f"SELECT bit_xor(hash(s)) FROM '{files(settings.sessions)}' AS s").fetchall()
+        connection.execute(
+            f"SELECT bit_xor(hash(s)) FROM '{files(settings.sessions)}' AS s"
+        ).fetchall()
         return {"measured": [time.perf_counter() - begun]}
 
 

@@ -58,13 +58,15 @@ def increment(given: argparse.Namespace) -> dict[str, Any]:
 
 def scan(given: argparse.Namespace) -> dict[str, Any]:
     """Every column of the events read once."""
-    from nextbuy.connection import duckdb_engine
+    from nextbuy.connection import duckdb_connection
     from nextbuy.versioned_table import files
 
     settings = Settings(data=Path(given.folder) / "whole")
-    with duckdb_engine(settings) as engine:
+    with duckdb_connection(settings) as connection:
         begun = time.perf_counter()
-        engine.execute(f"SELECT bit_xor(hash(e)) FROM '{files(settings.events)}' AS e").fetchall()
+        connection.execute(
+            f"SELECT bit_xor(hash(e)) FROM '{files(settings.events)}' AS e"
+        ).fetchall()
         return {"measured": [time.perf_counter() - begun]}
 
 

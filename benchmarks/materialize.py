@@ -17,7 +17,7 @@ import duckdb
 
 from benchmarks import report
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import connect, find_redis_server, redis_lease
+from nextbuy.stores.online.redis_server import connect, find_redis_server, running_redis
 from nextbuy.stores.online.wire import command
 
 FEATURES = 15
@@ -33,9 +33,9 @@ def make(folder: Path, keys: int, history: int) -> None:
         else f"(hash(i * 31 + {j}) % 1000)::BIGINT AS f{j}"
         for j in range(FEATURES)
     )
-    with duckdb.connect() as con:
-        con.execute("SET TimeZone = 'UTC'")
-        con.execute(
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(
             f"COPY (SELECT 'user-' || (i % {keys}) AS user_id, "
             "TIMESTAMPTZ '2024-01-01 00:00:00+00' + "
             "to_microseconds((hash(i) % 31536000)::BIGINT * 1000000) AS event_timestamp, "
@@ -154,7 +154,7 @@ def main(small: bool) -> None:
                 repeats=repeats,
             )
 
-        with redis_lease(Settings()):
+        with running_redis(Settings()):
             short = run("ours", repeats=1, history=history // 5)
             ours = run("ours")
             floor = run("floor")

@@ -23,7 +23,7 @@ from benchmarks.predict import ITEMS, bodies, load
 from bento.serve import running
 from nextbuy.prediction_log import read_predictions
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 
 ROWS = 1_000_000
 PEER_ROWS = 50_000
@@ -36,7 +36,7 @@ def serve(settings: Settings, rows: int) -> int:
     if logged < rows:
         requests = (rows - logged) // ITEMS + 1
         sent = [json.dumps(body).encode() for body in bodies(settings, min(requests, 5_000))]
-        with redis_lease(settings), running(settings, workers=2) as url:
+        with running_redis(settings), running(settings, workers=2) as url:
             while requests > 0:
                 load(url, sent[:requests], CLIENTS)
                 requests -= len(sent)

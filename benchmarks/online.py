@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import report
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 
 FEATURES = 11  # per view, 33 in all
 USERS, ITEMS, ROWS = 200, 2_000, 50
@@ -38,10 +38,10 @@ def make(folder: Path) -> None:
         f"SELECT u * {ITEMS} + i AS n, 'user-' || u AS user_id, 'item-' || i AS item_id "
         f"FROM range({USERS}) t(u), range({ITEMS}) s(i) WHERE (u + i) % 4 = 0"
     )
-    with duckdb.connect() as con:
-        con.execute("SET TimeZone = 'UTC'")
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
         for name, rows in (("user", users), ("item", items), ("pair", pairs)):
-            con.execute(
+            connection.execute(
                 f"COPY (SELECT * EXCLUDE (n), TIMESTAMPTZ '2024-06-01 00:00:00+00' + "
                 f"to_microseconds(n) AS event_timestamp, {values} FROM ({rows})) "
                 f"TO '{folder}/{name}.parquet' (FORMAT parquet)"
@@ -201,7 +201,7 @@ def main(small: bool) -> None:
         os.environ["NEXTBUY_DATA"] = f"{folder}/d"
         os.environ.pop("REDIS_URL", None)
         make(Path(folder))
-        with redis_lease(Settings()):
+        with running_redis(Settings()):
             for name, layout in (("online", "packed"), ("online_hashes", "hashes")):
                 print(f"{name}: {work}", flush=True)
                 results = {

@@ -36,16 +36,16 @@ def make(folder: Path, rows: int, history: int, keys: int, asked: int, views: in
     )
     start = "TIMESTAMPTZ '2024-01-01 00:00:00+00'"
     second = "to_microseconds((hash(i * {}) % 31536000)::BIGINT * 1000000)"
-    with duckdb.connect() as con:
-        con.execute("SET TimeZone = 'UTC'")
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
         for view in range(views):
-            con.execute(
+            connection.execute(
                 f"COPY (SELECT hash(i * 7 + {view})::UBIGINT % {keys}::UBIGINT AS key, "
                 f"{start} + {second.format(13 + view)} AS event_timestamp, {values} "
                 f"FROM range({history // views}) t(i) ORDER BY event_timestamp) "
                 f"TO '{folder}/v{view}.parquet' (FORMAT parquet, COMPRESSION zstd)"
             )
-        con.execute(
+        connection.execute(
             f"COPY (SELECT hash(i * 3)::UBIGINT % {asked}::UBIGINT AS key, "
             f"{start} + {second.format(17)} AS event_timestamp FROM range({rows}) t(i)) "
             f"TO '{folder}/rows.parquet' (FORMAT parquet)"
@@ -109,13 +109,13 @@ def bare(given: argparse.Namespace) -> dict[str, Any]:
     )
     values = ", ".join(f"v{view}.f{j}" for view in range(given.views) for j in range(FEATURES))
     measured, found = [], 0
-    with duckdb.connect() as con:
-        con.execute("SET TimeZone = 'UTC'")
-        con.execute("SET memory_limit = '4GB'")
-        con.execute(f"CREATE TABLE r AS FROM '{given.folder}/rows.parquet'")
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET memory_limit = '4GB'")
+        connection.execute(f"CREATE TABLE r AS FROM '{given.folder}/rows.parquet'")
         for _ in range(given.repeats):
             started = time.perf_counter()
-            table = con.sql(f"SELECT r.*, {values} FROM r {joins}").to_arrow_table()
+            table = connection.sql(f"SELECT r.*, {values} FROM r {joins}").to_arrow_table()
             measured.append(time.perf_counter() - started)
             found = table.num_rows - table["f0"].null_count if given.views == 1 else -1
             del table

@@ -31,11 +31,11 @@ from bento.handover import ready_workers
 from bento.model import Model
 from bento.reader import OnlineFeatures
 from bento.serve import _await_ready, _stop, deployment_file, running
-from nextbuy.connection import duckdb_engine
-from nextbuy.ports import free_port
+from nextbuy.connection import duckdb_connection
+from nextbuy.network import free_port
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.stores.online.reader import OnlineReader
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 from nextbuy.stores.online.wire import wire
 from nextbuy.versioned_table import files
 
@@ -47,13 +47,13 @@ def bodies(settings: Settings, count: int) -> list[dict[str, Any]]:
     random = np.random.default_rng(0)
 
     def ids(view: str, key: str) -> list[str]:
-        found = engine.execute(
+        found = connection.execute(
             f"SELECT DISTINCT {key} FROM read_parquet(?) ORDER BY 1",
             [files(settings.features / view)],
         )
         return [each for (each,) in found.fetchall()]
 
-    with duckdb_engine(settings) as engine:
+    with duckdb_connection(settings) as connection:
         users, items = ids("recent_items", "user_id"), ids("item", "item_id")
     return [
         {
@@ -179,7 +179,7 @@ def main(small: bool) -> None:
     asked = bodies(settings, count)
     sent = [json.dumps(body).encode() for body in asked]
     warm = sent[: count // 10]
-    with redis_lease(settings):
+    with running_redis(settings):
         parts = bare_parts(settings, tag, asked)
         started = time.perf_counter()
         with running(settings) as url:

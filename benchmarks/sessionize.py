@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks import report, shop_log
 from nextbuy.settings import Settings
-from nextbuy.tables.sessions import MINUTE, SessionConfig
+from nextbuy.tables.sessions import SessionConfig
+from nextbuy.times import MINUTE
 
 GAP_US = 30 * MINUTE
 
@@ -35,19 +36,19 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     """The definition itself, its ids and bot flags included."""
     import ibis
 
-    from nextbuy.connection import duckdb_engine
+    from nextbuy.connection import duckdb_connection
     from nextbuy.tables.sessions import EVENTS, sessionize
 
     sql = ibis.to_sql(sessionize(EVENTS, SessionConfig()), dialect="duckdb")
     settings = Settings(data=Path(given.folder))
 
     def run() -> int:
-        with duckdb_engine(settings) as engine:
-            engine.execute(
+        with duckdb_connection(settings) as connection:
+            connection.execute(
                 "CREATE VIEW events AS SELECT * EXCLUDE event_time, epoch_us(event_time) AS "
                 f"event_us FROM '{given.folder}/events.parquet'"
             )
-            ((n,),) = engine.execute(
+            ((n,),) = connection.execute(
                 f"SELECT count(DISTINCT (user_id, session_start_us)) FROM ({sql})"
             ).fetchall()
             return int(n)

@@ -5,7 +5,7 @@ Published as ingestion would, so that every verb after it runs on them.
 
 from pathlib import Path
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import new_version
@@ -32,9 +32,12 @@ def publish(
     days = span if days is None else days
     shoppers, items = max(events // 40, 10), max(events // 200, 20)
     held = f"(day >= {days - 8} AND hash(i * 101) % 1000 < {late})" if late else "false"
-    with duckdb_engine(settings) as engine, new_version(settings.events, "benchmark", INFO) as new:
-        engine.execute("SET preserve_insertion_order = false")
-        engine.execute(
+    with (
+        duckdb_connection(settings) as connection,
+        new_version(settings.events, "benchmark", INFO) as new,
+    ):
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute(
             f"""CREATE VIEW log AS
             WITH visits AS (
                 SELECT v,
@@ -70,18 +73,18 @@ def publish(
                 's' || v AS source_session_id
             FROM steps WHERE s < {days * 86_400}"""
         )
-        engine.execute(
+        connection.execute(
             f"CREATE TABLE kept AS SELECT {', '.join(EVENT_SCHEMA.names)} FROM log WHERE NOT {held}"
         )
-        new.write_days(engine, "kept", "event_time", EVENT_ORDER)
+        new.write_days(connection, "kept", "event_time", EVENT_ORDER)
 
 
 def events_file(settings: Settings, target: Path) -> None:
     """The published events as one file in no useful order, for contenders that read a file."""
     from nextbuy.versioned_table import files
 
-    with duckdb_engine(settings) as engine:
-        engine.execute(
+    with duckdb_connection(settings) as connection:
+        connection.execute(
             f"COPY (SELECT * FROM read_parquet('{files(settings.events)}', "
             f"hive_partitioning = false) ORDER BY hash(event_id)) TO '{target}' (FORMAT parquet)"
         )

@@ -21,7 +21,7 @@ from benchmarks.predict import bodies, load, percentiles
 from bento.handover import ready_workers
 from bento.serve import deployment_file, running
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 
 CLIENTS = 8
 SHARE = 0.8
@@ -65,7 +65,7 @@ def client(url: str, sent: list[bytes], every: float, until: float, took: list[f
 def main(minutes: float) -> int:
     settings = Settings()
     sent = [json.dumps(body).encode() for body in bodies(settings, 2_000)]
-    with redis_lease(settings), running(settings, workers=2) as url:
+    with running_redis(settings), running(settings, workers=2) as url:
         load(url, sent[:400], CLIENTS)
         most = load(url, sent, CLIENTS)["requests_per_second"]
         print(f"  {most:.0f} requests a second at most; {SHARE:.0%} of it for {minutes:g} minutes")

@@ -21,7 +21,7 @@ from feast import FeatureStore
 from bento.export import export_champion
 from bento.model import Model
 from bento.reader import bind
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import files, fingerprint, require
 
@@ -80,9 +80,9 @@ def score(
     tables = [require(settings.features / n, "nextbuy features").fingerprint for n in names]
     as_of = as_of_newest(settings)
     latest = latest_items(settings, as_of)
-    with duckdb_engine(settings) as engine:
+    with duckdb_connection(settings) as connection:
         query = f"SELECT coalesce(sum(len(item_ids)), 0)::BIGINT FROM ({latest})"
-        ((pairs,),) = engine.execute(query).fetchall()
+        ((pairs,),) = connection.execute(query).fetchall()
     parts = max(1, -(-pairs // part_rows))
     digest = fingerprint(tag, tables, as_of, parts)[:12]
     folder = settings.data / "scores" / f"{tag.split(':')[1]}-{digest}"

@@ -5,8 +5,8 @@ from typing import Any
 
 import httpx
 
-from nextbuy.access import key_headers
 from nextbuy.errors import NextbuyError
+from nextbuy.network import key_headers
 
 
 def predict(

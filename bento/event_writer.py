@@ -14,9 +14,9 @@ from bento.worker_process import Supervisor
 from nextbuy.events import Event
 from nextbuy.live.event_store import COLUMNS, LiveStore, Outcome, Row, now_us
 from nextbuy.settings import Settings
+from nextbuy.times import MICROSECOND, to_us
 from nextbuy.versioned_table import manifest
 
-MICROSECOND = timedelta(microseconds=1)
 AHEAD = timedelta(minutes=5)
 """How far a shop's clock may be ahead of ours."""
 EVENT = TypeAdapter(Event)
@@ -67,7 +67,7 @@ class Intake:
             event = EVENT.validate_python(given)
         except ValidationError as error:
             raise ValueError(_reasons(error)) from None
-        us = int(event.event_time.timestamp()) * 1_000_000 + event.event_time.microsecond
+        us = to_us(event.event_time)
         if us > now_us() + AHEAD // MICROSECOND:
             raise ValueError("event_time lies in the future; correct the sender's clock")
         if self._newest_us is not None and us < self._newest_us - self._lateness_us:

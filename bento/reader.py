@@ -36,7 +36,7 @@ T = TypeVar("T")
 Times = NDArray[np.datetime64]
 
 
-class FeaturesAwayError(Exception):
+class FeaturesUnavailableError(Exception):
     """Redis did not answer within the time budget; the next request may fare better."""
 
 
@@ -123,7 +123,7 @@ class OnlineFeatures:
         """Features of the pairs (user_ids[i], item_ids[i]); the store drops what outlived its TTL.
 
         Raises:
-            FeaturesAwayError: Redis did not answer in time.
+            FeaturesUnavailableError: Redis did not answer in time.
         """
         if len(set(user_ids)) == 1:
             user_ids = user_ids[:1]  # one value stands for all rows, and is looked up once
@@ -142,7 +142,7 @@ class OnlineFeatures:
         """Items of each shopper's latest session, most recent first; empty for the unknown.
 
         Raises:
-            FeaturesAwayError: Redis did not answer in time.
+            FeaturesUnavailableError: Redis did not answer in time.
         """
         if not self._candidates or not user_ids:
             return [[] for _ in user_ids]
@@ -156,12 +156,12 @@ class OnlineFeatures:
 
     def _ask(self, question: Callable[[], T]) -> T:
         if self.away:
-            raise FeaturesAwayError
+            raise FeaturesUnavailableError
         try:
             return question()
         except (NextbuyError, redis.RedisError, OSError):
             self._lose()
-            raise FeaturesAwayError from None
+            raise FeaturesUnavailableError from None
 
     def _connect(self) -> None:
         seconds = self._budget.total_seconds() if self._budget else None

@@ -14,7 +14,7 @@ from bento.metrics import process_metrics
 from bento.model import Model
 from bento.overrides import ContextError
 from bento.prediction_writer import PredictionLog
-from bento.reader import FeaturesAwayError, OnlineFeatures
+from bento.reader import FeaturesUnavailableError, OnlineFeatures
 from bento.schemas import Prediction, PredictRequest
 from bento.scorer import Scorer
 from bento.settings import ServiceSettings
@@ -52,7 +52,7 @@ class Runtime:
             return self.scorer.answer(requests)
         except ContextError as error:
             return JSONResponse({"error": str(error)}, 400)
-        except FeaturesAwayError:
+        except FeaturesUnavailableError:
             return JSONResponse({"error": "The feature store does not answer."}, 503)
 
     def close(self) -> None:

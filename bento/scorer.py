@@ -17,11 +17,11 @@ from bento.model import Model
 from bento.overrides import Context, apply
 from bento.pairs import Pairs, pairs_of, ranked
 from bento.prediction_writer import PredictionLog, Scored
-from bento.reader import NEVER, Block, FeaturesAwayError, OnlineFeatures
+from bento.reader import NEVER, Block, FeaturesUnavailableError, OnlineFeatures
 from bento.schemas import Prediction, PredictRequest, Reason, ScoredItem
 from bento.settings import EXPLAINED, ServiceSettings
 from bento.shadow import Shadow
-from nextbuy.stores.online.block import EPOCH, MICROSECOND
+from nextbuy.times import EPOCH, MICROSECOND
 
 STAGES = ("features", "model", "reasons", "total")
 NO_MOMENT = NEVER.astype(np.int64).item()
@@ -63,7 +63,7 @@ class Scorer:
 
         Raises:
             ContextError: a request's context does not fit the model.
-            FeaturesAwayError: Redis is away, and the service refuses rather than degrades.
+            FeaturesUnavailableError: Redis is away, and the service refuses rather than degrades.
         """
         with self._stage("total"):
             overrides = [self._context.changes(request) for request in requests]
@@ -99,7 +99,7 @@ class Scorer:
                 if pairs.items
                 else self._defaults.recall([])
             )
-        except FeaturesAwayError:
+        except FeaturesUnavailableError:
             self._metrics.degraded.inc(len(requests))
             if self._refuses:
                 raise

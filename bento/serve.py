@@ -16,7 +16,7 @@ import httpx
 from bento.deployment import FILE
 from bento.export import export_deployment
 from nextbuy.errors import NextbuyError
-from nextbuy.ports import check_free, free_port
+from nextbuy.network import check_free, free_port
 from nextbuy.settings import PROJECT, Settings
 
 START_SECONDS = 120

@@ -18,7 +18,7 @@ from bento.model import Model
 from bento.overrides import Context, apply
 from bento.pairs import Pairs, ranked
 from bento.prediction_writer import PredictionLog, Scored
-from bento.reader import FeaturesAwayError, OnlineFeatures
+from bento.reader import FeaturesUnavailableError, OnlineFeatures
 from bento.schemas import Prediction, PredictRequest
 
 WAITING = 1_000
@@ -69,7 +69,7 @@ class Shadow:
         while (answered := self._waiting.get()) is not None:
             try:
                 self._score(answered)
-            except FeaturesAwayError:
+            except FeaturesUnavailableError:
                 self._metrics.shadow_lost.inc(len(answered.pairs.items))
             except Exception:
                 # Whatever is wrong with the challenger, the champion goes on.

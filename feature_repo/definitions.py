@@ -26,8 +26,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Bool, FeastType, Float64, Int64, String
 
 from nextbuy.contract import FEATURE_SERVICE
-from nextbuy.features import TABLES, Feature, FeatureTable
-from nextbuy.features import request_features as at_request
+from nextbuy.features import TABLES, Feature, FeatureTable, request_features
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import manifest
 
@@ -57,7 +56,7 @@ def _given() -> list[FeatureTable]:
     sessions = manifest(SETTINGS.sessions)
     if sessions is None:  # nothing ingested yet: everything there could be
         return list(TABLES)
-    given = [table.given(sessions.info["provides"]) for table in TABLES]
+    given = [table.supported_by(sessions.info["provides"]) for table in TABLES]
     return [table for table in given if table.features]
 
 
@@ -119,17 +118,19 @@ next_session_purchase = FeatureService(
 
 request = RequestSource(
     name="request",
-    schema=[Field(name=name, dtype=Int64) for name in at_request.REQUEST],
+    schema=[Field(name=name, dtype=Int64) for name in request_features.REQUEST],
 )
 
 
 @on_demand_feature_view(
-    name=at_request.NAME,
-    description=at_request.DESCRIPTION,
-    sources=[request, *(views[t][[f]] for t, f in at_request.sources(tables).items())],
+    name=request_features.NAME,
+    description=request_features.DESCRIPTION,
+    sources=[request, *(views[t][[f]] for t, f in request_features.sources(tables).items())],
     # Feast infers the fields by a trial and wants these equal to them: the texts go into the tags.
-    schema=[Field(name=f.name, dtype=TYPES[f.dtype]) for f in at_request.given(tables)],
-    tags={feature.name: feature.description for feature in at_request.given(tables)},
+    schema=[
+        Field(name=f.name, dtype=TYPES[f.dtype]) for f in request_features.supported_by(tables)
+    ],
+    tags={feature.name: feature.description for feature in request_features.supported_by(tables)},
     mode="python",  # a tenth of what pandas takes on the few rows of a request
 )
 def at_request_view(inputs: dict[str, Any]) -> dict[str, Any]:

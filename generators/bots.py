@@ -3,8 +3,9 @@
 import numpy as np
 
 from generators.clicks import VIEW, Clicks
-from generators.config import DAY, SECOND, ShopConfig
+from generators.config import ShopConfig
 from generators.shoppers import Shoppers
+from nextbuy.times import DAY, SECOND
 
 
 def crawl(

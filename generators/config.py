@@ -5,9 +5,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-DAY = 86_400_000_000
-"""Microseconds in a day; the simulator counts time in whole microseconds since 1970."""
-SECOND = 1_000_000
+from nextbuy.times import DAY, SECOND
+
 MAX_AWAY = 60
 """Days: a shopper who has not come back by then never does."""
 
@@ -60,7 +59,7 @@ class ShopConfig(BaseModel):
         return self.begin + self.days * DAY
 
     @property
-    def ripe_until(self) -> int:
+    def matured_until(self) -> int:
         """The last moment whose whole horizon lies in the simulated days."""
         return self.end - self.horizon_days * DAY
 

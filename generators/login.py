@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generators.clicks import VIEW, Clicks
-from generators.config import SECOND, ShopConfig
+from generators.config import ShopConfig
 from generators.interactions import Looks
 from generators.truth import TruthRows
+from nextbuy.times import SECOND
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.config import DAY, SECOND, ShopConfig
+from generators.config import ShopConfig
+from nextbuy.times import DAY, SECOND
 
 
 def arrivals(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generators.catalogue import CATEGORIES
-from generators.config import DAY
+from nextbuy.times import DAY
 
 WEEKDAY = np.array([0.95, 0.9, 0.92, 0.95, 1.0, 1.2, 1.25])  # Monday first
 HOUR = np.array([0] * 6 + [1, 2, 3, 4, 4, 4, 5, 5, 4, 4, 4, 5, 6, 8, 9, 9, 6, 3], float)

@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 
 from generators.browse import choose, discover
 from generators.clicks import ADD, LOGIN, PURCHASE, REMOVE, SCROLL, VIEW, Clicks, timed
-from generators.config import DAY, SECOND, ShopConfig
+from generators.config import ShopConfig
 from generators.intent import WANT_DAYS, InMind, World, purchase_probability, wallet_after
 from generators.interactions import Looks, look, remember
 from generators.login import identify, prelude
 from generators.state import NEVER, Minds, State
 from generators.truth import Score, TruthRows, next_session_buys
 from generators.visits import returns
+from nextbuy.times import DAY, SECOND
 
 LONGEST = 3 * 3600 * SECOND
 """No session is longer, in microseconds."""
@@ -86,8 +87,8 @@ def hold_sessions(
         identity.person[entry], mind.item, end[entry], probability, offered[entry], uplift
     )
     before, rows_before = prelude(config, identity, looks, start, rng)
-    ripe = rows_before.time <= config.ripe_until
-    score.add(rows_before.probability[ripe], np.zeros(int(ripe.sum()), bool))
+    matured = rows_before.time <= config.matured_until
+    score.add(rows_before.probability[matured], np.zeros(int(matured.sum()), bool))
 
     next_start, comes_back = law.draw(rng)
     state.minds.put(who, minds)
@@ -103,8 +104,8 @@ def score_ripe(
     config: ShopConfig, score: Score, minds: Minds, last_end: Ints, bought: Flags
 ) -> None:
     """Count the outcomes of the last sessions whose whole horizon lies in the simulated days."""
-    ripe = minds.touched & ((last_end >= 0) & (last_end <= config.ripe_until))[:, None]
-    score.add(minds.probability[ripe], bought[ripe])
+    matured = minds.touched & ((last_end >= 0) & (last_end <= config.matured_until))[:, None]
+    score.add(minds.probability[matured], bought[matured])
 
 
 def _in_mind(

@@ -12,7 +12,7 @@ from generators import rhythm
 from generators.bots import crawl
 from generators.catalogue import stock_up
 from generators.clicks import LOGIN, Clicks
-from generators.config import DAY, MAX_AWAY, ShopConfig
+from generators.config import MAX_AWAY, ShopConfig
 from generators.daily_offer import plan
 from generators.intent import World
 from generators.noise import arrivals
@@ -21,6 +21,7 @@ from generators.shoppers import gather
 from generators.state import Minds, State
 from generators.truth import Score
 from generators.writer import DayFiles, event_table, replaced, truth_table
+from nextbuy.times import DAY
 from nextbuy.versioned_table import fingerprint, new_version
 
 __all__ = ["ShopConfig", "SimulationSummary", "inputs", "open_shop", "simulate"]
@@ -56,9 +57,9 @@ class SimulationSummary(BaseModel):
     """Truth rows whose whole horizon lies in the simulated days. Only these are without bias:
     of later ones, the outcome is known sooner where the shopper comes back."""
     base_rate: float
-    """Share of ripe rows that were bought."""
+    """Share of matured rows that were bought."""
     oracle_pr_auc: float
-    """Average precision of the true probability on the ripe rows: nobody can do better."""
+    """Average precision of the true probability on the matured rows: nobody can do better."""
 
 
 def inputs(config: ShopConfig) -> str:

@@ -7,8 +7,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from generators.catalogue import CATEGORIES, STYLES
-from generators.config import DAY, ShopConfig
+from generators.config import ShopConfig
 from generators.rhythm import draw_time_of_day
+from nextbuy.times import DAY
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from generators.config import DAY, ShopConfig
+from generators.config import ShopConfig
 from generators.intent import InMind, World, purchase_probability
 from generators.visits import Returns
+from nextbuy.times import DAY
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.config import DAY, MAX_AWAY, ShopConfig
+from generators.config import MAX_AWAY, ShopConfig
 from generators.rhythm import draw_time_of_day, share_begun
+from nextbuy.times import DAY
 
 SAME_DAY = 0.06
 """Chance to come back later on the same day."""

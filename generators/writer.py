@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from generators.clicks import KINDS, Clicks
-from generators.config import DAY
 from generators.intent import World
 from generators.truth import TruthRows
 from nextbuy.events import EVENT_SCHEMA
+from nextbuy.times import DAY, to_datetime
 from nextbuy.versioned_table import ROW_GROUP
 
 TRUTH_SCHEMA = pa.schema(
@@ -54,7 +54,7 @@ class DayFiles:
         self._waiting = [rows.filter(pc.invert(over))]
         done = rows.filter(over).sort_by(self._order).drop_columns("_at")
         if done.num_rows:
-            day = datetime.fromtimestamp((midnight - DAY) // 1_000_000, UTC).date()
+            day = to_datetime(midnight - DAY).date()
             pq.write_table(done, self._file(day), compression="zstd", row_group_size=ROW_GROUP)
 
     def close(self, midnight: int) -> None:

@@ -17,12 +17,12 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from monitoring import reports
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.yaml_file import load_yaml
 
 Level = Literal["fail", "warn"]
 
@@ -242,12 +242,7 @@ def read_quieted(settings: Settings) -> Quieted:
         NextbuyError: the file is no YAML or says something unknown.
     """
     file = settings.data / "alerts.yaml"
-    try:
-        return Quieted.model_validate(yaml.safe_load(file.read_text()) or {})
-    except FileNotFoundError:
-        return Quieted()
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise NextbuyError(f"{file} cannot be used: {error}") from error
+    return load_yaml(file, Quieted) if file.exists() else Quieted()
 
 
 def _state_file(settings: Settings) -> Path:

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from monitoring.champion import Named
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.sql import read_parquet
 from nextbuy.versioned_table import files, fingerprint, require
 
 MOST_ROWS = 60_000
@@ -83,12 +84,12 @@ def scored_since(settings: Settings, champion: Named, training: pa.Table) -> pa.
 
 
 def _rows(settings: Settings, since: datetime) -> pa.Table:
-    with duckdb_engine(settings) as engine:
-        source = f"read_parquet('{files(settings.labels)}', hive_partitioning = false)"
+    with duckdb_connection(settings) as connection:
+        source = read_parquet(files(settings.labels))
         after = f"event_timestamp > '{since.isoformat()}'"
-        ((n,),) = engine.execute(f"SELECT count(*) FROM {source} WHERE {after}").fetchall()
+        ((n,),) = connection.execute(f"SELECT count(*) FROM {source} WHERE {after}").fetchall()
         permille = min(1000, MOST_ROWS * 1000 // max(n, 1))
-        return engine.sql(
+        return connection.sql(
             f"SELECT user_id, item_id, event_timestamp, label, known_at FROM {source} "
             f"WHERE {after} AND md5_number_lower(user_id) % 1000 < {permille} "
             "ORDER BY event_timestamp, user_id, item_id"

@@ -28,9 +28,10 @@ from monitoring.config import MonitoringConfig, load_config
 from monitoring.ge_duckdb import URL, cursors
 from monitoring.rules import Rule, configured
 from monitoring.suites.events import event_rules
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.sql import literal
 from nextbuy.versioned_table import fingerprint
 
 SAMPLE = 5
@@ -134,22 +135,22 @@ def check(
     rules = configured(table, rules, config.checks.get(table, {}))
     rules = [rule for rule in rules if only in (None, rule.severity)]
     globs = [_glob(file) for file in ([files] if isinstance(files, str | Path) else files)]
-    listed = ", ".join(map(_literal, globs))
+    listed = ", ".join(map(literal, globs))
     source = globs[0] if len(globs) == 1 else f"{Path(globs[0]).parents[1]} ({len(globs)} days)"
-    with duckdb_engine(settings) as engine:
+    with duckdb_connection(settings) as connection:
         try:
-            engine.execute(
+            connection.execute(
                 f"CREATE VIEW {TABLE} AS SELECT * FROM read_parquet([{listed}], "
                 "hive_partitioning = false, union_by_name = true)"
             )
-            found = [name for name, *_ in engine.execute(f"DESCRIBE {TABLE}").fetchall()]
-            rows = int(engine.execute(f"SELECT count(*) FROM {TABLE}").fetchall()[0][0])
+            found = [name for name, *_ in connection.execute(f"DESCRIBE {TABLE}").fetchall()]
+            rows = int(connection.execute(f"SELECT count(*) FROM {TABLE}").fetchall()[0][0])
         except duckdb.Error as error:
             raise NextbuyError(
                 f"{table} cannot be checked, {source} is not readable as Parquet: {error}"
             ) from error
         able = [rule for rule in rules if set(rule.columns) <= set(found)]
-        outcome = _validate(engine, able, table)
+        outcome = _validate(connection, able, table)
         by_rule = {_name(result): result for result in outcome.results}
         results = tuple(
             _judge(rule, by_rule[rule.name], rows)
@@ -158,7 +159,7 @@ def check(
             for rule in rules
         )
         report = CheckReport(table=table, source=source, checked_at=now, rows=rows, results=results)
-        folder = _quarantine(engine, rules, report, settings)
+        folder = _quarantine(connection, rules, report, settings)
     report = report.model_copy(update={"quarantine": folder, "outcome": outcome})
     _keep(report, settings)
     return report
@@ -186,7 +187,7 @@ def gate(report: CheckReport) -> None:
 
 
 def _validate(
-    engine: duckdb.DuckDBPyConnection, rules: Sequence[Rule], name: str
+    connection: duckdb.DuckDBPyConnection, rules: Sequence[Rule], name: str
 ) -> ExpectationSuiteValidationResult:
     stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)  # no leftovers in /tmp
     context = gx.get_context(
@@ -200,7 +201,7 @@ def _validate(
         connection_string=URL,
         create_temp_table=False,
         # Their stub knows of it only in some orders of import.
-        kwargs={"creator": cursors(engine)},  # type: ignore[call-arg, unused-ignore]
+        kwargs={"creator": cursors(connection)},  # type: ignore[call-arg, unused-ignore]
     )
     batch = source.add_table_asset(TABLE, table_name=TABLE).add_batch_definition_whole_table("all")
     suite = context.suites.add(gx.ExpectationSuite(name))
@@ -275,7 +276,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _quarantine(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     rules: Sequence[Rule],
     report: CheckReport,
     settings: Settings,
@@ -295,8 +296,8 @@ def _quarantine(
         for rule in failing
     ]
     new = folder / ".rows.parquet"
-    engine.execute(
-        f"COPY ({' UNION ALL '.join(selects)}) TO {_literal(str(new))} "
+    connection.execute(
+        f"COPY ({' UNION ALL '.join(selects)}) TO {literal(str(new))} "
         "(FORMAT parquet, COMPRESSION zstd)"
     )
     new.rename(folder / "rows.parquet")
@@ -322,7 +323,3 @@ def _keep(report: CheckReport, settings: Settings) -> None:
 def _glob(files: str | Path) -> str:
     path = Path(files)
     return f"{path}/**/*.parquet" if path.is_dir() else str(files)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

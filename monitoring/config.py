@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from monitoring.alerts import AlertRule
 from monitoring.bounds import EventBounds, RuleOverride
 from monitoring.drift import DriftConfig
 from monitoring.event_profile import ProfileConfig
 from monitoring.performance import PerformanceConfig
-from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT
+from nextbuy.yaml_file import load_yaml
 
 FILE = PROJECT / "configs" / "monitoring.yaml"
 
@@ -37,14 +36,4 @@ def load_config(file: Path = FILE) -> MonitoringConfig:
     Raises:
         NextbuyError: the file is no YAML, or a setting is unknown or out of bounds.
     """
-    try:
-        return MonitoringConfig.model_validate(yaml.safe_load(file.read_text()) or {})
-    except FileNotFoundError:
-        return MonitoringConfig()
-    except (OSError, yaml.YAMLError) as error:
-        raise NextbuyError(f"{file} cannot be read: {error}") from error
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)
-        )
-        raise NextbuyError(f"{file}: {wrong}. Mend these settings and try again.") from error
+    return load_yaml(file, MonitoringConfig) if file.exists() else MonitoringConfig()

@@ -13,10 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.events import EventType
 from nextbuy.settings import Settings
-from nextbuy.tables.sessions import DAY
+from nextbuy.sql import read_parquet
+from nextbuy.times import DAY
 
 NIGHT = "epoch_us(event_time) // 3600000000 % 24 < 6"
 
@@ -168,11 +169,11 @@ def daily_profile(settings: Settings, files: str) -> pd.DataFrame:
     Returns:
         one row per day (`day`, a date) in order, one column per measure.
     """
-    with duckdb_engine(settings) as engine:
-        return profile(engine, f"read_parquet('{files}', hive_partitioning = false)")
+    with duckdb_connection(settings) as connection:
+        return profile(connection, read_parquet(files))
 
 
-def profile(engine: duckdb.DuckDBPyConnection, events: str) -> pd.DataFrame:
+def profile(connection: duckdb.DuckDBPyConnection, events: str) -> pd.DataFrame:
     """The measures of each day of the relation `events`."""
     numbered = f"(SELECT *, epoch_us(event_time) // {DAY} AS number FROM {events})"
     firsts = ", ".join(
@@ -185,7 +186,7 @@ def profile(engine: duckdb.DuckDBPyConnection, events: str) -> pd.DataFrame:
         for name in ("category", "brand", "item_id", "user_id")
     )
     columns = ", ".join(f"{m.sql} AS {m.name}" for m in MEASURES)
-    return engine.execute(
+    return connection.execute(
         f"WITH {firsts}, per_user AS (SELECT number, user_id, count(*) AS of_user "
         f"FROM {numbered} GROUP BY 1, 2) "
         f"SELECT make_timestamp(number * {DAY})::DATE AS day, {columns} "

@@ -93,11 +93,11 @@ class DuckDBDialect(DefaultDialect):
 registry.register("duckdb", __name__, "DuckDBDialect")
 
 
-def cursors(engine: duckdb.DuckDBPyConnection) -> Callable[[], duckdb.DuckDBPyConnection]:
-    """Makes connections to the database that `engine` has open, for SQLAlchemy's pool."""
+def cursors(connection: duckdb.DuckDBPyConnection) -> Callable[[], duckdb.DuckDBPyConnection]:
+    """Makes connections to the database that `connection` has open, for SQLAlchemy's pool."""
 
     def connect() -> duckdb.DuckDBPyConnection:
-        cursor = engine.cursor()
+        cursor = connection.cursor()
         cursor.execute("SET TimeZone = 'UTC'")  # a cursor does not take over session settings
         cursor.execute("SET enable_progress_bar = false")
         return cursor

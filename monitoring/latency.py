@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from nextbuy.access import key_headers
+from nextbuy.network import key_headers
 
 SERVICE = "NEXTBUY_SERVICE_URL"
 """Environment variable with the address of the running service."""

@@ -16,12 +16,12 @@ MOST = 20
 """Versions that are told, the newest first."""
 
 
-def versions(settings: Settings, ripe: pa.Table, at: datetime) -> list[dict[str, Any]]:
-    """Rows of `reports.VERSIONS`; `ripe` (features, `label`) is for champion and challenger."""
+def versions(settings: Settings, matured: pa.Table, at: datetime) -> list[dict[str, Any]]:
+    """Rows of `reports.VERSIONS`; `matured` (features, `label`) is for champion and challenger."""
     client = MlflowClient(settings.tracking_uri)
     aliases = dict(client.get_registered_model(REGISTERED_MODEL).aliases)
     by_version = {str(v): k for k, v in aliases.items()}
-    label = ripe["label"].to_numpy()
+    label = matured["label"].to_numpy()
     found = []
     for version in client.search_model_versions(
         f"name = '{REGISTERED_MODEL}'", max_results=MOST, order_by=["version_number DESC"]
@@ -31,8 +31,8 @@ def versions(settings: Settings, ripe: pa.Table, at: datetime) -> list[dict[str,
         recent = None
         if alias in (CHAMPION, CHALLENGER) and 0 < np.sum(label) < len(label):
             model = named(settings, alias)
-            if set(model.contract.features) <= set(ripe.column_names):
-                recent = float(average_precision_score(label, model.score(ripe)))
+            if set(model.contract.features) <= set(matured.column_names):
+                recent = float(average_precision_score(label, model.score(matured)))
         found.append(
             {
                 "at": at,

@@ -4,9 +4,10 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.events import EventType
 from nextbuy.settings import Settings
+from nextbuy.sql import read_parquet
 from nextbuy.tables.sessions import SessionConfig
 from nextbuy.versioned_table import files, require
 
@@ -25,7 +26,7 @@ def judged(settings: Settings, predictions: pa.Table, now: datetime) -> pa.Table
 
     Returns:
         The predictions, in their order, with `label` (1, 0, null while not known) and `state`:
-        `ripe` (known), `open` (the horizon still runs), or `censored` (the horizon is over, but
+        `matured` (known), `open` (the horizon still runs), or `censored` (the horizon is over, but
         the events end before it: ingest what is missing).
 
     Raises:
@@ -37,10 +38,10 @@ def judged(settings: Settings, predictions: pa.Table, now: datetime) -> pa.Table
     horizon_us = int(labels.info["labels"]["horizon_days"]) * 86_400_000_000
     newest_us = int(sessions.info["newest_us"])
     now_us = int(now.timestamp() * 1e6)
-    with duckdb_engine(settings) as engine:
-        engine.register("predictions", predictions)
-        source = f"read_parquet('{files(settings.sessions)}', hive_partitioning = false)"
-        return engine.sql(
+    with duckdb_connection(settings) as connection:
+        connection.register("predictions", predictions)
+        source = read_parquet(files(settings.sessions))
+        return connection.sql(
             "WITH asked AS (SELECT *, row_number() OVER () AS nr, "
             "epoch_us(predicted_at) AS at_us FROM predictions), "
             "shoppers AS (SELECT DISTINCT user_id FROM predictions), "
@@ -61,7 +62,7 @@ def judged(settings: Settings, predictions: pa.Table, now: datetime) -> pa.Table
             "SELECT * EXCLUDE (nr, at_us, next_id, comes_back, end_us, is_bought, known_us), "
             f"CASE WHEN known_us <= {newest_us} "
             "THEN CAST(comes_back AND is_bought AS TINYINT) END AS label, "
-            f"CASE WHEN known_us <= {newest_us} THEN 'ripe' "
+            f"CASE WHEN known_us <= {newest_us} THEN 'matured' "
             f"WHEN at_us + {horizon_us} <= {now_us} THEN 'censored' ELSE 'open' END AS state "
             "FROM known ORDER BY nr"
         ).to_arrow_table()

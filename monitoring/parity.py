@@ -27,7 +27,7 @@ from feast import FeatureStore, FileSource
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.contract import ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.live.event_store import LiveStore
@@ -35,8 +35,8 @@ from nextbuy.live.write_history import live_rows
 from nextbuy.prediction_log import prediction_parts
 from nextbuy.settings import Settings
 from nextbuy.stores.offline.store import NextbuyOfflineStore
+from nextbuy.times import END_OF_TIME_US
 
-FOREVER = 2**60
 WORST = 20
 MOMENT = pa.timestamp("us", "UTC")
 STAMPS = ("event_timestamp", "created_timestamp")
@@ -143,7 +143,7 @@ def _add(
     """Compare one model's part of the log, without what cannot be."""
     degraded, context = rows["is_degraded"], pc.fill_null(rows["has_context"], False)
     read_us = pc.fill_null(rows["read_at"].cast(pa.int64()), -1)
-    on_record = pc.greater_equal(read_us, recorded_us if contract else FOREVER)
+    on_record = pc.greater_equal(read_us, recorded_us if contract else END_OF_TIME_US)
     fit = pc.and_(pc.invert(degraded), pc.invert(context))
     sums.left_out["degraded"] += pc.sum(degraded).as_py() or 0
     sums.left_out["with_context"] += pc.sum(pc.and_(pc.invert(degraded), context)).as_py() or 0
@@ -180,9 +180,9 @@ class _History:
             # A batch cut short by a crash was complete with the next one that was.
             "SELECT created_us, coalesce(written_us, (SELECT min(later.written_us) FROM batches "
             "AS later WHERE later.batch > batches.batch), ?) FROM batches",
-            [FOREVER],
+            [END_OF_TIME_US],
         )
-        writes = sorted([*batches, *((began, ended or FOREVER) for began, ended in loads)])
+        writes = sorted([*batches, *((began, ended or END_OF_TIME_US) for began, ended in loads)])
         self.began = np.array([began for began, _ in writes], np.int64)
         self.ended = np.array([ended for _, ended in writes], np.int64)
 
@@ -257,10 +257,10 @@ class _History:
                 "nextbuy materialize"
             )
         schema = None
-        with duckdb_engine(self._settings) as engine:
+        with duckdb_connection(self._settings) as connection:
             for folder, newest_us, began_us in loads:
                 # The latest row of each key, as materialization loads it.
-                loaded = engine.sql(
+                loaded = connection.sql(
                     f"SELECT {columns}, make_timestamptz({began_us}) AS {STAMPS[1]} "
                     f"FROM read_parquet('{folder}/*/*.parquet', hive_partitioning = false) "
                     f"WHERE epoch_us({STAMPS[0]}) <= {newest_us} QUALIFY row_number() OVER "

@@ -143,11 +143,11 @@ def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bo
     reports.append(settings, reports.DRIFT, moved, ran)
     yield from _drift(moved)
     if pages:
-        ripe = [pair for pair in weekly if pair[1][TARGET].null_count == 0]
-        week, window = (ripe or weekly)[-1]
+        matured = [pair for pair in weekly if pair[1][TARGET].null_count == 0]
+        week, window = (matured or weekly)[-1]
         columns = [r["feature"] for r in moved if r["week"] == week and r["against"] == "training"]
         columns = [name for name in columns if name not in (PREDICTION, TARGET)]
-        columns += [PREDICTION, *([TARGET] if ripe else [])]
+        columns += [PREDICTION, *([TARGET] if matured else [])]
         write_page(settings, training.select(columns), window.select(columns), config.drift)
 
 
@@ -166,7 +166,7 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
     measured = by_week(rows, "served", horizon, newest_event(settings), ran, config.performance)
     reports.append(settings, reports.PERFORMANCE, measured, ran)
     states = Counter({s["values"]: s["counts"] for s in rows["state"].value_counts().to_pylist()})
-    told = ", ".join(f"{states[s]:,} {s}" for s in ("ripe", "open", "censored"))
+    told = ", ".join(f"{states[s]:,} {s}" for s in ("matured", "open", "censored"))
     if log.num_rows < config.drift.min_rows:
         yield (
             f"{log.num_rows:,} predictions are logged ({told}); "
@@ -247,20 +247,20 @@ def latency(settings: Settings, ran: datetime) -> Looked:
 
 
 def _performance(measured: Sequence[dict[str, Any]], metrics: dict[str, float]) -> Looked:
-    ripe = [row for row in measured if row["state"] == "measured"]
+    matured = [row for row in measured if row["state"] == "measured"]
     if any(row["state"] == "one class" for row in measured):
-        yield "A ripe week holds one class alone: its ranking cannot be judged."
-    if not ripe:
-        yield "No week since the training is ripe yet: its performance is estimated, not measured."
+        yield "A matured week holds one class alone: its ranking cannot be judged."
+    if not matured:
+        yield "No week since the training has matured: its performance is estimated, not measured."
         return
-    last = ripe[-1]
-    before = [row["pr_auc"] for row in ripe[:-1]] or [metrics.get("test_pr_auc", last["pr_auc"])]
+    last = matured[-1]
+    before = [row["pr_auc"] for row in matured[:-1]] or [metrics.get("test_pr_auc", last["pr_auc"])]
     usual = float(np.median(before))
     yield Signal(
         name="performance",
         value=1 - last["pr_auc"] / usual,
         message=f"PR-AUC {last['pr_auc']:.3f} in the week of {last['week']:%Y-%m-%d}, the newest "
-        f"that is ripe; {usual:.3f} before.",
+        f"that is matured; {usual:.3f} before.",
         remedy="Compare slices on the page Model, then train again: nextbuy train",
     )
     yield Signal(

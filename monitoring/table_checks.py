@@ -102,7 +102,7 @@ def _rules(settings: Settings, table: str, info: dict[str, Any], n_events: int) 
         return label_rules(_moment(info["newest_us"]), info["labels"]["horizon_days"])
     sessions = require(settings.sessions, "nextbuy sessionize")
     (definition,) = (each for each in TABLES if each.name == table)
-    kept = definition.given(sessions.info["provides"])
+    kept = definition.supported_by(sessions.info["provides"])
     return feature_rules(kept, _moment(sessions.info["newest_us"])) if kept.features else []
 
 

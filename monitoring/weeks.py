@@ -1,4 +1,4 @@
-"""Rows cut into calendar weeks, and which of them are ripe."""
+"""Rows cut into calendar weeks, and which of them are matured."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

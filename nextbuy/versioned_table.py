@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from nextbuy.errors import NextbuyError
+from nextbuy.sql import read_parquet
 
 ROW_GROUP = 122_880  # DuckDB's own vector-aligned default, written down so that files stay equal
 
@@ -107,10 +108,9 @@ def files(table: Path) -> str:
 def read_days(table: Path, days: Collection[str]) -> str:
     """Some days of a published table as a DuckDB relation; of no days, an empty one."""
     if not days:
-        return f"(SELECT * FROM read_parquet('{files(table)}', hive_partitioning = false) LIMIT 0)"
+        return f"(SELECT * FROM {read_parquet(files(table))} LIMIT 0)"
     folder = table.resolve()
-    paths = ", ".join(f"'{folder}/day={day}/part-0.parquet'" for day in sorted(days))
-    return f"read_parquet([{paths}], hive_partitioning = false)"
+    return read_parquet(folder / f"day={day}" / "part-0.parquet" for day in sorted(days))
 
 
 def version_of(table: Path, days: Mapping[str, str]) -> tuple[Path, Manifest] | None:
@@ -151,7 +151,7 @@ class Version:
         return [file for file in found if file.parent.name[4:] not in self.kept]
 
     def write_days(
-        self, engine: duckdb.DuckDBPyConnection, table: str, day: str, order_by: Sequence[str]
+        self, connection: duckdb.DuckDBPyConnection, table: str, day: str, order_by: Sequence[str]
     ) -> None:
         """Write each day of the DuckDB table `table` to its file.
 
@@ -160,7 +160,7 @@ class Version:
         and one open file at a time, however many days there are. Of no day at all an empty file is
         left, so that a reader finds the columns.
         """
-        rows = engine.sql(
+        rows = connection.sql(
             f"SELECT *, CAST({day} AS DATE) AS {_DAY} FROM {table} "
             f"ORDER BY {_DAY}, {', '.join(order_by)}"
         ).to_arrow_reader(ROW_GROUP)

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import nextbuy.cli
-from nextbuy.cli import daily, data, demo, live, model  # noqa: F401
+from nextbuy.cli import commands, data  # noqa: F401
 from nextbuy.cli.app import app
 from nextbuy.cli.config import read_config
 from nextbuy.errors import NextbuyError

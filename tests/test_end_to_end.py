@@ -70,7 +70,7 @@ def test_scores_early_in_a_session_see_its_first_events_alone_and_are_exact_at_i
     import numpy as np
     import pyarrow as pa
 
-    from nextbuy.connection import duckdb_engine
+    from nextbuy.connection import duckdb_connection
     from nextbuy.settings import Settings
     from nextbuy.versioned_table import manifest
     from training.dataset import build_dataset
@@ -89,8 +89,8 @@ def test_scores_early_in_a_session_see_its_first_events_alone_and_are_exact_at_i
         whole = test.select([*KEYS, "label"]).append_column(
             "at_end", pa.array(np.zeros(test.num_rows))
         )
-        with duckdb_engine(settings) as engine:
-            given = (engine, settings, manifest(settings.sessions), whole, dataset.features)
+        with duckdb_connection(settings) as connection:
+            given = (connection, settings, manifest(settings.sessions), whole, dataset.features)
             found = rows_after(*given, [1, 10**9])
     early = found[1].to_pandas()
     assert (early["session__n_events"] == 1).all()

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import yaml
 
-from nextbuy.ports import free_port
+from nextbuy.network import free_port
 from nextbuy.settings import PROJECT
 from nextbuy.stores.online.redis_server import find_redis_server
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nextbuy.contract import ModelContract
+from nextbuy.models.booster import Booster
 
 Family = Literal["xgboost", "lightgbm"]
 FAMILIES: tuple[Family, ...] = ("xgboost", "lightgbm")
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
-Booster = xgb.Booster | lgb.Booster
 Report = Callable[[int, float], None]
 """(trees so far, validation log-loss)."""
 

@@ -12,10 +12,11 @@ from feast import FeatureStore
 from feast.errors import FeatureServiceNotFoundException
 from numpy.typing import NDArray
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.times import to_datetime
 from nextbuy.versioned_table import files, fingerprint, require
 from training.metrics import Sample
 from training.splits import SplitConfig, Splits, split_by_time
@@ -135,8 +136,8 @@ def _labelled_rows(
     settings: Settings, horizon: timedelta, newest: datetime, config: SplitConfig
 ) -> tuple[pa.Table, Splits]:
     labelled = files(settings.labels)
-    with duckdb_engine(settings) as engine:
-        ((oldest,),) = engine.execute(
+    with duckdb_connection(settings) as connection:
+        ((oldest,),) = connection.execute(
             f"SELECT quantile_disc(event_timestamp, {STRAY}) FROM read_parquet('{labelled}')"
         ).fetchall()
         splits = split_by_time(oldest.astimezone(UTC), newest, horizon, config)
@@ -150,7 +151,7 @@ def _labelled_rows(
             f"AND known_at <= '{known_by[name]}'"
             for name, (start, end) in splits.periods().items()
         ]
-        rows = engine.sql(
+        rows = connection.sql(
             f"{' UNION ALL '.join(parts)} ORDER BY event_timestamp, user_id, item_id"
         ).to_arrow_table()
     for name, (start, end) in splits.periods().items():
@@ -166,4 +167,4 @@ def _labelled_rows(
 
 
 def _moment(us: int) -> datetime:
-    return datetime.fromtimestamp(us // 1_000_000, UTC) + timedelta(microseconds=us % 1_000_000)
+    return to_datetime(us)

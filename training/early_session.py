@@ -9,13 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.contract import ModelContract
+from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
-from nextbuy.tables.build import FOREVER_US, feature_rows, feature_tables
+from nextbuy.sql import read_parquet
+from nextbuy.tables.build import feature_rows, feature_tables
 from nextbuy.tables.incremental import session_event_columns
+from nextbuy.times import END_OF_TIME_US
 from nextbuy.versioned_table import Manifest, files, manifest
-from training.boosting import Booster, score
+from training.boosting import score
 from training.dataset import sample_of
 from training.metrics import RANKING, Vector, paired_difference, with_intervals
 
@@ -57,8 +60,8 @@ def value_at_prefix(
             "at_end": scored,
         }
     )
-    with duckdb_engine(settings) as engine:
-        every = rows_after(engine, settings, sessions, whole, contract.features, LENGTHS)
+    with duckdb_connection(settings) as connection:
+        every = rows_after(connection, settings, sessions, whole, contract.features, LENGTHS)
     found = {}
     for length, rows in every.items():
         sample = sample_of(rows)
@@ -77,7 +80,7 @@ def value_at_prefix(
 
 
 def rows_after(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     settings: Settings,
     sessions: Manifest,
     whole: pa.Table,
@@ -90,7 +93,7 @@ def rows_after(
     rest was known at that moment and comes from Feast.
 
     Args:
-        engine: with nothing in it.
+        connection: with nothing in it.
         settings: where things are.
         sessions: manifest of the published ones.
         whole: `KEYS`, `label` and `at_end` of the sessions that may be chosen.
@@ -100,10 +103,10 @@ def rows_after(
     Returns:
         length -> `KEYS` (the moment of the last of these events), `label`, `at_end`, the features.
     """
-    engine.register("whole", whole)
-    engine.register("lengths", pa.table({"length": pa.array(lengths, pa.int64())}))
-    _cut(engine, settings)
-    rows = engine.sql(
+    connection.register("whole", whole)
+    connection.register("lengths", pa.table({"length": pa.array(lengths, pa.int64())}))
+    _cut(connection, settings)
+    rows = connection.sql(
         """
         SELECT f.length, f.user_id, f.item_id, stopped AS event_timestamp, label, at_end
         FROM (SELECT length, user_id, ended, item_id FROM first_events
@@ -129,10 +132,10 @@ def rows_after(
     )
     for view in dict.fromkeys(view for view, _ in asked if view in own):
         names = ", ".join(f"made.{name} AS {view}__{name}" for v, name in asked if v == view)
-        engine.register("so_far", rows)
-        rows = engine.sql(
+        connection.register("so_far", rows)
+        rows = connection.sql(
             f"SELECT so_far.*, {names} FROM so_far "
-            f"LEFT JOIN ({feature_rows(own[view], FOREVER_US)}) AS made "
+            f"LEFT JOIN ({feature_rows(own[view], END_OF_TIME_US)}) AS made "
             f"ON made.user_id = {COPY.format('so_far.user_id')} "
             + "".join(f"AND made.{k} = so_far.{k} " for k in own[view].keys if k != "user_id")
             + "AND made.event_timestamp = so_far.event_timestamp"
@@ -141,19 +144,19 @@ def rows_after(
     return {n: rows.filter(pc.equal(rows["length"], n)).drop_columns("length") for n in lengths}
 
 
-def _cut(engine: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     """Leave `first_events`, of the chosen sessions, and `session_events`, what features see.
 
     That is the past of the chosen shoppers and of whoever was in a shop session with them (a
     log-in there makes one person of two). Every length has a copy of its own: of all people and of
     all shop sessions, so that one query computes them all.
     """
-    published = f"read_parquet('{files(settings.sessions)}', hive_partitioning = false)"
+    published = read_parquet(files(settings.sessions))
     copied = {
         "user_id": COPY.format("user_id"),
         "source_session_id": COPY.format("source_session_id"),
     }
-    engine.execute(
+    connection.execute(
         f"""
         CREATE TABLE chosen AS
         WITH last AS (

@@ -11,7 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nextbuy.contract import ModelContract
-from training.boosting import Booster, contributions
+from nextbuy.models.booster import Booster
+from training.boosting import contributions
 from training.metrics import Labels, Vector
 from training.plots import plots
 

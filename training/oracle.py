@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import files, manifest
@@ -34,9 +34,9 @@ def truth_of(settings: Settings, rows: pa.Table, *columns: str) -> pa.Table:
     asked = rows.select(["user_id", "item_id", "event_timestamp"])
     asked = asked.append_column("row_number", pa.array(range(rows.num_rows), pa.int64()))
     chosen = ", ".join(f"truth.{name}" for name in columns)
-    with duckdb_engine(settings) as engine:
-        engine.register("asked", asked)
-        return engine.sql(
+    with duckdb_connection(settings) as connection:
+        connection.register("asked", asked)
+        return connection.sql(
             f"SELECT {chosen} FROM asked LEFT JOIN read_parquet('{files(settings.truth)}') truth "
             "USING (user_id, item_id, event_timestamp) ORDER BY row_number"
         ).to_arrow_table()

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL, ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
+from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
 from training import gates
 from training.baselines import anchor_scores, rule_scores
-from training.boosting import Booster, predict, score
+from training.boosting import predict, score
 from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.gates import Gate

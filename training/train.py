@@ -10,19 +10,11 @@ from sklearn.metrics import average_precision_score, log_loss
 
 from nextbuy.contract import CHALLENGER, CHAMPION, FEATURE_SERVICE, ModelContract
 from nextbuy.models import registry
+from nextbuy.models.booster import Booster
 from nextbuy.models.calibration import calibrate
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import fingerprint
-from training.boosting import (
-    FAMILIES,
-    Booster,
-    Family,
-    ModelConfig,
-    contract_for,
-    fit,
-    predict,
-    score,
-)
+from training.boosting import FAMILIES, Family, ModelConfig, contract_for, fit, predict, score
 from training.config import TrainConfig
 from training.dataset import Dataset
 

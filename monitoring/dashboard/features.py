@@ -28,7 +28,9 @@ def show() -> None:
         missing = last.groupby("feature")["missing"].last().to_dict()
     rows = []
     for table in TABLES:
-        kept = {f.name for f in (table if provided is None else table.given(provided)).features}
+        kept = {
+            f.name for f in (table if provided is None else table.supported_by(provided)).features
+        }
         built = manifest(settings.features / table.name)
         rows += [
             {

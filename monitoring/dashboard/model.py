@@ -32,14 +32,14 @@ def show() -> None:
     if report is None and weeks is None:
         st.info("No model was evaluated yet. Run `nextbuy train`, then `nextbuy evaluate`.")
         return
-    test, over_time, ripe, versions = st.tabs(
+    test, over_time, matured, versions = st.tabs(
         ["Test", "Week by week", "Calibration, lift, profit", "Champion and challenger"]
     )
     with test:
         _test(report)
     with over_time:
         _weeks(weeks)
-    with ripe:
+    with matured:
         _ripe(settings)
     with versions:
         _versions()
@@ -136,7 +136,7 @@ def _ripe(settings: Settings) -> None:
         rows = rows[rows["predicted_at"] < waiting["at"].iloc[0]]
     label, probability = rows["label"].to_numpy(float), rows["probability"].to_numpy(float)
     if not 0 < label.sum() < len(label):
-        st.info("The ripe rows hold one class alone: nothing can be ranked.")
+        st.info("The matured rows hold one class alone: nothing can be ranked.")
         return
     st.caption(f"{len(rows):,} rows since the training whose outcome is known.")
     left, right = st.columns(2)
@@ -228,7 +228,7 @@ def _versions() -> None:
         last[["version", "alias", "family", "validation_pr_auc", "test_pr_auc", "recent_pr_auc"]],
         column_config={
             "recent_pr_auc": st.column_config.NumberColumn(
-                "PR-AUC since the training", help="On the ripe rows since the training"
+                "PR-AUC since the training", help="On the matured rows since the training"
             )
         },
         hide_index=True,

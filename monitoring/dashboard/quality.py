@@ -9,6 +9,7 @@ from monitoring.config import load_config
 from monitoring.dashboard.read import BAD, GOOD, page, parquet, series, show_chart
 from monitoring.event_profile import MEASURES, anomalies
 from nextbuy.settings import Settings
+from nextbuy.sql import literal
 
 HOURS = 30
 """Hours with checks that are drawn, the newest."""
@@ -144,8 +145,7 @@ def _quarantine() -> None:
         60 + 28 * len(counts),  # the axis takes the sixty
     )
     reason = st.selectbox("Reason", counts["reason"])
-    quoted = reason.replace("'", "''")
-    rows = parquet(pattern, "*", f"reason = '{quoted}' LIMIT {SHOWN}")
+    rows = parquet(pattern, "*", f"reason = {literal(reason)} LIMIT {SHOWN}")
     assert rows is not None
     total = int(counts.loc[counts["reason"] == reason, "rows"].iloc[0])
     st.caption(f"{len(rows):,} of {total:,} rows")

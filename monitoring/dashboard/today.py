@@ -106,12 +106,14 @@ def _tiles(settings: Settings, n_events: int, newest: str) -> None:
     )
     score, trend = "-", None
     if weeks is not None:
-        ripe = weeks[(weeks["state"] == "measured") & (weeks["origin"] == "backtest")]
-        ripe = ripe[ripe["measured_at"] == ripe["measured_at"].max()].sort_values("week")
-        if len(ripe):
-            score, trend = f"{ripe['pr_auc'].iloc[-1]:.3f}", ripe["pr_auc"].round(3).tolist()
+        matured = weeks[(weeks["state"] == "measured") & (weeks["origin"] == "backtest")]
+        matured = matured[matured["measured_at"] == matured["measured_at"].max()].sort_values(
+            "week"
+        )
+        if len(matured):
+            score, trend = f"{matured['pr_auc'].iloc[-1]:.3f}", matured["pr_auc"].round(3).tolist()
     second[0].metric(
-        "PR-AUC, newest ripe week",
+        "PR-AUC, newest matured week",
         score,
         border=True,
         height="stretch",

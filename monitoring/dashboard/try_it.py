@@ -9,9 +9,10 @@ import streamlit as st
 
 from monitoring.dashboard.read import page, parquet
 from monitoring.latency import SERVICE
-from nextbuy.access import key_headers
 from nextbuy.errors import NextbuyError
+from nextbuy.network import key_headers
 from nextbuy.settings import Settings
+from nextbuy.sql import literal
 from nextbuy.versioned_table import manifest
 
 REASONS = 4
@@ -121,11 +122,10 @@ def _recent_shoppers() -> list[str]:
 
 def _price(item_id: str) -> tuple[float, float, float] | None:
     """Price, discount and relative price last seen, in the feature table's units."""
-    quoted = item_id.replace("'", "''")
     rows = parquet(
         Settings().features / "item" / "day=*" / "*.parquet",
         "price, discount, rate_price",
-        f"item_id = '{quoted}' AND price > 0 ORDER BY event_timestamp DESC LIMIT 1",
+        f"item_id = {literal(item_id)} AND price > 0 ORDER BY event_timestamp DESC LIMIT 1",
     )
     if rows is None or rows.empty:
         return None

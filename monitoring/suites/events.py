@@ -13,7 +13,7 @@ from monitoring.rules import (
     unique,
 )
 from nextbuy.events import EVENT_SCHEMA, MAX_CENTS, MAX_TEXT, REQUIRED, EventType
-from nextbuy.tables.sessions import DAY
+from nextbuy.times import DAY
 
 TEXTS = ("user_id", "item_id", "category", "brand", "source_session_id")
 

@@ -4,8 +4,7 @@ import sys
 
 import nextbuy.telemetry  # noqa: F401  (first: switches off what the stages' libraries would send)
 from nextbuy.cli.app import app, fail
-from nextbuy.errors import NextbuyError
-from nextbuy.trouble import explained
+from nextbuy.errors import NextbuyError, explain_refusal
 
 __all__ = ["app", "main"]
 
@@ -20,7 +19,7 @@ def main() -> None:
         fail(str(error))
         sys.exit(1)
     except Exception as error:
-        told = explained(error)
+        told = explain_refusal(error)
         if told is None:
             raise
         fail(told)

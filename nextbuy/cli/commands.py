@@ -6,13 +6,10 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from nextbuy.cli import daily, data, demo, live, model
-from nextbuy.cli import monitoring as watch
-from nextbuy.cli import operations as keep
-from nextbuy.cli import serving as online
+from nextbuy.cli import daily, data, demo, live, model, monitoring, operations, serving
 from nextbuy.cli.app import app
 
-FLOW = (demo, data, online, model, live, watch, daily, keep)
+FLOW = (demo, data, serving, model, live, monitoring, daily, operations)
 """The modules of the verbs, in the order in which a reader meets them."""
 WIDTH = 100
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nextbuy.errors import NextbuyError
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.tables.sessions import SessionConfig
+from nextbuy.yaml_file import load_yaml, mistakes
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -49,16 +49,9 @@ def read_config(file: Path | None) -> RunConfig:
     """
     if file is None:
         return RunConfig()
+    config = load_yaml(file, RunConfig)
     try:
-        config = RunConfig.model_validate(yaml.safe_load(file.read_text()) or {})
         config.train_config()
-    except OSError as error:
-        raise NextbuyError(f"Cannot read the config file {file}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise NextbuyError(f"{file} is no valid YAML: {error}") from error
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)
-        )
-        raise NextbuyError(f"{file}: {wrong}. Mend these settings and try again.") from error
+        raise NextbuyError(mistakes(error, f"The config file {file}", ("train",))) from None
     return config

@@ -9,9 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nextbuy.cli import data, live, model
-from nextbuy.cli import monitoring as watch
-from nextbuy.cli import serving as online
+from nextbuy.cli import data, live, model, monitoring, serving
 from nextbuy.cli.app import app, quiet_libraries, say, stage, what_next
 from nextbuy.cli.config import ConfigFile
 from nextbuy.errors import NextbuyError
@@ -64,9 +62,9 @@ def daily(
             run.step("ingest", lambda: data.ingest(logs, str(source)))
         run.step("sessions and labels", lambda: data.sessionize(config))
         run.step("feature tables", data.features)
-        run.step("feast apply", online.apply)
-        run.step("feast materialize", online.materialize)
-        report = run.step("monitor", lambda: watch.run_monitor(at, pages=True))
+        run.step("feast apply", serving.apply)
+        run.step("feast materialize", serving.materialize)
+        report = run.step("monitor", lambda: monitoring.run_monitor(at, pages=True))
         promoted = False
         why = _due(settings, retrain_days, [alert.name for alert in report.raised])
         if why:

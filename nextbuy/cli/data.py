@@ -63,7 +63,7 @@ def simulate(
             )
         say(
             f"{summary.events:,} events of {summary.shoppers:,} shoppers in {days} days; "
-            f"{summary.base_rate:.1%} of the ripe rows positive, "
+            f"{summary.base_rate:.1%} of the matured rows positive, "
             f"best possible PR-AUC {summary.oracle_pr_auc:.3f}"
         )
     what_next(f"nextbuy ingest '{log}/*.parquet' --source simulated --replace")

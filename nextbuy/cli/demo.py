@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nextbuy.cli import data, model
-from nextbuy.cli import monitoring as watch
-from nextbuy.cli import serving as online
+from nextbuy.cli import data, model, monitoring, serving
 from nextbuy.cli.app import app, console, quiet_libraries, stage
 from nextbuy.cli.config import ConfigFile
 from nextbuy.errors import NextbuyError
@@ -57,27 +55,29 @@ def demo(
     with stage("feature tables"):
         data.features()
     with stage("feast apply"):
-        online.apply()
+        serving.apply()
     with stage("train XGBoost and LightGBM"):
         model.train(config)
     with stage("feast materialize to Redis"):
-        online.materialize()
+        serving.materialize()
     with stage("serve, and ask over HTTP"):
-        online.predict(_recent_shopper(settings))
+        serving.predict(_recent_shopper(settings))
     with stage("evaluate"):
         model.evaluate(config)
     with stage("monitor: checks, drift, performance, alerts"):
-        watch.run_monitor(watch.NEWEST, pages=False)  # `nextbuy monitor` writes the full report
+        monitoring.run_monitor(
+            monitoring.NEWEST, pages=False
+        )  # `nextbuy monitor` writes the full report
     _farewell(settings)
 
 
 def _recent_shopper(settings: Settings) -> str:
     """A shopper with several items in the latest session: something to rank."""
-    from nextbuy.connection import duckdb_engine
+    from nextbuy.connection import duckdb_connection
     from nextbuy.versioned_table import files
 
-    with duckdb_engine(settings) as engine:
-        rows = engine.execute(
+    with duckdb_connection(settings) as connection:
+        rows = connection.execute(
             "SELECT user_id FROM read_parquet(?) WHERE len(item_ids) BETWEEN 3 AND 20 "
             "ORDER BY event_timestamp DESC, user_id LIMIT 1",
             [files(settings.features / "recent_items")],

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from nextbuy.access import key_headers
 from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
 from nextbuy.errors import NextbuyError
+from nextbuy.network import key_headers
 from nextbuy.settings import Settings
+from nextbuy.times import utc
 
 
 @app.command()
@@ -78,7 +79,6 @@ def parity(
     """
     quiet_libraries()
     from monitoring.parity import parity as run
-    from nextbuy.stores.offline.entity_frame import utc
 
     with console.status("comparing"):
         report = run(Settings(), utc(since) if since else None)

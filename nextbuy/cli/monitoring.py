@@ -13,7 +13,7 @@ import typer
 
 from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
 from nextbuy.errors import NextbuyError
-from nextbuy.ports import check_free
+from nextbuy.network import check_free
 from nextbuy.settings import PROJECT, Settings
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ def materialize() -> None:
 
     from nextbuy.live.write_history import recorded_materialization
     from nextbuy.stores.online.packed import LAYOUT
-    from nextbuy.stores.online.redis_server import connect, redis_lease
+    from nextbuy.stores.online.redis_server import connect, running_redis
     from nextbuy.versioned_table import require
 
     settings = Settings()
@@ -52,7 +52,7 @@ def materialize() -> None:
     views = {view.name: view for view in store.list_feature_views() if view.online}
     newest = datetime.fromtimestamp(sessions.info["newest_us"] / 1e6, UTC) + timedelta(seconds=1)
     done = []
-    with redis_lease(settings):
+    with running_redis(settings):
         redis = connect(settings)
         for name, view in views.items():
             table = require(settings.features / name, "nextbuy features")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nextbuy.features import request_features as at_request
+from nextbuy.features import request_features
 from nextbuy.features.table import Feature, FeatureTable
 
 COLUMNS = ("name", "type", "meaning", "window", "unit", "source", "cold start")
@@ -16,7 +16,9 @@ def catalogue(tables: Sequence[FeatureTable]) -> str:
     # Feature catalogue
     """
     total = sum(len(table.features) for table in tables)
-    asked = ", ".join(f"`{name}` ({text.lower()})" for name, text in at_request.REQUEST.items())
+    asked = ", ".join(
+        f"`{name}` ({text.lower()})" for name, text in request_features.REQUEST.items()
+    )
     lines = [
         "# Feature catalogue",
         "",
@@ -43,15 +45,15 @@ def catalogue(tables: Sequence[FeatureTable]) -> str:
         ]
     lines += [
         "",
-        f"## {at_request.NAME}",
+        f"## {request_features.NAME}",
         "",
-        f"{at_request.DESCRIPTION} An on-demand feature view: never",
+        f"{request_features.DESCRIPTION} An on-demand feature view: never",
         f"stored. A request brings {asked}. Not read by the model",
         "([decision 12](decisions/012-request-features-beside-the-model.md)).",
         "",
         _row(COLUMNS),
         _row(["---"] * len(COLUMNS)),
-        *(_row(_cells(feature)) for feature in at_request.FEATURES),
+        *(_row(_cells(feature)) for feature in request_features.FEATURES),
     ]
     return "\n".join(lines) + "\n"
 

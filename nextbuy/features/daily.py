@@ -12,7 +12,7 @@ import ibis.expr.types as ir
 from nextbuy.events import EventType
 from nextbuy.features.history import counts
 from nextbuy.features.windows import WINDOWS, at_every_change, not_before
-from nextbuy.tables.sessions import DAY, SECOND
+from nextbuy.times import DAY, SECOND
 
 ALL = ("", "_1d", "_7d", "_30d")
 USER_WINDOWS = ("_7d", "_30d")

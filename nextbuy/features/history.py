@@ -8,7 +8,7 @@ import ibis
 import ibis.expr.types as ir
 
 from nextbuy.events import EventType
-from nextbuy.tables.sessions import DAY
+from nextbuy.times import DAY
 
 COUNTED = {
     "n_views": EventType.VIEW,

@@ -3,7 +3,7 @@
 import ibis.expr.types as ir
 
 from nextbuy.features.table import Feature, FeatureTable
-from nextbuy.tables.sessions import SECOND
+from nextbuy.times import SECOND
 
 
 def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:

@@ -70,7 +70,7 @@ FEATURES: Mapping[Feature, Callable[[_Row], float | None]] = {
 }
 
 
-def given(tables: Collection[FeatureTable]) -> list[Feature]:
+def supported_by(tables: Collection[FeatureTable]) -> list[Feature]:
     """The features that these tables can support."""
     return [f for f in FEATURES if set(f.needs) <= set(sources(tables).values())]
 

@@ -4,7 +4,7 @@ import ibis.expr.types as ir
 
 from nextbuy.features.history import user_sessions
 from nextbuy.features.table import Feature, FeatureTable, ratio
-from nextbuy.tables.sessions import DAY, HOUR, SECOND
+from nextbuy.times import DAY, HOUR, SECOND
 
 
 def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:

@@ -103,7 +103,7 @@ class FeatureTable:
             columns[name] = now + then.fill_null(0) if how == "sum" else ibis.coalesce(now, then)
         return joined.mutate(**columns)
 
-    def given(self, provides: Collection[str]) -> "FeatureTable":
+    def supported_by(self, provides: Collection[str]) -> "FeatureTable":
         """The table without the features that a log cannot support."""
         kept = tuple(f for f in self.features if set(f.needs) <= set(provides))
         return replace(self, features=kept)

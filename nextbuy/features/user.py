@@ -6,7 +6,7 @@ import ibis.expr.types as ir
 from nextbuy.features.history import user_sessions, with_linked_past
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
 from nextbuy.features.windows import as_of
-from nextbuy.tables.sessions import DAY, HOUR, SECOND
+from nextbuy.times import DAY, HOUR, SECOND
 
 ALL = ("", "_1d", "_7d", "_30d")
 CARTS = frozenset({"add_to_cart"})

@@ -7,7 +7,7 @@ from nextbuy.features.daily import MONEY
 from nextbuy.features.history import user_item_sessions, with_linked_past
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
 from nextbuy.features.windows import as_of
-from nextbuy.tables.sessions import HOUR, SECOND
+from nextbuy.times import HOUR, SECOND
 
 SESSIONS = ("", "_7d", "_30d")
 FAR = 2**21

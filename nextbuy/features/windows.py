@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import ibis
 import ibis.expr.types as ir
 
-from nextbuy.tables.sessions import DAY
+from nextbuy.times import DAY
 
 WINDOWS: Mapping[str, int | None] = {"": None, "_1d": DAY, "_7d": 7 * DAY, "_30d": 30 * DAY}
 """Suffix of a windowed measure -> length in microseconds; None is the lifetime."""

@@ -11,16 +11,17 @@ from typing import Any
 
 import duckdb
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
 from nextbuy.ingest import quarantine
 from nextbuy.ingest.lines import Progress
-from nextbuy.ingest.log_reader import find_files, literal, open_rows
+from nextbuy.ingest.log_reader import find_files, open_rows
 from nextbuy.ingest.mapping import judged, read_items, with_items
 from nextbuy.ingest.report import FileCounts, IngestReport, accept
 from nextbuy.ingest.source import OPTIONAL, Source
 from nextbuy.settings import Settings
+from nextbuy.sql import literal, read_parquet
 from nextbuy.versioned_table import (
     Manifest,
     file_digest,
@@ -104,17 +105,19 @@ def ingest(
     published = None if replace else manifest(settings.events)
     info = _info(source, bool(item_files), published, settings)
     folder = _refused_folder(settings, source, files)
-    with ingest_workplace(settings) as work, duckdb_engine(settings) as engine:
+    with ingest_workplace(settings) as work, duckdb_connection(settings) as connection:
         # Order is made where it counts; to keep it everywhere costs memory.
-        engine.execute("SET preserve_insertion_order = false")
+        connection.execute("SET preserve_insertion_order = false")
         if source.items and item_files:
-            read_items(engine, source, source.items, item_files, progress)
-        _read_log(engine, source, files, work / "rows.parquet", now or datetime.now(UTC), progress)
+            read_items(connection, source, source.items, item_files, progress)
+        _read_log(
+            connection, source, files, work / "rows.parquet", now or datetime.now(UTC), progress
+        )
         progress("looking for duplicates")
-        _compare(engine, source, settings, published)
-        report = _report(engine, source, files, folder)
+        _compare(connection, source, settings, published)
+        report = _report(connection, source, files, folder)
         if report.quarantined:
-            quarantine.write(engine, "refused", folder)
+            quarantine.write(connection, "refused", folder)
         else:
             shutil.rmtree(folder, ignore_errors=True)
         share = source.limits.max_bad_share if max_bad_share is None else max_bad_share
@@ -125,12 +128,12 @@ def ingest(
         fresh = "(SELECT * FROM batch ANTI JOIN present USING (event_id))"
         if source.items and item_files:
             fresh = with_items(source.items, fresh)
-        engine.execute(f"COPY (SELECT {COLUMNS} FROM {fresh}) TO {literal(new)}")
+        connection.execute(f"COPY (SELECT {COLUMNS} FROM {fresh}) TO {literal(new)}")
         if gate:
             progress("checking the new events")
             gate(new)
         progress("publishing")
-        days = _publish(engine, new, settings, published, info)
+        days = _publish(connection, new, settings, published, info)
     inputs = _inputs(files, item_files, source, adds=published is not None)
     receipt = {"inputs": inputs, "version": settings.events.resolve().name}
     _receipt(settings).parent.mkdir(exist_ok=True)
@@ -194,7 +197,7 @@ def ingest_workplace(settings: Settings) -> AbstractContextManager[Path]:
 
 
 def _read_log(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     source: Source,
     files: Sequence[Path],
     target: Path,
@@ -203,13 +206,13 @@ def _read_log(
 ) -> None:
     """Read the log once; map and judge every row. Leaves the relation `rows`."""
     asked = {f"fields.{name}": column for name, column in source.fields.items()}
-    with open_rows(engine, source, files, asked, source.explode, progress) as rows:
-        engine.execute(f"COPY ({judged(source, rows, now)}) TO {literal(target)}")
-    engine.execute(f"CREATE VIEW rows AS SELECT * FROM {literal(target)}")
+    with open_rows(connection, source, files, asked, source.explode, progress) as rows:
+        connection.execute(f"COPY ({judged(source, rows, now)}) TO {literal(target)}")
+    connection.execute(f"CREATE VIEW rows AS SELECT * FROM {literal(target)}")
 
 
 def _compare(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     source: Source,
     settings: Settings,
     published: Manifest | None,
@@ -222,23 +225,23 @@ def _compare(
     """
     good = f"SELECT {COLUMNS}, file, row FROM rows WHERE reason IS NULL AND ignored IS NULL"
     content = ", ".join(f"{name} NULLS LAST" for name in ("event_time", *DERIVED_FROM))
-    engine.execute(
+    connection.execute(
         f"""CREATE TABLE repeats AS
         WITH ids AS (SELECT event_id FROM ({good}) GROUP BY event_id HAVING count(*) > 1)
         SELECT *, row_number() OVER (PARTITION BY event_id ORDER BY {content}) AS place,
             rank() OVER (PARTITION BY event_id ORDER BY {content}) AS variant
         FROM ({good}) SEMI JOIN ids USING (event_id)"""
     )
-    engine.execute(
+    connection.execute(
         f"""CREATE VIEW batch AS
         SELECT * FROM ({good}) ANTI JOIN repeats USING (event_id)
         UNION ALL SELECT {COLUMNS}, file, row FROM repeats WHERE place = 1"""
     )
-    old = _published_files(engine, source, settings, published)
+    old = _published_files(connection, source, settings, published)
     # What an item table adds may have been unknown when the event was published.
     added = source.items.fields if source.items else ()
     own = ", ".join(name for name in DERIVED_FROM if name not in added)
-    engine.execute(
+    connection.execute(
         f"""CREATE TABLE present AS
         SELECT old.event_id, row({_of("old", own)}) IS DISTINCT FROM row({_of("batch", own)})
             AS differs FROM {old} AS old JOIN batch USING (event_id)"""
@@ -247,7 +250,7 @@ def _compare(
     conflict = f"""SELECT file, row, 'conflicting_event_id' AS reason, {label} AS "column",
         event_id AS value, json_object({", ".join(f"'{c}', {c}" for c in EVENT_SCHEMA.names)})
         AS raw"""
-    engine.execute(
+    connection.execute(
         f"""CREATE VIEW refused AS
         SELECT file, row, reason, "column", value, raw FROM rows WHERE reason IS NOT NULL
         UNION ALL {conflict} FROM repeats WHERE variant > 1
@@ -260,7 +263,7 @@ def _of(table: str, columns: str) -> str:
 
 
 def _published_files(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     source: Source,
     settings: Settings,
     published: Manifest | None,
@@ -268,12 +271,14 @@ def _published_files(
     """The published events among which an event of this batch may be, as a relation."""
     days = list(published.days) if published else []
     if "event_id" not in source.fields:  # a derived id holds the time: look at the same days only
-        days = _days(engine, "batch", among=days)
+        days = _days(connection, "batch", among=days)
     return _read_days(settings, days)
 
 
-def _days(engine: duckdb.DuckDBPyConnection, relation: str, among: Collection[str]) -> list[str]:
-    found = engine.execute(
+def _days(
+    connection: duckdb.DuckDBPyConnection, relation: str, among: Collection[str]
+) -> list[str]:
+    found = connection.execute(
         f"SELECT DISTINCT CAST(CAST(event_time AS DATE) AS VARCHAR) FROM {relation}"
     ).fetchall()
     return sorted({day for (day,) in found}.intersection(among))
@@ -282,12 +287,11 @@ def _days(engine: duckdb.DuckDBPyConnection, relation: str, among: Collection[st
 def _read_days(settings: Settings, days: Sequence[str]) -> str:
     if not days:
         return f"(SELECT {COLUMNS} FROM batch LIMIT 0)"
-    paths = ", ".join(literal(settings.events / f"day={day}" / "part-0.parquet") for day in days)
-    return f"read_parquet([{paths}], hive_partitioning = false)"
+    return read_parquet(settings.events / f"day={day}" / "part-0.parquet" for day in days)
 
 
 def _publish(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     new: Path,
     settings: Settings,
     published: Manifest | None,
@@ -296,25 +300,25 @@ def _publish(
     """Write the days that have new events, keep the others; return how many were written."""
     events = f"read_parquet({literal(new)})"
     known = set(published.days) if published else set()
-    touched = _days(engine, events, among=known)
-    engine.execute(
+    touched = _days(connection, events, among=known)
+    connection.execute(
         f"CREATE VIEW merged AS SELECT {COLUMNS} FROM {events} "
         f"UNION ALL SELECT {COLUMNS} FROM {_read_days(settings, touched)}"
     )
     with new_version(settings.events, fingerprint(info), info) as version:
         for day in sorted(known.difference(touched)):
             version.keep(day)
-        version.write_days(engine, "merged", "event_time", EVENT_ORDER)
+        version.write_days(connection, "merged", "event_time", EVENT_ORDER)
         return len(list(version.folder.iterdir())) - len(known.difference(touched))
 
 
 def _report(
-    engine: duckdb.DuckDBPyConnection, source: Source, files: Sequence[Path], folder: Path
+    connection: duckdb.DuckDBPyConnection, source: Source, files: Sequence[Path], folder: Path
 ) -> IngestReport:
     """Count what became of every row, before anything is published."""
     ignored: Counter[str] = Counter()
     per_file: dict[str, Counter[str]] = {str(file): Counter() for file in files}
-    for file, name, n in engine.execute(
+    for file, name, n in connection.execute(
         "SELECT file, ignored, count(*) FROM rows GROUP BY ALL"
     ).fetchall():
         per_file[file]["read"] += n
@@ -322,17 +326,17 @@ def _report(
             ignored[name] += n
             per_file[file]["ignored"] += n
     quarantined: Counter[str] = Counter()
-    for file, reason, n in engine.execute(
+    for file, reason, n in connection.execute(
         "SELECT file, reason, count(*) FROM refused GROUP BY ALL"
     ).fetchall():
         quarantined[reason] += n
         per_file[file]["quarantined"] += n
-    repeated = _one(engine, "SELECT count(*) FROM repeats WHERE place > 1 AND variant = 1")
-    present = _one(engine, "SELECT count(*) FROM present WHERE NOT differs")
+    repeated = _one(connection, "SELECT count(*) FROM repeats WHERE place > 1 AND variant = 1")
+    present = _one(connection, "SELECT count(*) FROM present WHERE NOT differs")
     read = sum(counts["read"] for counts in per_file.values())
     mapped = [name for name in OPTIONAL if name in source.fields]
     filled = ", ".join(f"count({name})" for name in mapped) or "0"
-    first, last, *full = engine.execute(
+    first, last, *full = connection.execute(
         f"SELECT min(event_time), max(event_time), {filled} FROM batch"
     ).fetchall()[0]
     return IngestReport(
@@ -353,9 +357,9 @@ def _report(
         days=0,
         empty_columns=tuple(name for name, n in zip(mapped, full, strict=False) if not n),
         quarantine=folder if quarantined else None,
-        explanation=quarantine.explain(engine, "refused"),
+        explanation=quarantine.explain(connection, "refused"),
     )
 
 
-def _one(engine: duckdb.DuckDBPyConnection, query: str) -> int:
-    return int(engine.execute(query).fetchall()[0][0])
+def _one(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    return int(connection.execute(query).fetchall()[0][0])

@@ -19,11 +19,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nextbuy.errors import NextbuyError
+from nextbuy.errors import NextbuyError, explain_refusal
 from nextbuy.events import REQUIRED
 from nextbuy.ingest.lines import LONGEST_LINE, Lines, Progress, open_text
 from nextbuy.ingest.source import Column, Expression, Layout
-from nextbuy.trouble import explained
+from nextbuy.sql import literal
 
 SAMPLE = 1000  # JSON lines looked at to learn which columns there are
 RESERVED = {"_file", "_row", "_line", "_broken", "_cells", "_whole"}
@@ -68,7 +68,7 @@ def _matches(pattern: str) -> list[str]:
 
 @contextmanager
 def open_rows(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     layout: Layout,
     files: Sequence[Path],
     asked: Mapping[str, Column],
@@ -78,7 +78,7 @@ def open_rows(
     """Open files for one reading.
 
     Args:
-        engine: where the relation lives.
+        connection: where the relation lives.
         layout: how the files are written.
         files: what to read.
         asked: setting -> the column it names, for the message where there is none.
@@ -94,31 +94,26 @@ def open_rows(
             progress(f"reading {_some(files)}")
             rows = _parquet(layout, files, asked)
         else:
-            engine.register("_lines", lines.reader())
+            connection.register("_lines", lines.reader())
             cut = _csv if layout.format == "csv" else _json
             rows = cut(layout, files, asked, explode)
         for setting, column in asked.items():
             if isinstance(column, Expression):
-                _try_out(engine, setting, column, rows.relation)
+                _try_out(connection, setting, column, rows.relation)
         yield rows
     except duckdb.Error as error:
         if lines.failure:
             raise lines.failure from None
-        told = explained(error)  # what is read is also written, to a disk that may be full
+        told = explain_refusal(error)  # what is read is also written, to a disk that may be full
         raise NextbuyError(told or f"{_some(files)} cannot be read: {error}") from None
     finally:
         if layout.format != "parquet":
-            engine.unregister("_lines")
+            connection.unregister("_lines")
 
 
 def ident(name: str) -> str:
     """A name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: object) -> str:
-    """A text as SQL writes it."""
-    return "'" + str(text).replace("'", "''") + "'"
 
 
 def _csv(layout: Layout, files: Sequence[Path], asked: Mapping[str, Column], _: str | None) -> Rows:
@@ -282,10 +277,10 @@ def _require(
 
 
 def _try_out(
-    engine: duckdb.DuckDBPyConnection, setting: str, column: Expression, relation: str
+    connection: duckdb.DuckDBPyConnection, setting: str, column: Expression, relation: str
 ) -> None:
     try:
-        engine.execute(f"EXPLAIN SELECT ({column.sql}) FROM {relation}")
+        connection.execute(f"EXPLAIN SELECT ({column.sql}) FROM {relation}")
     except duckdb.Error as error:
         raise NextbuyError(
             f"{setting}: DuckDB does not understand {column.sql!r}: {error}. Correct it in the "

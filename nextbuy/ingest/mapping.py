@@ -9,9 +9,11 @@ import duckdb
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA, MAX_CENTS
 from nextbuy.ingest.lines import Progress
-from nextbuy.ingest.log_reader import Rows, literal, open_rows
+from nextbuy.ingest.log_reader import Rows, open_rows
 from nextbuy.ingest.quarantine import rules
 from nextbuy.ingest.source import ItemTable, Source, TimeFormat
+from nextbuy.sql import literal
+from nextbuy.times import to_us
 
 OFFSET = r":\d\d(\.\d+)? ?(Z|UTC|[+-]\d\d(:?\d\d)?)$"  # an ISO time that says its own zone
 HASHED = (
@@ -40,7 +42,7 @@ def judged(source: Source, rows: Rows, now: datetime) -> str:
         for theirs, ours in source.event_types.items()
     )
     ignored = ", ".join(map(literal, source.ignored)) or "NULL"
-    now_us = round(now.timestamp() * 1_000_000)
+    now_us = to_us(now)
     reasons = ", ".join(literal(rule.reason) for rule in found)
     labels = ", ".join(
         literal(source.label(rule.column)) if rule.column else "NULL" for rule in found
@@ -135,7 +137,7 @@ def cents(text: str, source: Source) -> str:
 
 
 def read_items(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     source: Source,
     table: ItemTable,
     files: Sequence[Path],
@@ -150,7 +152,7 @@ def read_items(
     asked |= {f"items.fields.{name}": column for name, column in table.fields.items()}
     if table.stamp is not None:
         asked["items.stamp"] = table.stamp
-    with open_rows(engine, table, files, asked, progress=progress) as rows:
+    with open_rows(connection, table, files, asked, progress=progress) as rows:
         stamp = micros(rows.texts["items.stamp"], table.time) if table.stamp else "NULL"
         columns = {"item_id": _id(rows.texts["items.key"], source, "item_id"), "us": stamp}
         for name in table.fields:
@@ -158,12 +160,12 @@ def read_items(
             columns[name] = cents(text, source) if name in ("price", "discount") else text
         wanted = f"({table.where})" if table.where else "true"
         picked = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
-        engine.execute(
+        connection.execute(
             f"CREATE TEMP TABLE all_items AS SELECT _file, _row, _broken, {picked} "
             f"FROM {rows.relation} WHERE _broken IS NOT NULL OR {wanted}"
         )
     useless = "_broken IS NOT NULL OR item_id IS NULL" + (" OR us IS NULL" if table.stamp else "")
-    bad = engine.execute(
+    bad = connection.execute(
         f"SELECT count(*), arg_min(_file, (_file, _row)), min((_file, _row))[2] "
         f"FROM all_items WHERE {useless}"
     ).fetchall()[0]
@@ -174,11 +176,11 @@ def read_items(
             "items.where in the source file."
         )
     content = ", ".join(f"{name} NULLS LAST" for name in table.fields)
-    engine.execute(
+    connection.execute(
         "CREATE TEMP TABLE items AS SELECT DISTINCT ON (item_id, us) * FROM all_items "
         f"ORDER BY item_id, us, {content}"
     )
-    engine.execute("DROP TABLE all_items")
+    connection.execute("DROP TABLE all_items")
 
 
 def with_items(table: ItemTable, events: str) -> str:

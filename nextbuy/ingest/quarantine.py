@@ -7,8 +7,9 @@ from typing import NamedTuple
 import duckdb
 
 from nextbuy.events import MAX_TEXT, EventType
-from nextbuy.ingest.log_reader import literal
 from nextbuy.ingest.source import Source
+from nextbuy.sql import literal
+from nextbuy.times import MICROSECOND, to_us
 
 TEXTS = ("event_id", "user_id", "item_id", "category", "brand", "source_session_id")
 SHOWN = 60  # characters of a value in a message
@@ -56,8 +57,8 @@ def rules(source: Source) -> list[Rule]:
     """
     limits = source.limits
     broken = ("not_utf8", "stray_quote", "wrong_number_of_cells", "not_a_json_object")
-    oldest = round(limits.not_before.timestamp() * 1_000_000)
-    ahead = round(limits.max_ahead.total_seconds() * 1_000_000)
+    oldest = to_us(limits.not_before)
+    ahead = limits.max_ahead // MICROSECOND
     found = [
         *(Rule(reason, None, f"_broken = {literal(reason)}") for reason in broken),
         Rule("missing_event_type", "event_type", "_event_type IS NULL"),
@@ -87,12 +88,12 @@ def rules(source: Source) -> list[Rule]:
     return found
 
 
-def write(engine: duckdb.DuckDBPyConnection, refused: str, folder: Path) -> None:
+def write(connection: duckdb.DuckDBPyConnection, refused: str, folder: Path) -> None:
     """Write the relation `refused` to `folder`, in place of what an earlier run left there."""
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    engine.execute(
+    connection.execute(
         f"COPY (SELECT * FROM {refused} ORDER BY file, row, reason, value, raw) "
         f"TO {literal(new / 'rows.parquet')} (FORMAT parquet, COMPRESSION zstd)"
     )
@@ -100,9 +101,9 @@ def write(engine: duckdb.DuckDBPyConnection, refused: str, folder: Path) -> None
     new.rename(folder)
 
 
-def explain(engine: duckdb.DuckDBPyConnection, refused: str) -> str:
+def explain(connection: duckdb.DuckDBPyConnection, refused: str) -> str:
     """A line per reason, the most frequent first: how many, an example, and the remedy."""
-    found = engine.execute(
+    found = connection.execute(
         f"""SELECT reason, count(*) AS n,
             arg_min(struct_pack(file, row, "column", value), struct_pack(file, row, value)) AS first
         FROM {refused} GROUP BY reason ORDER BY n DESC, reason"""
@@ -113,7 +114,7 @@ def explain(engine: duckdb.DuckDBPyConnection, refused: str) -> str:
         if first["column"] is not None:
             where += f", column {first['column']}: {_shown(first['value'])}"
         lines.append(f"  {reason}: {n:,} (first: {where}). {REMEDIES[reason]}")
-    names = engine.execute(
+    names = connection.execute(
         f"SELECT value, count(*) AS n FROM {refused} WHERE reason = 'unknown_event_type' "
         "GROUP BY value ORDER BY n DESC, value LIMIT 20"
     ).fetchall()

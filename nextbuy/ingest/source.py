@@ -2,15 +2,14 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import available_timezones
 
-import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from nextbuy.errors import NextbuyError
 from nextbuy.events import REQUIRED, EventType
 from nextbuy.versioned_table import fingerprint
+from nextbuy.yaml_file import load_yaml
 
 Name = Annotated[str, Field(min_length=1)]
 ATTRIBUTES = ("category", "brand", "price", "discount")
@@ -200,30 +199,9 @@ def load_source(path: Path) -> Source:
         NextbuyError: there is no such file, it is not YAML, or a field is wrong; the message
             names the file, the field and the remedy.
     """
-    try:
-        content: Any = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        beside = ", ".join(sorted(file.name for file in path.parent.glob("*.yaml"))) or "none"
-        raise NextbuyError(f"There is no source file {path}. Beside it: {beside}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise NextbuyError(f"The source file {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise NextbuyError(f"{path} is not valid YAML; mend it where it says: {error}") from None
-    try:
-        return Source.model_validate(content)
-    except ValidationError as error:
-        problems = "\n".join(f"  {_problem(detail)}" for detail in error.errors())
-        raise NextbuyError(
-            f"The source file {path} has mistakes:\n{problems}\n"
-            "What each field means: nextbuy/ingest/source.py; examples: configs/sources/."
-        ) from None
-
-
-def _problem(detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"] if part not in ("str", "Expression"))
-    known = {
-        "extra_forbidden": "no such field; drop it or correct its name",
-        "missing": "missing; add it",
-    }
-    what = known.get(detail["type"], detail["msg"].removeprefix("Value error, "))
-    return f"{where}: {what}" if where else what
+    return load_yaml(
+        path,
+        Source,
+        name="source file",
+        hint="What each field means: nextbuy/ingest/source.py; examples: configs/sources/.",
+    )

@@ -16,9 +16,8 @@ from nextbuy.features import TABLES, FeatureTable
 from nextbuy.settings import Settings
 from nextbuy.tables.build import feature_rows, feature_tables
 from nextbuy.tables.sessions import EVENTS, SessionConfig, sessionize
+from nextbuy.times import END_OF_TIME_US
 from nextbuy.versioned_table import manifest
-
-END_OF_TIME = 2**60
 
 
 def live_tables(settings: Settings) -> tuple[FeatureTable, ...]:
@@ -61,7 +60,7 @@ class LiveFeatures:
         self._engine.execute(f"PREPARE cut AS INSERT INTO session_events {cut}")
         self._names = {table.name: f"rows_of_{table.name}" for table in tables}
         for table in tables:
-            rows = feature_rows(table, END_OF_TIME)
+            rows = feature_rows(table, END_OF_TIME_US)
             self._engine.execute(
                 f"PREPARE {self._names[table.name]} AS SELECT made.* FROM ({rows}) AS made "
                 "JOIN touched USING (user_id) WHERE epoch_us(event_timestamp) >= since_us "

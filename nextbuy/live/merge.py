@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
 from nextbuy.ingest.ingest import ingest_workplace
 from nextbuy.live.event_store import COLUMNS, LiveStore, arrow, now_us
 from nextbuy.live.write_history import prune
 from nextbuy.settings import Settings
-from nextbuy.tables.sessions import DAY
+from nextbuy.sql import read_parquet
+from nextbuy.times import DAY
 from nextbuy.versioned_table import files, fingerprint, manifest, new_version
 
 KEPT_US = 30 * DAY
@@ -53,33 +54,33 @@ def _absorb(settings: Settings, new: Path, gate: Callable[[Path], None] | None) 
         f"make_timestamptz(event_us) AS {name}" if name == "event_time" else name
         for name in EVENT_SCHEMA.names
     )
-    with duckdb_engine(settings) as engine:
-        engine.register("arrived", live)
-        old = f"read_parquet('{files(settings.events)}', hive_partitioning = false)"
-        engine.execute(
+    with duckdb_connection(settings) as connection:
+        connection.register("arrived", live)
+        old = read_parquet(files(settings.events))
+        connection.execute(
             f"CREATE TABLE fresh AS SELECT {names} FROM arrived "
             f"ANTI JOIN {old} AS old USING (event_id)"
         )
         touched = {
             str(day)
-            for (day,) in engine.execute(
+            for (day,) in connection.execute(
                 "SELECT DISTINCT CAST(event_time AS DATE) FROM fresh"
             ).fetchall()
         }
-        ((count,),) = engine.execute("SELECT count(*) FROM fresh").fetchall()
+        ((count,),) = connection.execute("SELECT count(*) FROM fresh").fetchall()
         if not count:
             return 0
         if gate:
-            engine.execute(f"COPY fresh TO '{new}'")
+            connection.execute(f"COPY fresh TO '{new}'")
             gate(new)
         listed = ", ".join(f"DATE '{day}'" for day in sorted(touched))
         columns = ", ".join(EVENT_SCHEMA.names)
-        engine.execute(
+        connection.execute(
             f"CREATE VIEW merged AS SELECT {columns} FROM fresh UNION ALL SELECT {columns} "
             f"FROM {old} WHERE CAST(event_time AS DATE) IN ({listed})"
         )
         with new_version(settings.events, fingerprint(published.info), published.info) as version:
             for day in sorted(set(published.days) - touched):
                 version.keep(day)
-            version.write_days(engine, "merged", "event_time", EVENT_ORDER)
+            version.write_days(connection, "merged", "event_time", EVENT_ORDER)
     return int(count)

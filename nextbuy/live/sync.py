@@ -5,11 +5,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import date
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.live.event_store import COLUMNS, LiveStore, Row
 from nextbuy.settings import Settings
-from nextbuy.tables.incremental import EPOCH, differing
-from nextbuy.tables.sessions import DAY
+from nextbuy.tables.incremental import differing
+from nextbuy.times import DAY, EPOCH
 from nextbuy.versioned_table import lock, manifest, read_days
 
 CHUNK = 20_000  # rows in one transaction: others may write in between
@@ -45,7 +45,7 @@ def _sync(settings: Settings, store: LiveStore, progress: Callable[[int], None])
         return 0
     before = json.loads(store.note("published_days") or "{}")
     gone_days, come_days = differing(before, published.days)
-    numbers = [(date.fromisoformat(day) - EPOCH).days for day in (*gone_days, *come_days)]
+    numbers = [(date.fromisoformat(day) - EPOCH.date()).days for day in (*gone_days, *come_days)]
     known = {
         row[0]: hash(row)
         for row in store.sql.execute(
@@ -56,8 +56,8 @@ def _sync(settings: Settings, store: LiveStore, progress: Callable[[int], None])
     }
     gone = set(known)
     copied = 0
-    with duckdb_engine(settings) as engine:
-        reader = engine.sql(
+    with duckdb_connection(settings) as connection:
+        reader = connection.sql(
             f"SELECT {SELECTED} FROM {read_days(settings.events, come_days)} "
             "ORDER BY user_id, event_us, event_id"
         ).to_arrow_reader(CHUNK)

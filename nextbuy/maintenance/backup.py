@@ -21,7 +21,7 @@ import redis
 
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 from nextbuy.versioned_table import lock
 
 FILES = (Path("registry.db"),)
@@ -183,7 +183,7 @@ def _move_addresses(database: Path, old: str, new: str) -> None:
 def _save_redis(settings: Settings, file: Path) -> int:
     """Every key with its value in Redis's own form and the moment it expires."""
     count = 0
-    with redis_lease(settings) as url, closing(redis.Redis.from_url(url)) as client:
+    with running_redis(settings) as url, closing(redis.Redis.from_url(url)) as client:
         ((now_s, now_us),) = [client.time()]  # type: ignore[misc]
         now_ms = now_s * 1000 + now_us // 1000
         with pq.ParquetWriter(file, KEYS, compression="zstd") as writer:
@@ -212,7 +212,7 @@ def _save_redis(settings: Settings, file: Path) -> int:
 def _load_redis(settings: Settings, file: Path) -> int:
     """Bring the keys back; those that expired meanwhile stay away. Other keys are left alone."""
     count = 0
-    with redis_lease(settings) as url, closing(redis.Redis.from_url(url)) as client:
+    with running_redis(settings) as url, closing(redis.Redis.from_url(url)) as client:
         for batch in pq.ParquetFile(file).iter_batches(PIECE):
             pipe = client.pipeline(transaction=False)
             for row in batch.to_pylist():

@@ -28,7 +28,7 @@ from nextbuy.live.event_store import LiveStore
 from nextbuy.live.sync import copying
 from nextbuy.live.write_history import forget_rows
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 from nextbuy.versioned_table import ROW_GROUP, Manifest, file_digest, lock
 
 TEXTS = pa.list_(pa.string())
@@ -71,7 +71,7 @@ def forget(settings: Settings, user: str) -> Proof:
     with (
         lock(settings.data / "tmp" / "ingest.lock", busy),
         copying(settings),
-        redis_lease(settings) as url,
+        running_redis(settings) as url,
         redis.Redis.from_url(url) as client,
     ):
         _count(proof, "live", _from_live(settings, user))

@@ -11,10 +11,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nextbuy.contract import REGISTERED_MODEL, ModelContract
-from nextbuy.errors import NextbuyError
+from nextbuy.errors import NextbuyError, explain_refusal
+from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
-from nextbuy.trouble import explained
-from training.boosting import Booster
 
 EXPERIMENT = "next session purchase"
 
@@ -34,7 +33,7 @@ def client(settings: Settings) -> MlflowClient:
             )
     except MlflowException as error:
         raise NextbuyError(
-            explained(error)
+            explain_refusal(error)
             or f"MLflow at {uri} does not answer: {error}. "
             "Start it, or unset MLFLOW_TRACKING_URI to use SQLite below the data folder."
         ) from error
@@ -69,7 +68,7 @@ def reachable(settings: Settings) -> Iterator[None]:
         yield
     except (MlflowException, ConnectionError) as error:
         raise NextbuyError(
-            explained(error)
+            explain_refusal(error)
             or f"MLflow at {settings.tracking_uri} failed on the way: {error}. The champion is "
             "what it was; what was logged stays. Bring MLflow back and run the command again."
         ) from error

@@ -13,11 +13,12 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.features import TABLES, FeatureTable
 from nextbuy.features.daily import REACH_DAYS
 from nextbuy.settings import Settings
+from nextbuy.sql import read_parquet
 from nextbuy.tables.incremental import (
     SessionChange,
     differing,
@@ -29,9 +30,10 @@ from nextbuy.tables.incremental import (
 )
 from nextbuy.tables.labels import LabelConfig, label_rows
 from nextbuy.tables.partitions import Buckets
-from nextbuy.tables.sessions import DAY, EVENTS, SESSION_EVENTS, SessionConfig, sessionize
+from nextbuy.tables.sessions import EVENTS, SESSION_EVENTS, SessionConfig, sessionize
 from nextbuy.tables.spark import Run
 from nextbuy.tables.target import Done, Gate, Target
+from nextbuy.times import DAY
 from nextbuy.versioned_table import Manifest, files, fingerprint, manifest, read_days, require
 
 CODE = Path(__file__).parent
@@ -46,9 +48,6 @@ SQL_TYPES = {
     "array<string>": "VARCHAR[]",
 }
 """Feature dtype -> what is written; sums of 64-bit integers come back wider than that."""
-
-FOREVER_US = 2**62
-"""As the newest event: no row is left out for lying ahead."""
 
 OF_AFFECTED = "user_id IN (SELECT user_id FROM affected)"
 
@@ -81,38 +80,38 @@ def build_sessions(
         return
     names = ", ".join(name for name in EVENT_SCHEMA.names if name != "event_time")
     read = f"SELECT {names}, epoch_us(event_time) AS event_us FROM"
-    everything = f"read_parquet('{files(settings.events)}', hive_partitioning = false)"
+    everything = read_parquet(files(settings.events))
     rows = sessionize(EVENTS, config)
     form = (
         f"SELECT {names}, make_timestamptz(event_us) AS event_time, session_id, "
         "make_timestamptz(session_start_us) AS session_start, "
         "event_number::BIGINT AS event_number, is_bot FROM {}"
     )
-    with duckdb_engine(settings) as engine, target.next_version(done, gate) as version:
+    with duckdb_connection(settings) as connection, target.next_version(done, gate) as version:
         last = target.last(version)
         target.info["newest_us"] = _one(
-            engine, f"SELECT epoch_us(max(event_time)) FROM {everything}"
+            connection, f"SELECT epoch_us(max(event_time)) FROM {everything}"
         )
         if run is not None:
-            target.write_whole(engine, version, form.format(_computed(run, rows, "sessions")))
+            target.write_whole(connection, version, form.format(_computed(run, rows, "sessions")))
             return
         sql = form.format(f"({_sql(rows)})")
         if last is None:
-            engine.execute(f"CREATE VIEW events AS {read} {everything}")
-            target.write_whole(engine, version, sql)
+            connection.execute(f"CREATE VIEW events AS {read} {everything}")
+            target.write_whole(connection, version, sql)
             return
         gone, come = differing(last.made_from, events.days)
         first_us, _ = find_moved(
-            engine,
+            connection,
             f"({read} {read_days(settings.sessions, gone)})",
             f"({read} {read_days(settings.events, come)})",
         )
-        engine.execute(
+        connection.execute(
             f"CREATE TABLE events AS {read} {everything} SEMI JOIN moved USING (user_id)"
         )
-        engine.execute("CREATE TABLE affected AS SELECT user_id FROM moved")
+        connection.execute("CREATE TABLE affected AS SELECT user_id FROM moved")
         from_us = (target.info["newest_us"] if first_us is None else first_us) // DAY * DAY
-        target.write_part(engine, version, sql, OF_AFFECTED, from_us)
+        target.write_part(connection, version, sql, OF_AFFECTED, from_us)
 
 
 def build_features(
@@ -140,8 +139,11 @@ def build_features(
     """
     sessions = require(settings.sessions, "nextbuy sessionize")
     newest_us = sessions.info["newest_us"]
-    with duckdb_engine(settings) as engine, Buckets(engine, settings, sessions) as buckets:
-        changes = _Changes(engine, settings, sessions)
+    with (
+        duckdb_connection(settings) as connection,
+        Buckets(connection, settings, sessions) as buckets,
+    ):
+        changes = _Changes(connection, settings, sessions)
         for table in feature_tables(sessions):
             if only and table.name not in only:
                 continue
@@ -159,26 +161,28 @@ def build_features(
                 change = changes.since(last) if last and run is None else None
                 if run is not None:
                     rows = _computed(run, table.build(SESSION_EVENTS), table.name)
-                    target.write_whole(engine, version, _published_form(table, rows, newest_us))
+                    target.write_whole(connection, version, _published_form(table, rows, newest_us))
                 elif change is None:
                     sql = feature_rows(table, newest_us)
-                    target.write_whole(engine, version, sql, buckets.read(table))
+                    target.write_whole(connection, version, sql, buckets.read(table))
                 elif "user_id" in table.keys:
                     changes.gather(change)
-                    engine.execute("CREATE OR REPLACE VIEW session_events AS FROM affected_events")
-                    _ask_from(engine, change.rows_from_us)
+                    connection.execute(
+                        "CREATE OR REPLACE VIEW session_events AS FROM affected_events"
+                    )
+                    _ask_from(connection, change.rows_from_us)
                     sql = feature_rows(table, newest_us, part=True)
-                    target.write_part(engine, version, sql, OF_AFFECTED, change.rows_from_us)
+                    target.write_part(connection, version, sql, OF_AFFECTED, change.rows_from_us)
                 else:
-                    _read_recent(engine, settings, target, table, sessions, change)
-                    _ask_from(engine, change.midnights_from_us)
+                    _read_recent(connection, settings, target, table, sessions, change)
+                    _ask_from(connection, change.midnights_from_us)
                     sql = feature_rows(table, newest_us, part=True)
-                    target.write_part(engine, version, sql, "true", change.midnights_from_us)
+                    target.write_part(connection, version, sql, "true", change.midnights_from_us)
 
 
 def feature_tables(sessions: Manifest) -> list[FeatureTable]:
     """The tables that these sessions can support, with the features that they can."""
-    given = (table.given(sessions.info["provides"]) for table in TABLES)
+    given = (table.supported_by(sessions.info["provides"]) for table in TABLES)
     return [table for table in given if table.features]
 
 
@@ -217,54 +221,54 @@ def build_labels(
         "make_timestamptz(next_start_us) AS next_session_start, "
         "make_timestamptz(known_us) AS known_at, label FROM {}"
     )
-    with duckdb_engine(settings) as engine, target.next_version(done, gate) as version:
+    with duckdb_connection(settings) as connection, target.next_version(done, gate) as version:
         if run is not None:
-            target.write_whole(engine, version, form.format(_computed(run, rows, "labels")))
+            target.write_whole(connection, version, form.format(_computed(run, rows, "labels")))
             return
         sql = form.format(f"({_sql(rows)})")
         last = target.last(version)
-        change = session_change(engine, settings, sessions, last) if last else None
+        change = session_change(connection, settings, sessions, last) if last else None
         if last is None or change is None:
-            _read_sessions(engine, settings, sessions.days)
-            target.write_whole(engine, version, sql)
+            _read_sessions(connection, settings, sessions.days)
+            target.write_whole(connection, version, sql)
             return
         # A label also changes by time alone, once the newest event passes the moment it ripens.
         newest = sorted((change.old_newest_us, newest_us))
-        engine.execute(
-            "CREATE TABLE ripening AS SELECT user_id, epoch_us(event_timestamp) AS event_us "
+        connection.execute(
+            "CREATE TABLE maturing AS SELECT user_id, epoch_us(event_timestamp) AS event_us "
             f"FROM {read_days(settings.labels, last.days)} "
             f"WHERE epoch_us(known_at) > {newest[0]} AND epoch_us(known_at) <= {newest[1]}"
         )
-        engine.execute(
-            "CREATE TABLE affected AS SELECT user_id FROM moved UNION SELECT user_id FROM ripening"
+        connection.execute(
+            "CREATE TABLE affected AS SELECT user_id FROM moved UNION SELECT user_id FROM maturing"
         )
         # A label looks one horizon ahead, at sessions that start by then: nothing older moves.
         first_us = _one(
-            engine,
-            f"SELECT coalesce(min(event_us), {newest_us}) FROM (SELECT event_us FROM ripening "
+            connection,
+            f"SELECT coalesce(min(event_us), {newest_us}) FROM (SELECT event_us FROM maturing "
             f"UNION ALL SELECT moment_us - {config.horizon_us} FROM moved)",
         )
         from_us = first_us // DAY * DAY
         days = [day for day in sessions.days if day >= iso(from_us)]
         # A session that ends from then on may have begun earlier.
         start_us = _one(
-            engine,
+            connection,
             f"SELECT coalesce(min(epoch_us(session_start)), {from_us}) "
             f"FROM {read_days(settings.sessions, days)} SEMI JOIN affected USING (user_id)",
         )
         days = [day for day in sessions.days if day >= iso(start_us)]
         begun = f"SEMI JOIN affected USING (user_id) WHERE epoch_us(session_start) >= {start_us}"
-        _read_sessions(engine, settings, days, begun)
-        target.write_part(engine, version, sql, OF_AFFECTED, from_us)
+        _read_sessions(connection, settings, days, begun)
+        target.write_part(connection, version, sql, OF_AFFECTED, from_us)
 
 
 class _Changes:
     """What moved since the sessions that a table was made from, found once per such state."""
 
     def __init__(
-        self, engine: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest
+        self, connection: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest
     ) -> None:
-        self._engine, self._settings, self._sessions = engine, settings, sessions
+        self._connection, self._settings, self._sessions = connection, settings, sessions
         self._made_from: dict[str, str] = {}
         self._change: SessionChange | None = None
         self._gathered: SessionChange | None = None
@@ -273,32 +277,32 @@ class _Changes:
         """The change since `last` was made; None if that can no longer be told."""
         if last.made_from != self._made_from:
             self._made_from = last.made_from
-            self._change = session_change(self._engine, self._settings, self._sessions, last)
+            self._change = session_change(self._connection, self._settings, self._sessions, last)
             self._gathered = None
         return self._change
 
     def gather(self, change: SessionChange) -> None:
-        """Leave the shoppers that the change affects, and their events, in the engine."""
+        """Leave the shoppers that the change affects, and their events, in the connection."""
         if change is not self._gathered:
-            find_affected(self._engine, self._settings, self._sessions, change)
+            find_affected(self._connection, self._settings, self._sessions, change)
             self._gathered = change
 
 
-def _ask_from(engine: duckdb.DuckDBPyConnection, first_us: int) -> None:
-    engine.execute(f"CREATE OR REPLACE TABLE asked AS SELECT {first_us}::BIGINT AS first_us")
+def _ask_from(connection: duckdb.DuckDBPyConnection, first_us: int) -> None:
+    connection.execute(f"CREATE OR REPLACE TABLE asked AS SELECT {first_us}::BIGINT AS first_us")
 
 
 def _read_sessions(
-    engine: duckdb.DuckDBPyConnection, settings: Settings, days: Collection[str], only: str = ""
+    connection: duckdb.DuckDBPyConnection, settings: Settings, days: Collection[str], only: str = ""
 ) -> None:
-    engine.execute(
+    connection.execute(
         f"CREATE OR REPLACE VIEW session_events AS SELECT {session_event_columns()} "
         f"FROM {read_days(settings.sessions, days)} {only}"
     )
 
 
 def _read_recent(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     settings: Settings,
     target: Target,
     table: FeatureTable,
@@ -307,10 +311,10 @@ def _read_recent(
 ) -> None:
     """Leave the events within reach of the changed midnights, and `before`: the table so far."""
     since = iso(change.midnights_from_us - REACH_DAYS * DAY)
-    _read_sessions(engine, settings, [day for day in sessions.days if day >= since])
+    _read_sessions(connection, settings, [day for day in sessions.days if day >= since])
     days = manifest(target.path).days  # type: ignore[union-attr]
     latest = "".join(f", arg_max({name}, event_timestamp) AS {name}" for name in table.carried)
-    engine.execute(
+    connection.execute(
         f"CREATE OR REPLACE TABLE before AS SELECT {', '.join(table.keys)}{latest} "
         f"FROM {read_days(target.path, [day for day in days if day <= since])} GROUP BY ALL"
     )
@@ -359,8 +363,8 @@ def _compiled(name: str, features: Sequence[str], part: bool) -> str:
     return _sql(table.build(SESSION_EVENTS, None if of_shopper else before, first_us))
 
 
-def _one(engine: duckdb.DuckDBPyConnection, sql: str) -> int:
-    ((value,),) = engine.execute(sql).fetchall()  # DuckDB 2.0 wants a result read to its end
+def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
+    ((value,),) = connection.execute(sql).fetchall()  # DuckDB 2.0 wants a result read to its end
     return int(value)
 
 

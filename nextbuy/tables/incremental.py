@@ -9,7 +9,6 @@ within the longest window and what its carried features were before.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 
 import duckdb
@@ -17,10 +16,9 @@ import ibis
 
 from nextbuy.features.history import links
 from nextbuy.settings import Settings
-from nextbuy.tables.sessions import DAY, MINUTE, SESSION_EVENTS
+from nextbuy.tables.sessions import SESSION_EVENTS
+from nextbuy.times import DAY, MINUTE, to_datetime
 from nextbuy.versioned_table import Manifest, Version, files, read_days, version_of
-
-EPOCH = date(1970, 1, 1)
 
 
 def iso(us: int) -> str:
@@ -29,7 +27,7 @@ def iso(us: int) -> str:
     >>> iso(86_400_000_000)
     '1970-01-02'
     """
-    return str(EPOCH + timedelta(days=us // DAY))
+    return to_datetime(us).date().isoformat()
 
 
 def differing(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -52,18 +50,18 @@ def only_in_one(one: str, other: str) -> str:
 
 
 def find_moved(
-    engine: duckdb.DuckDBPyConnection, before: str, after: str, moment: str = "event_us"
+    connection: duckdb.DuckDBPyConnection, before: str, after: str, moment: str = "event_us"
 ) -> tuple[int | None, int | None]:
     """Leave in `moved` the shopper of every row that only one of the relations has.
 
     Returns the earliest `event_us` and the earliest `moment` of such rows, None if there is none.
     """
-    engine.execute(
+    connection.execute(
         "CREATE OR REPLACE TABLE moved AS "
         f"SELECT user_id, min(event_us) AS event_us, min({moment}) AS moment_us "
         f"FROM {only_in_one(before, after)} GROUP BY user_id"
     )
-    (found,) = engine.execute("SELECT min(event_us), min(moment_us) FROM moved").fetchall()
+    (found,) = connection.execute("SELECT min(event_us), min(moment_us) FROM moved").fetchall()
     return found[0], found[1]
 
 
@@ -71,7 +69,7 @@ def find_moved(
 class SessionChange:
     """How sessions differ from those a table was made from.
 
-    The engine then has `moved`: the shoppers with a session event that moved.
+    The connection then has `moved`: the shoppers with a session event that moved.
     """
 
     folder: Path
@@ -102,7 +100,10 @@ class SessionChange:
 
 
 def session_change(
-    engine: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest, made_from: Manifest
+    connection: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    sessions: Manifest,
+    made_from: Manifest,
 ) -> SessionChange | None:
     """Compare the sessions with those that a table was made from; None if these are gone."""
     found = version_of(settings.sessions, made_from.made_from)
@@ -114,7 +115,7 @@ def session_change(
         "(SELECT *, epoch_us(event_time) AS event_us, epoch_us(session_start) AS start_us FROM {})"
     )
     first_us, first_start_us = find_moved(
-        engine,
+        connection,
         columns.format(read_days(folder, gone)),
         columns.format(read_days(settings.sessions, come)),
         "start_us",
@@ -132,12 +133,12 @@ def session_change(
 
 
 def find_affected(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     settings: Settings,
     sessions: Manifest,
     change: SessionChange,
 ) -> None:
-    """Leave `affected` and `affected_events` in the engine.
+    """Leave `affected` and `affected_events` in the connection.
 
     These are the shoppers whose features can have changed, and all their session events; no other
     shopper matters to them.
@@ -148,9 +149,9 @@ def find_affected(
         "old": read_days(change.folder, change.gone),
         "new": read_days(settings.sessions, change.come),
     }
-    find_links(engine, parts if "login" in sessions.info["provides"] else {})
+    find_links(connection, parts if "login" in sessions.info["provides"] else {})
     # Old links and new ones, followed both ways: whoever gained or lost a past is reached.
-    engine.execute(
+    connection.execute(
         """CREATE OR REPLACE TABLE affected AS
         WITH RECURSIVE pairs AS (
             SELECT visitor_id AS a, user_id AS b FROM links
@@ -160,7 +161,7 @@ def find_affected(
             UNION SELECT pairs.b FROM reached JOIN pairs ON pairs.a = reached.user_id)
         FROM reached"""
     )
-    engine.execute(
+    connection.execute(
         "CREATE OR REPLACE TABLE affected_events AS "
         f"SELECT {session_event_columns()} FROM read_parquet('{files(settings.sessions)}', "
         "hive_partitioning = false) SEMI JOIN affected USING (user_id)"
@@ -176,13 +177,13 @@ def session_event_columns() -> str:
     )
 
 
-def find_links(engine: duckdb.DuckDBPyConnection, parts: Mapping[str, str]) -> None:
+def find_links(connection: duckdb.DuckDBPyConnection, parts: Mapping[str, str]) -> None:
     """Leave in `links` which visitor turned out to be which shopper, by each version's log-ins.
 
     `parts` maps versions of the published sessions to relations; what is named `both` belongs to
     all others and is read once.
     """
-    engine.execute("CREATE OR REPLACE TABLE links (visitor_id VARCHAR, user_id VARCHAR)")
+    connection.execute("CREATE OR REPLACE TABLE links (visitor_id VARCHAR, user_id VARCHAR)")
     if not parts:
         return
     events = " UNION ALL ".join(
@@ -191,23 +192,23 @@ def find_links(engine: duckdb.DuckDBPyConnection, parts: Mapping[str, str]) -> N
         for version, rows in parts.items()
     )
     # Only shop sessions with a log-in can link anyone.
-    engine.execute(
+    connection.execute(
         f"CREATE OR REPLACE TABLE of_logins AS FROM ({events}) SEMI JOIN "
         f"(SELECT source_session_id FROM ({events}) WHERE event_type = 'login') "
         "USING (source_session_id)"
     )
     sql = ibis.to_sql(links(SESSION_EVENTS), dialect="duckdb")
     for version in parts.keys() - {"both"}:
-        engine.execute(
+        connection.execute(
             "CREATE OR REPLACE VIEW session_events AS FROM of_logins "
             f"WHERE version IN ('both', '{version}')"
         )
-        engine.execute(f"INSERT INTO links SELECT visitor_id, user_id FROM ({sql})")
-    engine.execute("DROP VIEW session_events; DROP TABLE of_logins")
+        connection.execute(f"INSERT INTO links SELECT visitor_id, user_id FROM ({sql})")
+    connection.execute("DROP VIEW session_events; DROP TABLE of_logins")
 
 
 def write_changed(
-    engine: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     version: Version,
     stamp: str,
     order_by: Sequence[str],
@@ -217,7 +218,7 @@ def write_changed(
     """Put the table `fresh` in the place of the last version's stale rows; keep equal days.
 
     Args:
-        engine: holds `fresh`.
+        connection: holds `fresh`.
         version: to be written.
         stamp: column that gives a row's day.
         order_by: total order of a day's rows.
@@ -227,8 +228,8 @@ def write_changed(
     assert version.published is not None
     days = version.published.days
     replaced = read_days(version.table, [day for day in days if day >= iso(from_us)])
-    engine.execute(f"CREATE OR REPLACE VIEW stale AS FROM {replaced} WHERE {stale}")
-    found = engine.execute(
+    connection.execute(f"CREATE OR REPLACE VIEW stale AS FROM {replaced} WHERE {stale}")
+    found = connection.execute(
         f"SELECT DISTINCT CAST(CAST({stamp} AS DATE) AS VARCHAR) "
         f"FROM {only_in_one('fresh', 'stale')}"
     ).fetchall()
@@ -239,8 +240,8 @@ def write_changed(
     if touched:
         staying = read_days(version.table, touched.intersection(days))
         listed = ", ".join(f"DATE '{day}'" for day in sorted(touched))
-        engine.execute(
+        connection.execute(
             f"CREATE OR REPLACE VIEW merged AS FROM fresh WHERE CAST({stamp} AS DATE) IN ({listed})"
             f" UNION ALL FROM {staying} WHERE NOT ({stale})"
         )
-        version.write_days(engine, "merged", stamp, order_by)
+        version.write_days(connection, "merged", stamp, order_by)

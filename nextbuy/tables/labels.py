@@ -5,7 +5,8 @@ import ibis.expr.types as ir
 from pydantic import BaseModel, ConfigDict, Field
 
 from nextbuy.events import EventType
-from nextbuy.tables.sessions import DAY, SessionConfig
+from nextbuy.tables.sessions import SessionConfig
+from nextbuy.times import DAY
 
 
 class LabelConfig(BaseModel):

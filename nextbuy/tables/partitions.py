@@ -22,15 +22,15 @@ over spilled rows took more than half of a whole build."""
 
 
 class Buckets:
-    """Shows an engine the published sessions, one bucket of a table's keys at a time.
+    """Shows an connection the published sessions, one bucket of a table's keys at a time.
 
     They are parted once for all tables of shoppers, into files that go when the block ends.
     """
 
     def __init__(
-        self, engine: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest
+        self, connection: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest
     ) -> None:
-        self._engine, self._settings, self._sessions = engine, settings, sessions
+        self._connection, self._settings, self._sessions = connection, settings, sessions
         self._rows = read_days(settings.sessions, sessions.days)
         self._open = ExitStack()
 
@@ -65,7 +65,7 @@ class Buckets:
                     self._find_circles()
                     keys = "coalesce(root, user_id)"
                     rows += " LEFT JOIN circles USING (user_id)"
-                self._engine.execute(
+                self._connection.execute(
                     f"COPY (SELECT {columns}, hash({keys}) % {count} AS bucket FROM {rows}) "
                     f"TO '{folder}' (FORMAT parquet, PARTITION_BY (bucket))"
                 )
@@ -74,7 +74,7 @@ class Buckets:
                 f"read_parquet('{folder}/*/*.parquet', hive_partitioning = true, "
                 "hive_types = {'bucket': BIGINT}) WHERE bucket = getvariable('bucket')"
             )
-        self._engine.execute(
+        self._connection.execute(
             f"CREATE OR REPLACE VIEW session_events AS SELECT {columns} FROM {rows}"
         )
         return count
@@ -86,9 +86,10 @@ class Buckets:
         up has an end.
         """
         find_links(
-            self._engine, {"new": self._rows} if "login" in self._sessions.info["provides"] else {}
+            self._connection,
+            {"new": self._rows} if "login" in self._sessions.info["provides"] else {},
         )
-        self._engine.execute(
+        self._connection.execute(
             """CREATE OR REPLACE TABLE circles AS
             WITH RECURSIVE up AS (
                 SELECT visitor_id, user_id AS root FROM links

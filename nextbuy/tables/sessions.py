@@ -9,11 +9,7 @@ import ibis.expr.types as ir
 from pydantic import BaseModel, ConfigDict, Field
 
 from nextbuy.events import COMPUTED_SCHEMA
-
-SECOND = 1_000_000
-MINUTE = 60 * SECOND
-HOUR = 60 * MINUTE
-DAY = 24 * HOUR
+from nextbuy.times import MINUTE, SECOND
 
 EVENTS = ibis.table(ibis.Schema.from_pyarrow(COMPUTED_SCHEMA), name="events")
 """The canonical events as definitions see them."""

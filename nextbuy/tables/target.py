@@ -70,7 +70,7 @@ class Target:
         return found if found and found.days and found.definition == self.definition else None
 
     def write_whole(
-        self, engine: duckdb.DuckDBPyConnection, version: Version, sql: str, buckets: int = 1
+        self, connection: duckdb.DuckDBPyConnection, version: Version, sql: str, buckets: int = 1
     ) -> None:
         """Write every row that `sql` gives, run once for each value of the variable `bucket`.
 
@@ -79,16 +79,16 @@ class Target:
         """
         ordered = f"FROM ({sql})" + f" ORDER BY {self.stamp}" * (buckets > 1)
         for bucket in range(buckets):
-            engine.execute(f"SET VARIABLE bucket = {bucket}")
+            connection.execute(f"SET VARIABLE bucket = {bucket}")
             into = "INSERT INTO fresh" if bucket else "CREATE OR REPLACE TABLE fresh AS"
-            engine.execute(f"{into} {ordered}")
-        for rows in self._spans(engine) if buckets > 1 else ["fresh"]:
-            version.write_days(engine, rows, self.stamp, self.order_by)
-        engine.execute("DROP TABLE fresh")  # the gate needs the memory
+            connection.execute(f"{into} {ordered}")
+        for rows in self._spans(connection) if buckets > 1 else ["fresh"]:
+            version.write_days(connection, rows, self.stamp, self.order_by)
+        connection.execute("DROP TABLE fresh")  # the gate needs the memory
 
-    def _spans(self, engine: duckdb.DuckDBPyConnection) -> list[str]:
+    def _spans(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
         """The rows of `fresh` as relations of whole days, of some `SPAN_ROWS` rows each."""
-        days = engine.execute(
+        days = connection.execute(
             f"SELECT epoch_us(date_trunc('day', {self.stamp})), count(*) FROM fresh "
             "GROUP BY ALL ORDER BY ALL"
         ).fetchall()
@@ -106,15 +106,15 @@ class Target:
 
     def write_part(
         self,
-        engine: duckdb.DuckDBPyConnection,
+        connection: duckdb.DuckDBPyConnection,
         version: Version,
         sql: str,
         stale: str,
         from_us: int,
     ) -> None:
         """Put the rows of `sql` in the place of the stale ones; see `write_changed`."""
-        engine.execute(
+        connection.execute(
             f"CREATE OR REPLACE TABLE fresh AS FROM ({sql}) "
             f"WHERE {self.stamp} >= make_timestamptz({from_us})"
         )
-        write_changed(engine, version, self.stamp, self.order_by, stale, from_us)
+        write_changed(connection, version, self.stamp, self.order_by, stale, from_us)

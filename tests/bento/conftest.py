@@ -5,7 +5,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models import ModelStore
 
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 from tests.bento.small_shop import objects, rows
 
 
@@ -31,7 +31,7 @@ def store(settings):
     """The Feast store with everything applied and written to a Redis that runs."""
     from feast import FeatureStore
 
-    with redis_lease(settings):
+    with running_redis(settings):
         found = FeatureStore(repo_path=str(settings.feature_repo))
         found.apply(objects())
         for view, frame in rows().items():

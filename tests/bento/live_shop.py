@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 
-from nextbuy.cli import data
-from nextbuy.cli import serving as online
+from nextbuy.cli import data, serving
 from nextbuy.contract import FEATURE_SERVICE, ModelContract
 from nextbuy.features import TABLES
 from nextbuy.settings import Settings
@@ -37,8 +36,8 @@ def build(settings, shoppers=80, days=60, last=1):
     build_sessions(settings, SessionConfig(), done)
     build_labels(settings, LabelConfig(), done)
     build_features(settings, done)
-    online.apply()
-    online.materialize()
+    serving.apply()
+    serving.materialize()
     return files[-last:]
 
 

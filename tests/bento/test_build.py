@@ -13,7 +13,7 @@ import pytest
 from bento.export import export_champion
 from bento.image import BASE
 from bento.serve import _stop
-from nextbuy.ports import free_port
+from nextbuy.network import free_port
 from nextbuy.settings import PROJECT
 from tests.bento.small_shop import contract, fitted, register
 

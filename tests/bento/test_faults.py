@@ -13,7 +13,7 @@ import redis
 from feast import FeatureStore
 
 from bento.serve import running
-from nextbuy.ports import free_port
+from nextbuy.network import free_port
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import find_redis_server
 from tests.bento.small_shop import contract, fitted, objects, register, rows

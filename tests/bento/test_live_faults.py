@@ -14,7 +14,7 @@ from bento.serve import _await_ready, _start, _stop, deployment_file
 from generators.replay import replay
 from monitoring.parity import parity
 from nextbuy.live.event_store import LiveStore
-from nextbuy.ports import free_port
+from nextbuy.network import free_port
 from tests.bento import live_shop
 from tests.bento.test_live import worked_off
 

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from nextbuy.cli import serving as online
+from nextbuy.cli import serving
 from nextbuy.live.event_store import COLUMNS, now_us
 from nextbuy.live.worker import Worker
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 
 SHOPPERS = 150  # in a round
 ROUNDS = 10
@@ -22,8 +22,8 @@ def worker(tmp_path, monkeypatch):
     monkeypatch.setenv("NEXTBUY_SHOPPER_TTL", f"PT{TTL}S")
     monkeypatch.delenv("REDIS_URL", raising=False)
     settings = Settings()
-    with redis_lease(settings):
-        online.apply()
+    with running_redis(settings):
+        serving.apply()
         yield Worker(settings)
 
 

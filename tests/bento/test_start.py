@@ -86,7 +86,7 @@ def test_foreground_server_ends_with_the_signal_and_leaves_no_process(settings, 
     register(settings, fitted("xgboost"), contract())
     code = (
         "from bento.serve import serve\n"
-        "from nextbuy.ports import free_port\n"
+        "from nextbuy.network import free_port\n"
         "from nextbuy.settings import Settings\n"
         "port = free_port()\n"
         "print(port, flush=True)\n"

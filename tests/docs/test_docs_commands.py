@@ -17,7 +17,7 @@ import duckdb
 import httpx
 import pytest
 
-from nextbuy.ports import free_port
+from nextbuy.network import free_port
 from nextbuy.stores.online.redis_server import find_redis_server
 from tests.docs.pages import PAGES, commands, elsewhere
 

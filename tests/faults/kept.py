@@ -20,13 +20,13 @@ def state():
 
 def take_in_live_events():
     """As the service would: two events of three shoppers, an hour after the newest."""
-    from nextbuy.connection import duckdb_engine
+    from nextbuy.connection import duckdb_connection
     from nextbuy.live.event_store import LiveStore
     from nextbuy.versioned_table import files
 
     settings = Settings()
-    with duckdb_engine(settings) as engine:
-        found = engine.execute(
+    with duckdb_connection(settings) as connection:
+        found = connection.execute(
             f"WITH events AS (FROM read_parquet('{files(settings.events)}')) "
             "SELECT user_id, max(item_id), epoch_us((SELECT max(event_time) FROM events)) "
             "FROM events WHERE item_id IS NOT NULL GROUP BY user_id ORDER BY user_id LIMIT 3"
@@ -108,11 +108,11 @@ def _raw(booster):
 def _redis(settings):
     import redis
 
-    from nextbuy.stores.online.redis_server import redis_lease
+    from nextbuy.stores.online.redis_server import running_redis
 
     if not settings.redis.is_dir():
         return None
-    with redis_lease(settings) as url, redis.Redis.from_url(url) as client:
+    with running_redis(settings) as url, redis.Redis.from_url(url) as client:
         found = []
         for key in sorted(client.scan_iter(count=1000)):
             if client.type(key) == b"hash":
@@ -152,9 +152,9 @@ def empty_redis():
     """Take everything from it, as a restart without its dump would; how many keys that was."""
     import redis
 
-    from nextbuy.stores.online.redis_server import redis_lease
+    from nextbuy.stores.online.redis_server import running_redis
 
-    with redis_lease(Settings()) as url, redis.Redis.from_url(url) as client:
+    with running_redis(Settings()) as url, redis.Redis.from_url(url) as client:
         count = client.dbsize()
         client.flushall()
         return count

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from nextbuy.cli import daily
-from nextbuy.connection import duckdb_engine
-from nextbuy.errors import NextbuyError
+from nextbuy.connection import duckdb_connection
+from nextbuy.errors import NextbuyError, explain_refusal
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.trouble import explained
 
 
 def test_dashboard_on_a_taken_port():
@@ -37,20 +36,20 @@ def test_dashboard_on_a_taken_port():
 def test_what_the_machine_refused_is_found_among_the_causes_and_nothing_else_is():
     outer = RuntimeError("the store failed")
     outer.__cause__ = sqlite3.OperationalError("disk I/O error")
-    assert explained(outer).startswith("disk I/O error. The disk is full or fails.")
-    assert explained(OSError(28, "No space left on device", "x")).startswith(
+    assert explain_refusal(outer).startswith("disk I/O error. The disk is full or fails.")
+    assert explain_refusal(OSError(28, "No space left on device", "x")).startswith(
         "[Errno 28] No space left on device: 'x'. The disk is full."
     )
-    assert explained(ValueError("a fault of ours")) is None
+    assert explain_refusal(ValueError("a fault of ours")) is None
 
 
 def test_too_low_a_memory_limit_is_named(tmp_path):
     settings = Settings(data=tmp_path, memory_limit="2MB")
     with (
         pytest.raises(NextbuyError, match=r"Out of Memory.*not enough memory\. Set NEXTBUY_MEMORY"),
-        duckdb_engine(settings) as engine,
+        duckdb_connection(settings) as connection,
     ):
-        engine.execute("SELECT md5(i::VARCHAR) AS m FROM range(3_000_000) r(i) ORDER BY m")
+        connection.execute("SELECT md5(i::VARCHAR) AS m FROM range(3_000_000) r(i) ORDER BY m")
 
 
 class Clock(datetime):

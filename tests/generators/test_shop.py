@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from generators.shop import ShopConfig, SimulationSummary, open_shop, simulate
-from nextbuy import versioned_table as storage
+from nextbuy import versioned_table
 from nextbuy.events import EVENT_SCHEMA
 
 SMALL = ShopConfig(shoppers=60, items=40, days=12, seed=3, bots=2, bot_daily_rate=0.2)
@@ -65,7 +65,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with duckdb.connect() as sql:
         sql.execute("SET TimeZone = 'UTC'")
         sql.execute(f"CREATE VIEW raw AS FROM '{log}/*.parquet'")
-        sql.execute(f"CREATE VIEW truth AS FROM '{storage.files(truth)}'")
+        sql.execute(f"CREATE VIEW truth AS FROM '{versioned_table.files(truth)}'")
         sql.execute(SESSIONS)
         yield Shop(config, log, truth, summary, sql)
 
@@ -76,7 +76,7 @@ def labelled(shop: Shop) -> pd.DataFrame:
     return shop.sql.execute(
         f"""SELECT probability, label FROM truth JOIN ({LABELS}) USING
         (user_id, item_id, event_timestamp) WHERE epoch_us(event_timestamp) <= $until""",
-        {"horizon": shop.config.horizon_days, "until": shop.config.ripe_until},
+        {"horizon": shop.config.horizon_days, "until": shop.config.matured_until},
     ).df()
 
 
@@ -117,7 +117,7 @@ def test_truth_is_one_row_for_each_item_touched_by_a_shopper(shop: Shop) -> None
     assert count(shop, f"SELECT count(*) FROM ({touched} EXCEPT ALL {known})") == 0
     assert count(shop, f"SELECT count(*) FROM ({known} EXCEPT ALL {touched})") == 0
     assert count(shop, "SELECT count(*) FROM truth") == shop.summary.truth_rows
-    assert storage.require(shop.truth, "nextbuy simulate").rows == shop.summary.truth_rows
+    assert versioned_table.require(shop.truth, "nextbuy simulate").rows == shop.summary.truth_rows
 
 
 def test_truth_is_calibrated(labelled: pd.DataFrame) -> None:
@@ -139,9 +139,9 @@ def test_offers_at_random_do_what_the_truth_says_of_them(tmp_path: Path) -> None
         sql.execute(SESSIONS)
         rows = sql.execute(
             f"""SELECT probability, is_offered, uplift, label
-            FROM '{storage.files(tmp_path / "truth")}' JOIN ({LABELS})
+            FROM '{versioned_table.files(tmp_path / "truth")}' JOIN ({LABELS})
             USING (user_id, item_id, event_timestamp) WHERE epoch_us(event_timestamp) <= $until""",
-            {"horizon": config.horizon_days, "until": config.ripe_until},
+            {"horizon": config.horizon_days, "until": config.matured_until},
         ).df()
     assert rows.is_offered.mean() == pytest.approx(0.5, abs=0.03)
     for offered, arm in rows.groupby("is_offered"):
@@ -163,9 +163,9 @@ def test_truth_with_little_time_left_is_calibrated(tmp_path: Path) -> None:
         sql.execute(SESSIONS)
         rows = sql.execute(
             f"""SELECT user_id, event_timestamp, user_id[1] = 'a' AS anonymous, probability, label
-            FROM '{storage.files(tmp_path / "truth")}' JOIN ({LABELS}) USING
+            FROM '{versioned_table.files(tmp_path / "truth")}' JOIN ({LABELS}) USING
             (user_id, item_id, event_timestamp) WHERE epoch_us(event_timestamp) <= $until""",
-            {"horizon": 1, "until": config.ripe_until},
+            {"horizon": 1, "until": config.matured_until},
         ).df()
     for _, group in rows.groupby("anonymous"):
         assert group.label.sum() > 20

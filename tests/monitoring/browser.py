@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from nextbuy.ports import free_port
+from nextbuy.network import free_port
 from nextbuy.settings import PROJECT
 
 PAGES = {

@@ -128,29 +128,29 @@ SUBTLE = {
 
 
 def simulated(
-    engine: duckdb.DuckDBPyConnection, folder: Path, seed: int, newest: int = NEWEST
+    connection: duckdb.DuckDBPyConnection, folder: Path, seed: int, newest: int = NEWEST
 ) -> None:
     """Make the table `clean`: the events of a simulated shop up to and with day `newest`."""
     shop = ShopConfig(shoppers=900, days=newest + 5, items=400, seed=seed)
     simulate(shop, folder / "log", folder / "truth")
-    engine.execute("SET TimeZone = 'UTC'")
-    engine.execute(
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(
         "CREATE OR REPLACE TABLE clean AS SELECT DISTINCT ON (event_id) * FROM "
         f"read_parquet('{folder}/log/*.parquet', hive_partitioning = false) "
         f"WHERE {DAY} <= {newest}"
     )
 
 
-def noticed(engine: duckdb.DuckDBPyConnection, events: str, settings: Settings) -> list[str]:
+def noticed(connection: duckdb.DuckDBPyConnection, events: str, settings: Settings) -> list[str]:
     """What one run says of these events: rules blocked, rules warned, measures unusual."""
     file = settings.data / "events.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
-    engine.execute(f"COPY ({events}) TO '{file}'")
+    connection.execute(f"COPY ({events}) TO '{file}'")
     report = check_events(file, settings, config=MonitoringConfig(), now=NOW)
     told = [f"blocked: {result.rule}" for result in report.blocking]
     told += [f"warned: {result.rule}" for result in report.warnings]
     if not told:
-        days = profile(engine, f"read_parquet('{file}')")
+        days = profile(connection, f"read_parquet('{file}')")
         told += [f"unusual: {a.measure} ({a.span})" for a in anomalies(days, ProfileConfig())]
     return told
 
@@ -164,33 +164,33 @@ def clean_month(seed: int, rules_every: int = 1) -> list[str]:
     config = MonitoringConfig()
     last = config.profile.reference_days + config.profile.week_days + MONTH
     told: list[str] = []
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as engine:
-        simulated(engine, Path(folder), seed, last)
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
+        simulated(connection, Path(folder), seed, last)
         settings = Settings(data=Path(folder) / "data", memory_limit="1GB", threads=1)
-        days = profile(engine, "clean")
+        days = profile(connection, "clean")
         for number, end in enumerate(range(len(days) - MONTH + 1, len(days) + 1)):
             found = [f"{a.measure} ({a.span})" for a in anomalies(days.iloc[:end], config.profile)]
             if number % rules_every == 0:
-                found += broken_rules(engine, end, settings)
+                found += broken_rules(connection, end, settings)
             if found:
                 told.append(f"{days['day'].iloc[end - 1]:%Y-%m-%d}: {', '.join(found)}")
-        told += [f"tables: {rule}" for rule in broken_in_tables(engine, settings)]
+        told += [f"tables: {rule}" for rule in broken_in_tables(connection, settings)]
     return told
 
 
-def broken_rules(engine: duckdb.DuckDBPyConnection, end: int, settings: Settings) -> list[str]:
+def broken_rules(connection: duckdb.DuckDBPyConnection, end: int, settings: Settings) -> list[str]:
     """Rules that the first `end` days of `clean` break."""
     file = settings.data / "events.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
-    engine.execute(f"COPY (FROM clean WHERE {DAY} < {end}) TO '{file}'")
+    connection.execute(f"COPY (FROM clean WHERE {DAY} < {end}) TO '{file}'")
     now = FIRST + timedelta(days=end)
     report = check_events(file, settings, config=MonitoringConfig(), now=now)
     return [result.rule for result in report.results if not result.passed]
 
 
-def broken_in_tables(engine: duckdb.DuckDBPyConnection, settings: Settings) -> list[str]:
+def broken_in_tables(connection: duckdb.DuckDBPyConnection, settings: Settings) -> list[str]:
     """Rules that sessions, feature tables and labels of `clean` break."""
-    publish(engine.execute("FROM clean").to_arrow_table().cast(EVENT_SCHEMA), settings)
+    publish(connection.execute("FROM clean").to_arrow_table().cast(EVENT_SCHEMA), settings)
     build_sessions(settings, SessionConfig(), lambda *_: None)
     build_features(settings, lambda *_: None)
     build_labels(settings, LabelConfig(), lambda *_: None)
@@ -213,11 +213,12 @@ def table() -> str:
         "| fault | outcome | by |",
         "|---|---|---|",
     ]
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as engine:
-        simulated(engine, Path(folder), FAULT_SEED)
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
+        simulated(connection, Path(folder), FAULT_SEED)
         settings = Settings(data=Path(folder) / "data", memory_limit="1GB", threads=1)
         outcomes = {
-            name: noticed(engine, events, settings) for name, events in {**GROSS, **SUBTLE}.items()
+            name: noticed(connection, events, settings)
+            for name, events in {**GROSS, **SUBTLE}.items()
         }
     for name, told in outcomes.items():
         state = "blocked" if any("blocked" in one for one in told) else "alerted"

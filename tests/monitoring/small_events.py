@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import new_version
@@ -67,7 +67,10 @@ def save(table: pa.Table, folder: Path) -> Path:
 def publish(table: pa.Table, settings: Settings) -> None:
     """Publish events as the ingestion does."""
     info = {"source": "test", "provides": ["brand", "category", "discount", "price", *EventType]}
-    with duckdb_engine(settings) as engine, new_version(settings.events, "test", info) as version:
-        engine.register("table_given", table)
-        engine.execute("CREATE TABLE events AS FROM table_given")
-        version.write_days(engine, "events", "event_time", EVENT_ORDER)
+    with (
+        duckdb_connection(settings) as connection,
+        new_version(settings.events, "test", info) as version,
+    ):
+        connection.register("table_given", table)
+        connection.execute("CREATE TABLE events AS FROM table_given")
+        version.write_days(connection, "events", "event_time", EVENT_ORDER)

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from nextbuy.cli import monitoring as watch  # noqa: F401
+from nextbuy.cli import monitoring  # noqa: F401
 from nextbuy.cli.app import app
 from nextbuy.settings import Settings
 from tests.monitoring.small_events import month, save, with_values

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import new_version
 
@@ -43,9 +43,11 @@ def test_the_app_opens_on_its_first_page(data):
 
 
 def test_today_counts_what_was_published(data):
-    with duckdb_engine(data) as engine, new_version(data.events, "x") as version:
-        engine.execute("CREATE TABLE e AS SELECT i, DATE '2024-01-05' AS d FROM range(1234) r(i)")
-        version.write_days(engine, "e", "d", ["i"])
+    with duckdb_connection(data) as connection, new_version(data.events, "x") as version:
+        connection.execute(
+            "CREATE TABLE e AS SELECT i, DATE '2024-01-05' AS d FROM range(1234) r(i)"
+        )
+        version.write_days(connection, "e", "d", ["i"])
     app = opened("today")
     shown = {metric.label: metric.value for metric in app.metric}
     assert shown["Events"] == "1,234"

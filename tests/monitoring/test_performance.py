@@ -7,7 +7,7 @@ import pytest
 
 from monitoring.outcomes import judged
 from monitoring.performance import PerformanceConfig, by_week, estimate, measure, profit_curve
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
 from nextbuy.tables.build import build_labels, build_sessions
 from nextbuy.tables.labels import LabelConfig
@@ -29,15 +29,15 @@ def shop(tmp_path_factory):
 
 
 def test_an_outcome_is_what_the_label_says(shop):
-    with duckdb_engine(shop) as engine:
-        rows = engine.sql(
+    with duckdb_connection(shop) as connection:
+        rows = connection.sql(
             "SELECT user_id, item_id, event_timestamp AS predicted_at, label AS truth "
             f"FROM read_parquet('{files(shop.labels)}')"
         ).to_arrow_table()
     found = judged(shop, rows, START + timedelta(days=10))
     assert found["label"].to_pylist() == found["truth"].to_pylist()
     assert pc.sum(found["label"]).as_py() > 0
-    assert set(found["state"].to_pylist()) == {"ripe", "open"}
+    assert set(found["state"].to_pylist()) == {"matured", "open"}
 
 
 def test_what_the_events_end_before_is_censored(shop):

@@ -24,9 +24,9 @@ from tests.monitoring.faults import simulated as simulate_shop
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the table `clean`: the events of a simulated shop."""
-    with duckdb.connect() as engine:
-        simulate_shop(engine, tmp_path_factory.mktemp("shop"), FAULT_SEED)
-        yield engine
+    with duckdb.connect() as connection:
+        simulate_shop(connection, tmp_path_factory.mktemp("shop"), FAULT_SEED)
+        yield connection
 
 
 @pytest.mark.parametrize("fault", GROSS)

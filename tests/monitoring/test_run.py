@@ -4,7 +4,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from test_published import predictions
 
 from monitoring import reports
 from monitoring.performance import unsettled_since
@@ -15,6 +14,7 @@ from nextbuy.tables.build import build_labels, build_sessions
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.tables.sessions import SessionConfig
 from tests.monitoring.small_events import month, publish
+from tests.monitoring.test_table_checks import predictions
 
 
 @pytest.fixture(scope="module")

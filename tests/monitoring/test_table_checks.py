@@ -8,7 +8,7 @@ import pytest
 from monitoring.checks import check
 from monitoring.config import MonitoringConfig
 from monitoring.table_checks import check_published, suites
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.prediction_log import PREDICTION_SCHEMA, read_predictions, write_predictions
 from nextbuy.settings import Settings
 from nextbuy.tables.build import build_features, build_labels, build_sessions
@@ -59,13 +59,13 @@ def spoiled(shop: Settings, table: str, change: str, where: str, target: Path) -
     given = [suite.files] if isinstance(suite.files, str) else list(map(str, suite.files))
     column = change.split(" AS ")[-1]
     new = change.removesuffix(f" AS {column}")
-    with duckdb_engine(shop) as engine:
-        engine.execute(
+    with duckdb_connection(shop) as connection:
+        connection.execute(
             f"COPY (SELECT * REPLACE (CASE WHEN {where} THEN {new} ELSE {column} END AS {column}) "
             f"FROM (SELECT *, row_number() OVER () AS nr FROM read_parquet({given}, "
             f"hive_partitioning = false))) TO '{target}/with_nr.parquet'"
         )
-        engine.execute(
+        connection.execute(
             f"COPY (SELECT * EXCLUDE (nr) FROM '{target}/with_nr.parquet') "
             f"TO '{target}/spoiled.parquet'"
         )

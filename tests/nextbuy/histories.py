@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 from nextbuy.events import EventType
 from nextbuy.features import TABLES, FeatureTable
-from nextbuy.tables.sessions import (
-    DAY,
-    EVENTS,
-    MINUTE,
-    SECOND,
-    SESSION_EVENTS,
-    SessionConfig,
-    sessionize,
-)
+from nextbuy.tables.sessions import EVENTS, SESSION_EVENTS, SessionConfig, sessionize
+from nextbuy.times import DAY, MINUTE, SECOND
 
 START = 1_704_067_200 * SECOND  # 2024-01-01
 CONFIG = SessionConfig(bot_burst_events=6, bot_session_events=9)

@@ -6,7 +6,7 @@ Written from the features' descriptions. Only tests use it.
 from collections import Counter
 from itertools import pairwise
 
-from nextbuy.tables.sessions import DAY, HOUR, SECOND
+from nextbuy.times import DAY, HOUR, SECOND
 
 NAMES = {
     "view": "n_views",

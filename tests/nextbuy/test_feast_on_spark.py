@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 from feast import FeatureStore
-from test_increment import build, publish
 
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.stores.online.redis_server import connect, redis_lease
+from nextbuy.stores.online.redis_server import connect, running_redis
+from tests.nextbuy.test_incremental import build, publish
 from tests.nextbuy.test_spark import history, pytestmark  # noqa: F401 (skips without Spark, as there)
 
 PROFILE = PROJECT / "configs" / "profiles" / "spark.yaml"
@@ -61,7 +61,7 @@ def test_feast_on_spark_answers_as_our_stores_do(tmp_path, monkeypatch):
     asked = {"user_id": [f"u{u}" for u in range(5)]}
     user = [f"user:{field.name}" for field in ours.get_feature_view("user").features]
     begin, end = (datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in (0, 60))
-    with redis_lease(data):
+    with running_redis(data):
         ours.materialize(begin, end, ["user"])
         served = ours.get_online_features(user, asked).to_dict()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nextbuy.features import TABLES, Feature
 from nextbuy.features.catalogue import catalogue
 from nextbuy.settings import PROJECT
-from nextbuy.tables.sessions import DAY, SECOND
+from nextbuy.times import DAY, SECOND
 from tests.nextbuy.histories import CONFIG, START, computed, event, histories
 from tests.nextbuy.reference import Reference
 
@@ -134,7 +134,7 @@ def test_a_visitor_who_had_logged_in_before_is_nobodys_anonymous_past():
 
 
 def test_features_without_support_in_the_log_are_left_out():
-    table = BY_NAME["user_item"].given({"view", "purchase", "category"})
+    table = BY_NAME["user_item"].supported_by({"view", "purchase", "category"})
     names = {feature.name for feature in table.features}
     assert "rate_category" in names
     assert "n_purchases" in names

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
 from nextbuy.features import TABLES
 from nextbuy.settings import Settings
 from nextbuy.tables.build import build_features, build_labels, build_sessions
 from nextbuy.tables.labels import LabelConfig
-from nextbuy.tables.sessions import DAY, HOUR, MINUTE
+from nextbuy.times import DAY, HOUR, MINUTE
 from nextbuy.versioned_table import manifest, new_version
 from tests.nextbuy.histories import CONFIG, event, histories
 
@@ -30,9 +30,12 @@ def publish(data, events):
         | {"event_time": datetime.fromtimestamp(e["event_us"] / 1e6, UTC)}
         for e in events
     ]
-    with duckdb_engine(data) as engine, new_version(data.events, str(len(rows)), INFO) as version:
-        engine.register("made", pa.Table.from_pylist(rows, schema=EVENT_SCHEMA))
-        version.write_days(engine, "made", "event_time", EVENT_ORDER)
+    with (
+        duckdb_connection(data) as connection,
+        new_version(data.events, str(len(rows)), INFO) as version,
+    ):
+        connection.register("made", pa.Table.from_pylist(rows, schema=EVENT_SCHEMA))
+        version.write_days(connection, "made", "event_time", EVENT_ORDER)
 
 
 def build(data, run=None):

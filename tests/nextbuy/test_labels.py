@@ -3,7 +3,8 @@ import ibis
 from hypothesis import given, settings
 
 from nextbuy.tables.labels import LabelConfig, label_rows
-from nextbuy.tables.sessions import DAY, MINUTE, SESSION_EVENTS
+from nextbuy.tables.sessions import SESSION_EVENTS
+from nextbuy.times import DAY, MINUTE
 from tests.nextbuy.histories import CONFIG, START, _load, event, histories
 from tests.nextbuy.reference import Reference
 

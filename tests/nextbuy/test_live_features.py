@@ -6,14 +6,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nextbuy.cli import serving as online
-from nextbuy.live import worker as live
+from nextbuy.cli import serving
 from nextbuy.live.event_store import COLUMNS, LiveStore
 from nextbuy.live.features import LiveFeatures, live_tables
 from nextbuy.live.worker import Worker
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import redis_lease
-from nextbuy.tables.sessions import DAY, SECOND
+from nextbuy.stores.online.redis_server import running_redis
+from nextbuy.times import DAY, SECOND
 from tests.nextbuy.histories import CONFIG, START, computed, event, histories
 
 
@@ -24,8 +23,8 @@ def worker(tmp_path_factory):
         patch.setenv("NEXTBUY_DATA", str(tmp_path_factory.mktemp("live")))
         patch.delenv("REDIS_URL", raising=False)
         ours = Settings()
-        with redis_lease(ours):
-            online.apply()
+        with running_redis(ours):
+            serving.apply()
             found = Worker(ours)
             found.features = LiveFeatures(live_tables(ours), CONFIG)
             yield found
@@ -140,7 +139,7 @@ def test_a_redis_that_lost_its_last_moments_is_brought_up_to_date(worker):
 
 def test_a_shopper_beyond_the_limit_keeps_their_features_and_holds_up_nobody(worker, monkeypatch):
     begin(worker)
-    monkeypatch.setattr(live, "MOST_HISTORY", 10)
+    monkeypatch.setattr("nextbuy.live.worker.MOST_HISTORY", 10)
     many = [event("u1", i * SECOND, "view") for i in range(8)]
     worker.store.append([row(e) for e in many], 0)
     worker.step()

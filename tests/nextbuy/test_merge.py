@@ -2,16 +2,16 @@
 
 import pyarrow as pa
 import pytest
-from test_increment import build, publish
 
 from nextbuy.errors import NextbuyError
 from nextbuy.live.event_store import COLUMNS, LiveStore
 from nextbuy.live.merge import absorb
 from nextbuy.live.sync import sync
 from nextbuy.settings import Settings
-from nextbuy.tables.sessions import DAY, HOUR
+from nextbuy.times import DAY, HOUR
 from nextbuy.versioned_table import manifest
 from tests.nextbuy.histories import START, event
+from tests.nextbuy.test_incremental import build, publish
 
 PUBLISHED = [event(f"u{i % 3}", i * DAY + HOUR, "view", f"i{i}", price=100) for i in range(6)]
 LIVE = [

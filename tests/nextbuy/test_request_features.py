@@ -10,15 +10,15 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
-from test_increment import build, publish
 
 from nextbuy.features import TABLES
 from nextbuy.features.request_features import FEATURES, NAME, REQUEST, at_request
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.stores.online.reader import OnlineReader
-from nextbuy.stores.online.redis_server import redis_lease
-from nextbuy.tables.sessions import DAY, HOUR, SECOND
+from nextbuy.stores.online.redis_server import running_redis
+from nextbuy.times import DAY, HOUR, SECOND
 from tests.nextbuy.histories import START, computed, event, histories
+from tests.nextbuy.test_incremental import build, publish
 
 BEGUN = START // SECOND
 NAMES = [feature.name for feature in FEATURES]
@@ -143,7 +143,7 @@ def test_history_and_service_give_the_same(tmp_path, monkeypatch):
         f"{NAME}__request_weekday": [2] * 4,
         f"{NAME}__rate_price_now": [900 / 800, 1.0, None, None],
     }
-    with redis_lease(data):
+    with running_redis(data):
         store.materialize(datetime.fromtimestamp(BEGUN, UTC), now)
         block = OnlineReader(store, service).read(asked)
         assert {name: block[name].to_pylist() for name in wanted} == wanted

@@ -1,6 +1,6 @@
 from hypothesis import given, settings
 
-from nextbuy.tables.sessions import DAY, MINUTE, SECOND
+from nextbuy.times import DAY, MINUTE, SECOND
 from tests.nextbuy.histories import CONFIG, START, event, histories, sessionized
 from tests.nextbuy.reference import Reference
 

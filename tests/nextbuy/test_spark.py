@@ -4,13 +4,13 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
-from test_increment import build, publish, tables
 
 from nextbuy.settings import Settings
-from nextbuy.tables.sessions import DAY, HOUR, MINUTE
 from nextbuy.tables.spark import spark_engine
+from nextbuy.times import DAY, HOUR, MINUTE
 from nextbuy.versioned_table import manifest
 from tests.nextbuy.histories import event
+from tests.nextbuy.test_incremental import build, publish, tables
 
 pytestmark = [
     pytest.mark.skipif(

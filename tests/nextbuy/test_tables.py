@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
-from test_increment import build, publish
 
 from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
@@ -16,9 +15,11 @@ from nextbuy.ingest.ingest import ingest
 from nextbuy.ingest.source import load_source
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.tables.build import build_features, build_sessions
-from nextbuy.tables.sessions import DAY, HOUR, SECOND, SessionConfig
+from nextbuy.tables.sessions import SessionConfig
+from nextbuy.times import DAY, HOUR, SECOND
 from nextbuy.versioned_table import files, manifest
 from tests.nextbuy.histories import CONFIG, event, histories
+from tests.nextbuy.test_incremental import build, publish
 
 SHARED = Path(os.environ.get("NEXTBUY_SHARED_DATA", PROJECT.parent / "shared" / "data"))
 LOGS = {

@@ -9,7 +9,7 @@ import textwrap
 import duckdb
 import pytest
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import (
@@ -33,18 +33,18 @@ def write(table, days, inputs="i", info=None, rows=3, threads=2, keep=()):
     """Publish `rows` rows for each day, some of them kept from the version before."""
     source = ", ".join(f"(TIMESTAMPTZ '{day} 10:00:00Z')" for day in days)
     with (
-        duckdb_engine(Settings(data=table.parent, threads=threads)) as engine,
+        duckdb_connection(Settings(data=table.parent, threads=threads)) as connection,
         new_version(table, inputs, info) as version,
     ):
         for day in keep:
             version.keep(day)
         if days:
-            engine.execute(
+            connection.execute(
                 f"""CREATE TABLE t AS
                 SELECT md5(n::VARCHAR) AS event_id, noon + to_microseconds(n * 7919 % 1000) AS
                 event_time FROM range({rows}) r(n), (VALUES {source}) v(noon)"""
             )
-            version.write_days(engine, "t", "event_time", ["event_time", "event_id"])
+            version.write_days(connection, "t", "event_time", ["event_time", "event_id"])
 
 
 def count(table):
@@ -158,7 +158,6 @@ def test_two_writers_do_not_meet(table):
 def test_a_writer_in_another_process_is_seen(table):
     code = f"""
         from pathlib import Path
-        from nextbuy.errors import NextbuyError
         from nextbuy.versioned_table import new_version
         try:
             with new_version(Path({str(table)!r}), "b"):
@@ -194,15 +193,15 @@ def test_the_bytes_do_not_depend_on_threads(tmp_path):
 
 def test_days_are_those_of_utc_and_the_order_is_as_asked(table):
     with (
-        duckdb_engine(Settings(data=table.parent)) as engine,
+        duckdb_connection(Settings(data=table.parent)) as connection,
         new_version(table, "i") as version,
     ):
-        engine.execute(
+        connection.execute(
             "CREATE TABLE t AS SELECT * FROM (VALUES "
             "('b', TIMESTAMPTZ '2024-01-01 23:30:00-01'), ('a', TIMESTAMPTZ '2024-01-01 23:59Z'), "
             "('c', TIMESTAMPTZ '2024-01-01 00:00Z')) v(event_id, event_time)"
         )
-        version.write_days(engine, "t", "event_time", ["event_time", "event_id"])
+        version.write_days(connection, "t", "event_time", ["event_time", "event_id"])
     assert list(manifest(table).days) == ["2024-01-01", "2024-01-02"]
     day = duckdb.sql(f"SELECT event_id FROM '{table}/day=2024-01-01/*.parquet'").fetchall()
     assert day == [("c",), ("a",)]

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def data_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def redis_socket(data_folder):
-    with redis_lease(Settings(redis_url=None)) as url:
+    with running_redis(Settings(redis_url=None)) as url:
         yield url.removeprefix("unix://")
 
 

@@ -18,7 +18,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT
-from nextbuy.stores import compute_engine as engine
+from nextbuy.stores import compute_engine
 from nextbuy.stores.online.reader import OnlineReader
 from nextbuy.stores.online.redis_server import find_redis_server
 from tests.stores.small_repo import Repo, at, entity, times, view, write_table
@@ -78,9 +78,9 @@ def test_layout_switched_on_a_filled_redis(tmp_path, flushed, first):
 
 def test_connection_lost_in_the_middle(tmp_path, flushed, monkeypatch):
     repo = Repo(tmp_path, [entity(), many(tmp_path)], online_store=OURS_ONLINE)
-    monkeypatch.setattr(engine, "BATCH_ROWS", 1000)
+    monkeypatch.setattr(compute_engine, "BATCH_ROWS", 1000)
     sent = []
-    original = engine.write
+    original = compute_engine.write
 
     def breaking(client, config, into, rows, progress):
         def cut(count):
@@ -91,14 +91,14 @@ def test_connection_lost_in_the_middle(tmp_path, flushed, monkeypatch):
 
         original(client, config, into, rows, cut)
 
-    monkeypatch.setattr(engine, "write", breaking)
+    monkeypatch.setattr(compute_engine, "write", breaking)
     with pytest.raises(NextbuyError, match="run the same command again"):
         materialize(repo)
     assert not repo.store.get_feature_view("stats").materialization_intervals
     rows = contents(flushed)
     assert 0 < len(rows) < 5000
     assert {len(fields) for fields in rows.values()} == {2}
-    monkeypatch.setattr(engine, "write", original)
+    monkeypatch.setattr(compute_engine, "write", original)
     materialize(repo)
     assert len(contents(flushed)) == 5000
 

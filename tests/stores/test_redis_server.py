@@ -15,16 +15,16 @@ from nextbuy.stores.online.redis_server import (
     _Server,
     connect,
     find_redis_server,
-    redis_lease,
+    running_redis,
     shown,
 )
 
 USER = """
 import sys
-from nextbuy.stores.online.redis_server import redis_lease
+from nextbuy.stores.online.redis_server import running_redis
 from nextbuy.settings import Settings
 import redis
-with redis_lease(Settings(data=sys.argv[1])) as url:
+with running_redis(Settings(data=sys.argv[1])) as url:
     redis.Redis.from_url(url).incr("users")
     print("in", flush=True)
     sys.stdin.readline()
@@ -61,13 +61,13 @@ def running(settings):
 
 
 def test_first_starts_and_last_stops(settings):
-    with redis_lease(settings) as url:
+    with running_redis(settings) as url:
         redis.Redis.from_url(url).set("a", 1)
-        with redis_lease(settings):
+        with running_redis(settings):
             pass
         assert running(settings)
     assert not running(settings)
-    with redis_lease(settings) as url:
+    with running_redis(settings) as url:
         assert redis.Redis.from_url(url).get("a") == b"1"
 
 
@@ -78,7 +78,7 @@ def test_processes_share_one_server(settings):
         assert running(settings)
     end_user(users[2])
     assert not running(settings)
-    with redis_lease(settings) as url:
+    with running_redis(settings) as url:
         assert redis.Redis.from_url(url).get("users") == b"3"
 
 
@@ -86,13 +86,13 @@ def test_killed_user_leaves_a_server_that_the_next_one_takes_over_and_stops(sett
     user = start_user(settings)
     user.send_signal(signal.SIGKILL)
     user.communicate()
-    with redis_lease(settings) as url:
+    with running_redis(settings) as url:
         assert redis.Redis.from_url(url).get("users") == b"1"
     assert not running(settings)
 
 
 def test_killed_server_is_started_anew(settings):
-    with redis_lease(settings) as url:
+    with running_redis(settings) as url:
         client = redis.Redis.from_url(url)
         client.set("a", 1)
         client.save()
@@ -100,7 +100,7 @@ def test_killed_server_is_started_anew(settings):
         deadline = time.monotonic() + 30
         while running(settings) and time.monotonic() < deadline:
             time.sleep(0.01)
-        with redis_lease(settings):
+        with running_redis(settings):
             assert client.get("a") == b"1"
 
 
@@ -117,7 +117,7 @@ def test_child_of_a_fork_keeps_the_server_until_it_ends(settings):
     assert running(settings)
     os.write(write, b".")
     os.waitpid(child, 0)
-    with redis_lease(settings):
+    with running_redis(settings):
         pass
     assert not running(settings)
 
@@ -130,12 +130,12 @@ def test_process_that_connects_stops_the_server_when_it_exits(settings):
     )
     subprocess.run([sys.executable, "-c", code, str(settings.data)], check=True)
     assert not running(settings)
-    with redis_lease(settings) as url:
+    with running_redis(settings) as url:
         assert redis.Redis.from_url(url).get("a") == b"1"
 
 
 def test_no_tcp_port(settings):
-    with redis_lease(settings) as url:
+    with running_redis(settings) as url:
         assert redis.Redis.from_url(url).config_get("port") == {"port": "0"}
 
 
@@ -147,7 +147,7 @@ def test_path_too_long_for_a_socket(tmp_path):
 def test_file_in_the_socket_s_place(settings):
     settings.redis.mkdir(parents=True)
     (settings.redis / "redis.sock").write_text("not a socket")
-    with pytest.raises(NextbuyError, match="not a socket"), redis_lease(settings):
+    with pytest.raises(NextbuyError, match="not a socket"), running_redis(settings):
         pass
 
 
@@ -161,7 +161,7 @@ def test_no_server_binary(settings, monkeypatch):
 def test_unusable_folder_says_what_redis_said(settings):
     settings.redis.mkdir(parents=True)
     (settings.redis / "dump.rdb").write_bytes(b"not a dump")
-    with pytest.raises(NextbuyError, match="did not start"), redis_lease(settings):
+    with pytest.raises(NextbuyError, match="did not start"), running_redis(settings):
         pass
 
 

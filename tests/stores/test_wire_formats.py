@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online import encoding as encode
-from nextbuy.stores.online.block import NEVER
+from nextbuy.stores.online import encoding
 from nextbuy.stores.online.decoding import _numbers, stamps
 from nextbuy.stores.online.keys import Encoder, Keys
 from nextbuy.stores.online.packed import packing
+from nextbuy.times import NOT_SEEN_US
 
 KINDS = [ValueType.STRING, ValueType.INT64]
 TEXTS = st.one_of(st.text(max_size=5), st.sampled_from(["%", "%b%d", "x" * 37, "$1\r\n", "ü"]))
@@ -49,7 +49,7 @@ def test_keys_are_those_that_were_written(entities, one_text, one_integer):
     assert asked(packed, [texts, integers]) == packs.keys(arrays, KINDS).to_pylist()
     head = b"%d\x02"
     hashes = Keys(KINDS, head, b"shop")
-    written = encode.entity_keys(arrays, ["a", "b"], KINDS, "shop").to_pylist()
+    written = encoding.entity_keys(arrays, ["a", "b"], KINDS, "shop").to_pylist()
     names = 4 + 2 * (4 + 4 + 1)  # how many join keys, then of each its type, length and name
     assert asked(hashes, [texts, integers]) == [head + key[names:] for key in written]
 
@@ -64,14 +64,14 @@ def test_null_in_a_key_makes_a_key_that_no_row_has():
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(10**16), 10**17)), max_size=6))
 def test_stamps_are_those_that_were_written(times):
-    raw = encode.stamps(np.array([t or 0 for t in times], np.int64)).to_pylist()
+    raw = encoding.stamps(np.array([t or 0 for t in times], np.int64)).to_pylist()
     found = stamps([None if t is None else r for t, r in zip(times, raw, strict=True)])
-    assert found.tolist() == [NEVER if t is None else t for t in times]
+    assert found.tolist() == [NOT_SEEN_US if t is None else t for t in times]
 
 
 @given(st.lists(st.one_of(st.none(), INTEGERS), max_size=6))
 def test_integers_are_those_that_were_written(numbers):
     present = np.array([n is not None for n in numbers], np.bool_)
-    raw = encode.varints(encode.INT64, np.array([n or 0 for n in numbers], np.int64), present)
+    raw = encoding.varints(encoding.INT64, np.array([n or 0 for n in numbers], np.int64), present)
     values, missing = _numbers(raw.to_pylist(), ValueType.INT64)
     assert np.where(missing, None, values).tolist() == numbers

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.versioned_table import new_version
 from training.dataset import build_dataset
@@ -30,9 +30,12 @@ def publish(settings, days, is_positive, horizon_days=5):
     )  # fmt: skip
     newest = int((START + timedelta(days=60)).timestamp() * 1_000_000)
     info = {"labels": {"horizon_days": horizon_days}, "newest_us": newest}
-    with duckdb_engine(settings) as engine, new_version(settings.labels, "i", info) as version:
-        engine.register("rows", rows)
-        version.write_days(engine, "rows", "event_timestamp", ["item_id"])
+    with (
+        duckdb_connection(settings) as connection,
+        new_version(settings.labels, "i", info) as version,
+    ):
+        connection.register("rows", rows)
+        version.write_days(connection, "rows", "event_timestamp", ["item_id"])
 
 
 def test_no_labels_yet_names_the_verb(settings):

@@ -14,7 +14,7 @@ import pytest
 from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
-from nextbuy.ports import free_port
+from nextbuy.network import free_port
 from tests.training.small_dataset import dataset
 from training.boosting import ModelConfig
 from training.config import TrainConfig

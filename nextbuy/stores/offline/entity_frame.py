@@ -1,6 +1,6 @@
 """What a retrieval asks for, bound to a connection: feature views and entity rows."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -10,17 +10,14 @@ import pyarrow as pa
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 
 from nextbuy.errors import NextbuyError
+from nextbuy.sql import identifier
 from nextbuy.stores.offline.point_in_time import Frame, View
-from nextbuy.stores.offline.sources import column_for, quoted, relation, select
-
-
-def utc(moment: datetime) -> datetime:
-    """A moment in UTC; a naive one is in it already."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+from nextbuy.stores.offline.sources import column_for, relation, select
+from nextbuy.times import utc
 
 
 def bind_view(
-    con: duckdb.DuckDBPyConnection,
+    connection: duckdb.DuckDBPyConnection,
     view: FeatureView,
     refs: list[str],
     full_feature_names: bool,
@@ -34,7 +31,7 @@ def bind_view(
     source = view.batch_source
     if source is None:
         raise NextbuyError(f"Feature view {view.name!r} has no batch source to read from.")
-    bound = relation(con, source, repo_path)
+    bound = relation(connection, source, repo_path)
     column = partial(column_for, field_mapping=source.field_mapping or {}, relation=bound)
     name: str = view.projection.name_to_use()  # type: ignore[no-untyped-call]
     prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
@@ -61,7 +58,7 @@ def bind_view(
     return found
 
 
-def bind_frame(con: duckdb.DuckDBPyConnection, rows: pd.DataFrame | pa.Table | str) -> Frame:
+def bind_frame(connection: duckdb.DuckDBPyConnection, rows: pd.DataFrame | pa.Table | str) -> Frame:
     """The entity rows as the table `entity`, numbered in their order.
 
     Raises:
@@ -73,17 +70,19 @@ def bind_frame(con: duckdb.DuckDBPyConnection, rows: pd.DataFrame | pa.Table | s
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise NextbuyError(f"The entity frame has a column of mixed types: {error}") from None
     if isinstance(rows, str):
-        con.execute(f"CREATE TEMP TABLE entity_rows AS SELECT * FROM ({rows.rstrip().rstrip(';')})")
+        connection.execute(
+            f"CREATE TEMP TABLE entity_rows AS SELECT * FROM ({rows.rstrip().rstrip(';')})"
+        )
     else:
-        con.register("entity_arrow", rows)
-        con.execute("CREATE TEMP VIEW entity_rows AS SELECT * FROM entity_arrow")
-    types = {name: kind for name, kind, *_ in con.execute("DESCRIBE entity_rows").fetchall()}
+        connection.register("entity_arrow", rows)
+        connection.execute("CREATE TEMP VIEW entity_rows AS SELECT * FROM entity_arrow")
+    types = {name: kind for name, kind, *_ in connection.execute("DESCRIBE entity_rows").fetchall()}
     at = _timestamp_column(types)
-    con.execute(
+    connection.execute(
         "CREATE TEMP TABLE entity AS SELECT row_number() OVER () AS __row, * FROM entity_rows"
     )
-    first, last = con.execute(
-        f"SELECT min(t), max(t) FROM (SELECT {quoted(at)}::TIMESTAMPTZ AS t FROM entity)"
+    first, last = connection.execute(
+        f"SELECT min(t), max(t) FROM (SELECT {identifier(at)}::TIMESTAMPTZ AS t FROM entity)"
     ).fetchall()[0]
     return Frame("entity", tuple(types), at, first, last)
 
@@ -100,13 +99,13 @@ def _timestamp_column(types: dict[str, str]) -> str:
     )
 
 
-def check_keys(con: duckdb.DuckDBPyConnection, frame: Frame, views: list[View]) -> None:
+def check_keys(connection: duckdb.DuckDBPyConnection, frame: Frame, views: list[View]) -> None:
     """Check that rows and views fit together.
 
     Raises:
         NextbuyError: a join key is missing or of another type, or a name would come twice.
     """
-    types = {name: kind for name, kind, *_ in con.execute("DESCRIBE entity").fetchall()}
+    types = {name: kind for name, kind, *_ in connection.execute("DESCRIBE entity").fetchall()}
     for view in views:
         for source, entity in view.keys:
             if entity not in types:
@@ -150,8 +149,8 @@ def own_rows(views: list[View], dates: tuple[datetime, datetime]) -> str:
     return (
         " UNION ".join(
             f"SELECT {select([*view.keys])}{', ' if keys else ''}"
-            f"{quoted(view.timestamp)}::TIMESTAMPTZ AS event_timestamp FROM {view.source.sql} "
-            f"WHERE {quoted(view.timestamp)}::TIMESTAMPTZ BETWEEN '{start}' AND '{end}'"
+            f"{identifier(view.timestamp)}::TIMESTAMPTZ AS event_timestamp FROM {view.source.sql} "
+            f"WHERE {identifier(view.timestamp)}::TIMESTAMPTZ BETWEEN '{start}' AND '{end}'"
             for view in complete
         )
         + " ORDER BY ALL"

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from nextbuy.stores.offline.sources import Relation, literal, quoted
+from nextbuy.sql import identifier, literal
+from nextbuy.stores.offline.sources import Relation
+from nextbuy.times import MICROSECOND
 
-MICROSECOND = timedelta(microseconds=1)
 PLACES = 2**63  # more than there are row numbers
 BEFORE_ALL = -(2**62)  # a missing created timestamp: earlier than any
 
@@ -63,15 +64,15 @@ def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
     key_sets = list(dict.fromkeys(view.asked for view in views))
     parts = [part for i, keys in enumerate(key_sets) for part in _key_parts(i, keys, frame)]
     columns = [
-        f"frame.{quoted(name)}::TIMESTAMPTZ AS {quoted(name)}"
+        f"frame.{identifier(name)}::TIMESTAMPTZ AS {identifier(name)}"
         if name == frame.timestamp
-        else f"frame.{quoted(name)}"
+        else f"frame.{identifier(name)}"
         for name in frame.columns
     ]
     joins = []
     for i, view in enumerate(views):
         parts += _view_parts(i, key_sets.index(view.asked), view, frame, by_created)
-        wanted = [f"{quoted(old)} AS {quoted(new)}" for old, new in view.features]
+        wanted = [f"{identifier(old)} AS {identifier(new)}" for old, new in view.features]
         listed = ", ".join([f"{view.source.row_number} AS __n", *wanted])
         parts.append(
             f"fetched_{i} AS (SELECT found_{i}.__row, source.* FROM "
@@ -79,7 +80,7 @@ def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
             f"JOIN found_{i} ON source.__n = found_{i}.n)"
         )
         joins.append(f"LEFT JOIN fetched_{i} AS view_{i} ON view_{i}.__row = frame.__row")
-        columns += [f"view_{i}.{quoted(new)}" for _, new in view.features]
+        columns += [f"view_{i}.{identifier(new)}" for _, new in view.features]
     return (
         f"WITH {', '.join(parts)} " * bool(parts)
         + f"SELECT {', '.join(columns)} FROM {frame.table} AS frame {' '.join(joins)}"
@@ -88,14 +89,14 @@ def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
 
 def _key_parts(number: int, keys: tuple[str, ...], frame: Frame) -> list[str]:
     """Number the distinct keys asked for; a wide or textual key is an integer from here on."""
-    columns = ", ".join(map(quoted, keys)) or "0 AS nothing"
-    known = " AND ".join(f"{quoted(key)} IS NOT NULL" for key in keys) or "true"
-    using = ", ".join(map(quoted, keys)) or "nothing"
+    columns = ", ".join(map(identifier, keys)) or "0 AS nothing"
+    known = " AND ".join(f"{identifier(key)} IS NOT NULL" for key in keys) or "true"
+    using = ", ".join(map(identifier, keys)) or "nothing"
     rows = frame.table if keys else f"(SELECT *, 0 AS nothing FROM {frame.table})"
     return [
         f"asked_{number} AS MATERIALIZED (SELECT *, row_number() OVER () AS id FROM "
         f"(SELECT DISTINCT {columns} FROM {frame.table} WHERE {known}))",
-        f"rows_{number} AS (SELECT __row, id, epoch_us({quoted(frame.timestamp)}::TIMESTAMPTZ) "
+        f"rows_{number} AS (SELECT __row, id, epoch_us({identifier(frame.timestamp)}::TIMESTAMPTZ) "
         f"AS moment FROM {rows} JOIN asked_{number} USING ({using}))",
     ]
 
@@ -153,15 +154,15 @@ def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool
 
 def _past(key_set: int, view: View, frame: Frame) -> str:
     """Of the whole history: the keys asked for, in the time that any row can see."""
-    at = f"{quoted(view.timestamp)}::TIMESTAMPTZ"
+    at = f"{identifier(view.timestamp)}::TIMESTAMPTZ"
     created = (
-        f"coalesce(epoch_us({quoted(view.created)}::TIMESTAMPTZ), {BEFORE_ALL})"
+        f"coalesce(epoch_us({identifier(view.created)}::TIMESTAMPTZ), {BEFORE_ALL})"
         if view.created
         else "0"
     )
-    on = [f"source.{quoted(source)} = asked.{quoted(entity)}" for source, entity in view.keys] or [
-        "true"
-    ]
+    on = [
+        f"source.{identifier(source)} = asked.{identifier(entity)}" for source, entity in view.keys
+    ] or ["true"]
     return (
         f"SELECT id, epoch_us({at}) AS t, {created} AS c, {view.source.row_number} AS n "
         f"FROM {view.source.sql} AS source JOIN asked_{key_set} AS asked ON {' AND '.join(on)} "

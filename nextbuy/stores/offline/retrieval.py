@@ -15,10 +15,10 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.stores.offline.sources import literal
+from nextbuy.sql import literal
 
 BATCH_ROWS = 122_880
 
@@ -63,13 +63,13 @@ class DuckdbRetrievalJob(RetrievalJob):
         """Features, keys and time range of the request; None where Feast asks for none."""
         return self._metadata() if self._metadata else None
 
-    def _query(self, con: duckdb.DuckDBPyConnection, ordered: bool = True) -> str:
-        query = self._plan(con)
+    def _query(self, connection: duckdb.DuckDBPyConnection, ordered: bool = True) -> str:
+        query = self._plan(connection)
         return f"{query} ORDER BY {self._order_by}" if ordered and self._order_by else query
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        with duckdb_engine(Settings()) as con, _clear_errors():
-            table: pa.Table = con.sql(self._query(con)).to_arrow_table()
+        with duckdb_connection(Settings()) as connection, _clear_errors():
+            table: pa.Table = connection.sql(self._query(connection)).to_arrow_table()
         return table
 
     def _to_df_internal(self, timeout: int | None = None) -> Any:
@@ -87,8 +87,8 @@ class DuckdbRetrievalJob(RetrievalJob):
 
     def _batches(self, batch_rows: int, ordered: bool) -> Iterator[Any]:
         """The schema first, then the batches."""
-        with duckdb_engine(Settings()) as con, _clear_errors():
-            reader = con.sql(self._query(con, ordered)).to_arrow_reader(batch_rows)
+        with duckdb_connection(Settings()) as connection, _clear_errors():
+            reader = connection.sql(self._query(connection, ordered)).to_arrow_reader(batch_rows)
             yield self._transformed(reader.schema.empty_table()).schema
             for batch in reader:
                 table = self._transformed(pa.Table.from_batches([batch]))
@@ -127,9 +127,9 @@ class DuckdbRetrievalJob(RetrievalJob):
                 for batch in reader:
                     writer.write_batch(batch)
             return
-        with duckdb_engine(Settings()) as con, _clear_errors():
-            query = self._query(con)
-            con.execute(
+        with duckdb_connection(Settings()) as connection, _clear_errors():
+            query = self._query(connection)
+            connection.execute(
                 f"COPY ({query}) TO {literal(str(file))} (FORMAT parquet, COMPRESSION zstd)"
             )
 

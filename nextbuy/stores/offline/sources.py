@@ -12,22 +12,9 @@ from feast.infra.offline_stores.duckdb import _read_data_source
 from feast.infra.offline_stores.file_source import FileSource
 
 from nextbuy.errors import NextbuyError
+from nextbuy.sql import identifier, literal
 
 ROWS_PER_FILE = 2**40  # more than any Parquet file has: rows are numbered through all files
-
-
-def quoted(name: str) -> str:
-    """A column or table name as SQL takes it.
-
-    >>> quoted("day of week")
-    '"day of week"'
-    """
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A string as SQL takes it."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 @dataclass(frozen=True)
@@ -59,9 +46,9 @@ class Relation:
 
 
 def relation(
-    con: duckdb.DuckDBPyConnection, source: DataSource, repo_path: str | Path | None
+    connection: duckdb.DuckDBPyConnection, source: DataSource, repo_path: str | Path | None
 ) -> Relation:
-    """Bind a source to `con`.
+    """Bind a source to `connection`.
 
     Parquet is read where it lies: one file, a glob, or a folder with Parquet files at any depth (a
     published table of ours: a link to its version, day by day; the day is not a column). Whatever
@@ -75,20 +62,20 @@ def relation(
     ):
         table = _read_data_source(source, str(repo_path)).to_pyarrow()
         name = f"source_{id(source)}"
-        con.register(f"{name}_arrow", table)
-        con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_arrow")
+        connection.register(f"{name}_arrow", table)
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_arrow")
         sql, row_number, title = name, "rowid", f"source {source.name!r}"
     else:
         found = parquet_files(source, repo_path)
         listed = ", ".join(map(literal, found))
         row_number = f"(file_index::BIGINT * {ROWS_PER_FILE} + file_row_number)"
         title = source.path
-        untyped = _check_equal_schemas(con, listed, title)
+        untyped = _check_equal_schemas(connection, listed, title)
         # The files' folders are no columns, whatever they are called. The types come from the first
         # file, unless a column has no value and so no type in some file.
         union = ", union_by_name = true" if untyped else ""
         sql = f"read_parquet([{listed}], hive_partitioning = false{union})"
-    described = con.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
+    described = connection.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
     return Relation(sql, row_number, {name: kind for name, kind, *_ in described}, title)
 
 
@@ -117,7 +104,7 @@ def parquet_files(source: FileSource, repo_path: str | Path | None) -> list[str]
     return files
 
 
-def _check_equal_schemas(con: duckdb.DuckDBPyConnection, listed: str, title: str) -> bool:
+def _check_equal_schemas(connection: duckdb.DuckDBPyConnection, listed: str, title: str) -> bool:
     """Refuse what DuckDB would cast to the first file's types, 1.5 to the integer 2 among it.
 
     Returns whether a column is of Parquet's type for "no value at all" in some file.
@@ -125,7 +112,7 @@ def _check_equal_schemas(con: duckdb.DuckDBPyConnection, listed: str, title: str
     untyped = False
     types: dict[str, dict[str, str]] = {}
     files: set[str] = set()
-    elements = con.execute(
+    elements = connection.execute(
         "SELECT file_name, name, duckdb_type, logical_type, coalesce(num_children, 0) "
         f"FROM parquet_schema([{listed}]) ORDER BY file_name, column_id"
     ).fetchall()
@@ -179,4 +166,4 @@ def column_for(name: str, field_mapping: dict[str, str], relation: Relation) -> 
 
 def select(columns: Sequence[tuple[str, str]]) -> str:
     """A select list of (source column, output name)."""
-    return ", ".join(f"{quoted(old)} AS {quoted(new)}" for old, new in columns)
+    return ", ".join(f"{identifier(old)} AS {identifier(new)}" for old, new in columns)

@@ -24,13 +24,15 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.utils import compute_non_entity_date_range
 
-from nextbuy.connection import duckdb_engine
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.stores.offline.entity_frame import bind_frame, bind_view, check_keys, own_rows, utc
+from nextbuy.sql import identifier
+from nextbuy.stores.offline.entity_frame import bind_frame, bind_view, check_keys, own_rows
 from nextbuy.stores.offline.point_in_time import BEFORE_ALL, IN_ORDER, Frame, View, point_in_time
 from nextbuy.stores.offline.retrieval import DuckdbRetrievalJob
-from nextbuy.stores.offline.sources import quoted, relation
+from nextbuy.stores.offline.sources import relation
+from nextbuy.times import utc
 
 
 class NextbuyOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -68,25 +70,25 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         refs = [ref for ref in feature_refs if ":" in ref]
         dates = compute_non_entity_date_range(feature_views, start_date, end_date)
 
-        def views_of(con: duckdb.DuckDBPyConnection) -> list[View]:
+        def views_of(connection: duckdb.DuckDBPyConnection) -> list[View]:
             return [
-                bind_view(con, view, refs, full_feature_names, config.repo_path)
+                bind_view(connection, view, refs, full_feature_names, config.repo_path)
                 for view in feature_views
             ]
 
-        def frame_of(con: duckdb.DuckDBPyConnection, views: list[View]) -> Frame:
+        def frame_of(connection: duckdb.DuckDBPyConnection, views: list[View]) -> Frame:
             source = own_rows(views, dates) if entity_df is None else entity_df
-            return bind_frame(con, source)
+            return bind_frame(connection, source)
 
-        def plan(con: duckdb.DuckDBPyConnection) -> str:
-            views = views_of(con)
-            frame = frame_of(con, views)
-            check_keys(con, frame, views)
+        def plan(connection: duckdb.DuckDBPyConnection) -> str:
+            views = views_of(connection)
+            frame = frame_of(connection, views)
+            check_keys(connection, frame, views)
             return point_in_time(frame, views, filter_by_created_timestamp)
 
         def metadata() -> RetrievalMetadata:
-            with duckdb_engine(Settings()) as con:
-                frame = frame_of(con, views_of(con) if entity_df is None else [])
+            with duckdb_connection(Settings()) as connection:
+                frame = frame_of(connection, views_of(connection) if entity_df is None else [])
             keys = [name for name in frame.columns if name != frame.timestamp]
             return RetrievalMetadata(feature_refs, keys, frame.first, frame.last)
 
@@ -120,24 +122,25 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         by = [timestamp_field, *filter(None, [created_timestamp_column])]
         wanted = [*join_key_columns, *feature_name_columns, *by]
 
-        def plan(con: duckdb.DuckDBPyConnection) -> str:
-            bound = relation(con, data_source, config.repo_path)
+        def plan(connection: duckdb.DuckDBPyConnection) -> str:
+            bound = relation(connection, data_source, config.repo_path)
             bound.require(wanted)
             # Only keys and times are grouped; the rows at a key's newest time, one but for ties,
             # are fetched by a join.
-            at = f"source.{quoted(timestamp_field)}::TIMESTAMPTZ"
+            at = f"source.{identifier(timestamp_field)}::TIMESTAMPTZ"
+            stamp = identifier(created_timestamp_column or "")
             created = (
-                f"coalesce(epoch_us({quoted(created_timestamp_column)}::TIMESTAMPTZ), {BEFORE_ALL})"
+                f"coalesce(epoch_us({stamp}::TIMESTAMPTZ), {BEFORE_ALL})"
                 if created_timestamp_column
                 else "0"
             )
             rows = f"{bound.sql} AS source"
             where = _between(at, start_date, end_date)
-            keys = "".join(f"source.{quoted(key)}, " for key in join_key_columns)
+            keys = "".join(f"source.{identifier(key)}, " for key in join_key_columns)
             same = "".join(
-                f"source.{quoted(k)} = newest.{quoted(k)} AND " for k in join_key_columns
+                f"source.{identifier(k)} = newest.{identifier(k)} AND " for k in join_key_columns
             )
-            key_list = ", ".join(map(quoted, join_key_columns)) or "()"
+            key_list = ", ".join(map(identifier, join_key_columns)) or "()"
             return (
                 f"WITH newest AS MATERIALIZED (SELECT {keys}max({at}) AS __at FROM {rows} "
                 f"WHERE {where} GROUP BY ALL), "
@@ -164,10 +167,10 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         by = [timestamp_field, *filter(None, [created_timestamp_column])]
         wanted = [*join_key_columns, *feature_name_columns, *by]
 
-        def plan(con: duckdb.DuckDBPyConnection) -> str:
-            bound = relation(con, data_source, config.repo_path)
+        def plan(connection: duckdb.DuckDBPyConnection) -> str:
+            bound = relation(connection, data_source, config.repo_path)
             bound.require(wanted)
-            where = _between(f"{quoted(timestamp_field)}::TIMESTAMPTZ", start_date, end_date)
+            where = _between(f"{identifier(timestamp_field)}::TIMESTAMPTZ", start_date, end_date)
             return f"SELECT {_listed(wanted)} FROM {bound.sql} WHERE {where}"
 
         return _job(config, plan)
@@ -231,9 +234,9 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         self, config: RepoConfig, data_source: DataSource
     ) -> Iterable[tuple[str, str]]:
         """Columns and Arrow types of a source; the folder of a day is not a column."""
-        with duckdb_engine(Settings()) as con:
-            bound = relation(con, data_source, config.repo_path)
-            schema = con.sql(f"SELECT * FROM {bound.sql} LIMIT 0").to_arrow_table().schema
+        with duckdb_connection(Settings()) as connection:
+            bound = relation(connection, data_source, config.repo_path)
+            schema = connection.sql(f"SELECT * FROM {bound.sql} LIMIT 0").to_arrow_table().schema
         return zip(schema.names, map(str, schema.types), strict=True)
 
 
@@ -254,7 +257,7 @@ def _between(at: str, start: datetime | None, end: datetime | None) -> str:
 
 
 def _listed(columns: list[str], prefix: str = "") -> str:
-    return ", ".join(prefix + quoted(name) for name in dict.fromkeys(columns))
+    return ", ".join(prefix + identifier(name) for name in dict.fromkeys(columns))
 
 
 def _as_written(table: pa.Table, schema: pa.Schema, folder: Path) -> pa.Table:

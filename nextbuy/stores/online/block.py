@@ -6,7 +6,7 @@ there matrix by matrix; a single feature is a column cut out of one.
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-EPOCH = datetime.fromtimestamp(0, UTC)
-MICROSECOND = timedelta(microseconds=1)
-NEVER = -(2**63)
+from nextbuy.times import EPOCH, MICROSECOND, NOT_SEEN_US
+
 NAN = np.float32(np.nan)
 
 
@@ -38,7 +37,7 @@ class ViewRows(NamedTuple):
     """One view's share of an answer: a row for each of the request, or one that stands for all."""
 
     stamps: NDArray[np.int64]
-    """Shape (rows,): event timestamps in microseconds since 1970, NEVER where there is no row."""
+    """Shape (rows,): event timestamps in microseconds since 1970, NOT_SEEN_US without a row."""
     numbers: tuple[NDArray[Any], ...]
     """Per type, shape (rows, features)."""
     missing: NDArray[np.bool_]
@@ -111,7 +110,7 @@ class Block(Mapping[str, pa.Array]):
             view: expired
             for view, (part, ttl) in enumerate(zip(parts, ttls, strict=True))
             if ttl is not None
-            and (expired := (part.stamps < us - ttl) & (part.stamps != NEVER)).any()
+            and (expired := (part.stamps < us - ttl) & (part.stamps != NOT_SEEN_US)).any()
         }
         """View -> rows that are older than its TTL; only views that have some."""
         self.derived: dict[str, pa.Array] = {}
@@ -131,7 +130,7 @@ class Block(Mapping[str, pa.Array]):
     def _stamps(self, view: int) -> NDArray[np.int64]:
         stamps = self._parts[view].stamps
         if view in self._expired:
-            stamps = np.where(self._expired[view], NEVER, stamps)
+            stamps = np.where(self._expired[view], NOT_SEEN_US, stamps)
         return stamps if len(stamps) == self.rows else np.repeat(stamps, self.rows)
 
     def __getitem__(self, name: str) -> pa.Array:
@@ -208,4 +207,4 @@ class Block(Mapping[str, pa.Array]):
     def age(self, view: str) -> NDArray[np.float64]:
         """Seconds since each row's event timestamp in a view; NaN where there is no row."""
         stamps = self._stamps(self._plan.titles[view])
-        return np.where(stamps == NEVER, np.nan, (self._us - stamps) / 1e6)
+        return np.where(stamps == NOT_SEEN_US, np.nan, (self._us - stamps) / 1e6)

@@ -18,12 +18,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online.block import MICROSECOND, NEVER, Column, ViewRows
+from nextbuy.stores.online.block import Column, ViewRows
 from nextbuy.stores.online.encoding import SECONDS
 from nextbuy.stores.online.keys import Keys, Places
 from nextbuy.stores.online.layout import Layout
 from nextbuy.stores.online.packed import TEXT
 from nextbuy.stores.online.wire import bulk, header
+from nextbuy.times import MICROSECOND, NOT_SEEN_US
 
 FIXED = {
     ValueType.DOUBLE: np.dtype([("tag", "u1"), ("value", "<f8")]),
@@ -146,7 +147,7 @@ class PackedView(ViewReader):
             (LONG.get(packing.kinds[i], _any), names[i] in features) for i in packing.long
         ]
         nothing = np.zeros(1, packing.dtype)
-        nothing["time"], nothing["missing"] = NEVER, True
+        nothing["time"], nothing["missing"] = NOT_SEEN_US, True
         self._nothing = nothing.tobytes()
 
     def decode(self, replies: list[Any], places: Places) -> ViewRows:
@@ -198,10 +199,10 @@ def _placed(
 
 
 def stamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
-    """Protobuf Timestamps in microseconds; NEVER where there is none."""
+    """Protobuf Timestamps in microseconds; NOT_SEEN_US where there is none."""
     lengths = {len(stamp) for stamp in raw if stamp is not None}
     if not lengths:
-        return np.full(len(raw), NEVER)
+        return np.full(len(raw), NOT_SEEN_US)
     if not lengths <= SHORT_STAMPS:
         return np.array([_stamp(stamp) for stamp in raw], np.int64)
     matrix = _padded([NO_STAMP if stamp is None else stamp for stamp in raw], STAMP_WIDTH)
@@ -213,12 +214,12 @@ def stamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
     if lengths != {6}:
         times += _varints(matrix[:, 7:]) // 1000
     if None in raw:
-        times[[stamp is None for stamp in raw]] = NEVER
+        times[[stamp is None for stamp in raw]] = NOT_SEEN_US
     return times
 
 
 def _stamp(raw: bytes | None) -> int:
-    return NEVER if raw is None else Timestamp.FromString(raw).ToMicroseconds()
+    return NOT_SEEN_US if raw is None else Timestamp.FromString(raw).ToMicroseconds()
 
 
 def _padded(raw: list[bytes], width: int) -> NDArray[np.uint8]:

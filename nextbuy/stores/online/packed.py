@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from feast.value_type import ValueType
 from numpy.typing import NDArray
 
-from nextbuy.stores.online import encoding as encode
+from nextbuy.stores.online import encoding
 
 LAYOUT = 2
 """Version of the layout above; part of the checksum."""
@@ -56,9 +56,9 @@ class Packing:
         """The Redis keys of entities, given their join keys in the order of their names."""
         pieces: list[pa.Array | bytes] = [self.prefix]
         for i, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
-            raw = encode.key_bytes(column, kind, "join key")
+            raw = encoding.key_bytes(column, kind, "join key")
             pieces += raw if i < len(columns) - 1 else raw[-1:]
-        return encode.joined(pieces, len(columns[0]) if columns else 1)
+        return encoding.joined(pieces, len(columns[0]) if columns else 1)
 
     def rows(self, columns: Sequence[pa.Array], times: NDArray[np.int64]) -> pa.BinaryArray:
         """Pack columns (in the order of `names`), one entry per row.
@@ -70,9 +70,9 @@ class Packing:
         slot = 0
         for kind, positions in self.blocks:
             for place, i in enumerate(positions):
-                column = encode.cast(columns[i], kind, self.names[i])
+                column = encoding.cast(columns[i], kind, self.names[i])
                 missing = ~np.asarray(column.is_valid())
-                numbers = encode.numbers(column)
+                numbers = encoding.numbers(column)
                 if numbers.dtype.kind == "f":
                     missing |= np.isnan(numbers)
                 fixed[kind.name][:, place] = numbers
@@ -82,7 +82,7 @@ class Packing:
         for place, i in enumerate(self.long):
             column, kind = columns[i], self.kinds[i]
             if kind in TEXT:
-                column = encode.cast(column, kind, self.names[i])
+                column = encoding.cast(column, kind, self.names[i])
             raw = column.cast(pa.binary()).fill_null(b"")
             lengths = np.asarray(pc.binary_length(raw))
             # A `Value` without content is a missing one.
@@ -90,8 +90,8 @@ class Packing:
             fixed["lengths"][:, place] = lengths
             fixed["missing"][:, slot + place] = missing
             tails.append(raw)
-        head = encode.rows_of_bytes(fixed.view(np.uint8), self.dtype.itemsize)
-        return encode.joined([head, *tails], len(times))
+        head = encoding.rows_of_bytes(fixed.view(np.uint8), self.dtype.itemsize)
+        return encoding.joined([head, *tails], len(times))
 
 
 def packing(

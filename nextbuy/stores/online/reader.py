@@ -21,12 +21,13 @@ from feast.utils import _get_feature_views_to_use, _get_features, _group_feature
 from feast.value_type import ValueType
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online.block import EPOCH, MICROSECOND, Block, Plan
+from nextbuy.stores.online.block import Block, Plan
 from nextbuy.stores.online.decoding import HashView, PackedView, ViewReader
 from nextbuy.stores.online.keys import Encoder, Places
 from nextbuy.stores.online.layout import clock_key, layout
 from nextbuy.stores.online.store import NextbuyOnlineStore
 from nextbuy.stores.online.wire import bulk, command, first_error, header, reading
+from nextbuy.times import EPOCH, MICROSECOND
 
 
 class OnlineReader:

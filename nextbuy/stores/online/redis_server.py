@@ -34,10 +34,10 @@ PING_SECONDS = 5
 
 
 @contextmanager
-def redis_lease(settings: Settings) -> Iterator[str]:
+def running_redis(settings: Settings) -> Iterator[str]:
     """The URL of a Redis that answers, kept running for as long as the block lasts.
 
-    >>> with redis_lease(Settings()) as url:
+    >>> with running_redis(Settings()) as url:
     ...     redis.Redis.from_url(url).ping()
     True
 
@@ -62,7 +62,7 @@ def hold(settings: Settings) -> str:
     Cheap to call again; a server that died meanwhile is started anew.
 
     Raises:
-        NextbuyError: as `redis_lease`.
+        NextbuyError: as `running_redis`.
     """
     if settings.redis_url:
         _check_outside(settings.redis_url)
@@ -76,7 +76,7 @@ def connect(settings: Settings) -> redis.Redis:
     """A client of a Redis that answers, kept running until this process ends.
 
     Raises:
-        NextbuyError: as `redis_lease`.
+        NextbuyError: as `running_redis`.
     """
     return redis.Redis.from_url(hold(settings))
 

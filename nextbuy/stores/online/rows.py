@@ -17,10 +17,10 @@ from feast.value_type import ValueType
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online import encoding as encode
-from nextbuy.stores.online.block import EPOCH, MICROSECOND
+from nextbuy.stores.online import encoding
 from nextbuy.stores.online.layout import Layout
 from nextbuy.stores.online.packed import TEXT
+from nextbuy.times import EPOCH, MICROSECOND
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def rows_from_arrow(
     features = [columns[field.name] for field in into.features]
     times = columns[timestamp].cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy()
     values = tuple(
-        encode.values(column, field.dtype, field.name)
+        encoding.values(column, field.dtype, field.name)
         for column, field in zip(features, into.features, strict=True)
     )
     if into.packing:
@@ -109,7 +109,9 @@ def rows_from_arrow(
             if into.packing.kinds[i] not in TEXT:
                 features[i] = values[i]
     return Rows(
-        keys=encode.entity_keys(keys, [name for name, _ in into.join_keys], kinds, config.project),
+        keys=encoding.entity_keys(
+            keys, [name for name, _ in into.join_keys], kinds, config.project
+        ),
         features=tuple(field.name for field in into.features),
         values=values,
         times=times,
@@ -183,11 +185,11 @@ def _rows_of_group(
 
 
 def _plain(protos: list[Value], kind: ValueType) -> pa.Array:
-    if kind not in encode.SCALARS:
+    if kind not in encoding.SCALARS:
         return pa.array([proto.SerializeToString() for proto in protos], pa.binary())
     fields = [proto.WhichOneof("val") for proto in protos]
     found = [
         getattr(proto, field) if field else None
         for proto, field in zip(protos, fields, strict=True)
     ]
-    return pa.array(found, encode.SCALARS[kind])
+    return pa.array(found, encoding.SCALARS[kind])

@@ -23,12 +23,12 @@ from feast.repo_config import RepoConfig
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online import encoding as encode
-from nextbuy.stores.online.block import MICROSECOND, NEVER
+from nextbuy.stores.online import encoding
 from nextbuy.stores.online.decoding import stamps
 from nextbuy.stores.online.layout import Layout, clock_key
 from nextbuy.stores.online.rows import Rows
 from nextbuy.stores.online.wire import Wire, bulk, command, first_error, header, wire
+from nextbuy.times import MICROSECOND, NOT_SEEN_US
 
 ROWS = 50  # of a transaction: Redis compares a key with all that its connection watches already
 CONNECTIONS = 4
@@ -62,7 +62,7 @@ def write(
             the same rows again completes it.
     """
     expiry = _expiry(config.online_store, into)
-    newest, done = NEVER, 0
+    newest, done = NOT_SEEN_US, 0
     try:
         for times in _transact(client, _parts(batches, into, expiry, progress)):
             newest = max(newest, int(times.max()))
@@ -91,39 +91,39 @@ class _Work:
     def __init__(self, rows: Rows, into: Layout, expiry: Expiry) -> None:
         count = len(rows.times)
         self.times, self.expiry = rows.times, expiry
-        self.keys = encode.framed([rows.keys], count)
-        asks = [encode.commands([b"HGET", rows.keys, into.stamp_field], count)]
+        self.keys = encoding.framed([rows.keys], count)
+        asks = [encoding.commands([b"HGET", rows.keys, into.stamp_field], count)]
         self._dated = expiry in ("stamp", "persist")
         if self._dated:
-            asks.append(encode.commands([b"PTTL", rows.keys], count))
-        self.asks = encode.joined(asks, count)
+            asks.append(encoding.commands([b"PTTL", rows.keys], count))
+        self.asks = encoding.joined(asks, count)
         hash_: list[bytes | pa.BinaryArray] = [b"HSET", rows.keys]
         for name, values in zip(rows.features, rows.values, strict=True):
             hash_ += [into.field(name), values]
-        hash_ += [into.stamp_field, encode.stamps(rows.times)]
-        self.writes = [encode.commands(hash_, count)]
+        hash_ += [into.stamp_field, encoding.stamps(rows.times)]
+        self.writes = [encoding.commands(hash_, count)]
         self.renewals: pa.BinaryArray | None = None
         """What moves a hash's end, where it has to be moved."""
         if rows.packed is not None and rows.packed_keys is not None:
-            self.writes.append(encode.commands([b"SET", rows.packed_keys, rows.packed], count))
+            self.writes.append(encoding.commands([b"SET", rows.packed_keys, rows.packed], count))
         if expiry == "stamp" and into.ttl:
             self.ends = (rows.times + into.ttl // MICROSECOND) // 1000
             ends = pa.array(self.ends).cast(pa.string()).cast(pa.binary())
-            self.renewals = encode.commands([b"PEXPIREAT", rows.keys, ends], count)
+            self.renewals = encoding.commands([b"PEXPIREAT", rows.keys, ends], count)
             if rows.packed_keys is not None:
-                self.writes.append(encode.commands([b"PEXPIREAT", rows.packed_keys, ends], count))
+                self.writes.append(encoding.commands([b"PEXPIREAT", rows.packed_keys, ends], count))
         elif expiry == "persist":
-            self.renewals = encode.commands([b"PERSIST", rows.keys], count)
+            self.renewals = encoding.commands([b"PERSIST", rows.keys], count)
         elif isinstance(expiry, int):
             for keys in filter(None, (rows.keys, rows.packed_keys)):
-                self.writes.append(encode.commands([b"EXPIRE", keys, b"%d" % expiry], count))
+                self.writes.append(encoding.commands([b"EXPIRE", keys, b"%d" % expiry], count))
 
     def ask(self, part: slice) -> tuple[bytes, int]:
         """Watch the hashes of some rows and ask for what decides on them; and the replies due."""
         count = part.stop - part.start
         watch = header(1 + count) + bulk(b"WATCH")
         clock = command(b"TIME") if self.expiry == "stamp" else b""
-        keys, asks = (encode.span(each, part) for each in (self.keys, self.asks))
+        keys, asks = (encoding.span(each, part) for each in (self.keys, self.asks))
         return b"".join((watch, keys, clock, asks)), 1 + bool(clock) + count * (1 + self._dated)
 
     def answer(self, part: slice, replies: list[Any]) -> tuple[bytes, int]:
@@ -148,9 +148,9 @@ class _Work:
 
 def _chosen(commands: pa.BinaryArray, part: slice, chosen: NDArray[np.bool_]) -> memoryview | bytes:
     if chosen.all():
-        return encode.span(commands, part)
+        return encoding.span(commands, part)
     kept = commands[part].filter(pa.array(chosen))
-    return encode.span(kept, slice(0, len(kept)))
+    return encoding.span(kept, slice(0, len(kept)))
 
 
 def _parts(

@@ -1,0 +1,6 @@
+"""A fitted booster of either family."""
+
+import lightgbm as lgb
+import xgboost as xgb
+
+Booster = xgb.Booster | lgb.Booster
