@@ -1,9 +1,10 @@
-"""Has what the model sees moved away from what it learned? Evidently's distances tell.
+"""How far what the model sees has moved from what it was trained on.
 
-Distances, not p-values: with many rows any difference is significant.
+Distances, not p-values: with many rows any difference is significant. The methods carry the names
+that Evidently gives them and yield the same figures, so that its page shows what the series holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -11,50 +12,59 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import wasserstein_distance
 
 import nextbuy.telemetry  # noqa: F401  # before Evidently looks at the environment
+from nextbuy.atomic import replacing
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 
-SAMPLE = 3_000
+SAMPLE_ROWS = 3_000
 """Rows of each window that are compared: enough for a distance, whatever the log's size."""
 PREDICTION, TARGET = "probability", "label"
+MAX_DISTINCT = 20
+"""A number with at most this many values in the reference is compared value by value."""
+
+NumericMethod = Literal["wasserstein", "jensenshannon", "psi"]
+CategoryMethod = Literal["jensenshannon", "psi"]
 
 
 class MethodOverride(BaseModel):
-    """What the configuration may say of one feature."""
+    """Method and threshold of one feature, where they differ from those of its type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str | None = None
+    method: NumericMethod | None = None
     threshold: float | None = Field(default=None, gt=0)
 
 
 class DriftConfig(BaseModel):
-    """Evidently's methods (distances) and from which value on a column has moved."""
+    """How columns are compared, and the distance at which a column counts as drifted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    numeric_method: str = "wasserstein"
+    numeric_method: NumericMethod = "wasserstein"
     numeric_threshold: float = Field(default=0.25, gt=0)
-    category_method: str = "jensenshannon"
+    category_method: CategoryMethod = "jensenshannon"
     category_threshold: float = Field(default=0.2, gt=0)
     features: dict[str, MethodOverride] = {}
-    """Feature -> where it differs."""
+    """Feature -> its own method and threshold."""
     min_rows: int = Field(default=200, ge=20)
     """A window with fewer rows is not compared."""
 
 
 class FeatureDrift(BaseModel):
-    """How far one column has moved."""
+    """How far one column has drifted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     feature: str
     method: str
     distance: float | None
-    """None where one window has no value of the column."""
+    """None if one window has no value of the column."""
     threshold: float
     is_drifted: bool
     missing: float
@@ -62,27 +72,30 @@ class FeatureDrift(BaseModel):
 
 
 def compare(reference: pa.Table, current: pa.Table, config: DriftConfig) -> list[FeatureDrift]:
-    """Distance of every column of the reference between two windows, the farthest first.
+    """Distance of every column between two windows, the largest first.
 
-    A column whose values all vanished, or came to be, has moved. One that neither has is left out.
+    A column with values in one window only has drifted; one without any value is left out.
 
     Raises:
-        NextbuyError: a window is empty, the windows have other columns, or a method is unknown.
+        NextbuyError: a window is empty, the windows have different columns, or a text column is
+            configured to be compared as a number.
     """
     for name, window in (("reference", reference), ("current", current)):
         if window.num_rows == 0:
             raise NextbuyError(f"The {name} window has no rows: there is nothing to compare.")
     new = sorted(set(current.column_names) - set(reference.column_names))
-    gone = sorted(set(reference.column_names) - set(current.column_names))
-    if new or gone:
+    vanished = sorted(set(reference.column_names) - set(current.column_names))
+    if new or vanished:
         raise NextbuyError(
             f"The windows have different columns: new {', '.join(new) or 'none'}, vanished "
-            f"{', '.join(gone) or 'none'}. Train again on the features there are: nextbuy train"
+            f"{', '.join(vanished) or 'none'}. Train again on the current features: nextbuy train"
         )
     reference, current = _sampled(reference), _sampled(current)
     columns = (_column(name, reference, current, config) for name in reference.column_names)
-    found = [column for column in columns if column is not None]
-    return sorted(found, key=lambda d: (-(np.inf if d.distance is None else d.distance), d.feature))
+    drifts = [column for column in columns if column is not None]
+    return sorted(
+        drifts, key=lambda d: (-(np.inf if d.distance is None else d.distance), d.feature)
+    )
 
 
 def series(
@@ -93,16 +106,16 @@ def series(
 ) -> list[dict[str, Any]]:
     """Rows of `reports.DRIFT`: each week against the training period and against the week before.
 
-    `label` takes part where all of a week's outcomes are known.
+    `label` is compared in weeks whose outcomes are all known.
     """
     rows: list[dict[str, Any]] = []
     before: pa.Table | None = None
     for week, window in weekly:
         if window.num_rows < config.min_rows:
             continue
-        rows += drift_rows(*_alike(training, window), "training", week, at, config)
+        rows += drift_rows(*_compared(training, window), "training", week, at, config)
         if before is not None:
-            rows += drift_rows(*_alike(before, window), "previous", week, at, config)
+            rows += drift_rows(*_compared(before, window), "previous", week, at, config)
         before = window
     return rows
 
@@ -123,7 +136,7 @@ def drift_rows(
 
 
 def page(settings: Settings) -> Path:
-    """Where Evidently's own report of the last comparison lies."""
+    """Path of Evidently's own report on the last comparison."""
     return settings.reports / "evidently.html"
 
 
@@ -132,7 +145,7 @@ def write_page(
 ) -> Path:
     """Evidently's full report: drift with histograms, data summary, classification performance.
 
-    `label` and `probability` are judged as a classification where both classes are known.
+    `label` and `probability` are reported as a classification where both classes are known.
 
     Raises:
         NextbuyError: Evidently fails on these columns.
@@ -173,16 +186,15 @@ def write_page(
         classification=[task] if both else None,
     )
     data = [Dataset.from_pandas(frame, data_definition=definition) for frame in frames]
-    settings.reports.mkdir(parents=True, exist_ok=True)
-    aside = settings.reports / ".evidently.html"
     try:
-        Report(presets).run(*data).save_html(str(aside))
+        with replacing(page(settings)) as file:
+            Report(presets).run(*data).save_html(str(file))
     except Exception as error:  # theirs has no common base, and the run's numbers stand without it
         raise NextbuyError(
             f"Evidently's full report could not be made: {type(error).__name__}: {error}. "
-            "Go on without it: nextbuy monitor --no-pages"
+            "Run without it: nextbuy monitor --no-pages"
         ) from error
-    return aside.rename(page(settings))
+    return page(settings)
 
 
 def _evidently_frame(table: pa.Table) -> pd.DataFrame:
@@ -198,54 +210,84 @@ def _evidently_frame(table: pa.Table) -> pd.DataFrame:
 def _column(
     name: str, reference: pa.Table, current: pa.Table, config: DriftConfig
 ) -> FeatureDrift | None:
-    from evidently.legacy.calculations.stattests import get_stattest
-    from evidently.legacy.core import ColumnType
-
     is_text = pa.types.is_string(reference.schema.field(name).type)
-    kind = ColumnType.Categorical if is_text else ColumnType.Numerical
-    told = config.features.get(name, MethodOverride())
-    method = told.method or (config.category_method if is_text else config.numeric_method)
-    threshold = told.threshold or (
+    override = config.features.get(name, MethodOverride())
+    method = override.method or (config.category_method if is_text else config.numeric_method)
+    threshold = override.threshold or (
         config.category_threshold if is_text else config.numeric_threshold
     )
-    windows = [window[name].drop_null() for window in (reference, current)]
-    missing = current[name].null_count / current.num_rows
-    if not len(windows[0]) and not len(windows[1]):
+    if is_text and method == "wasserstein":
+        raise NextbuyError(
+            f"configs/monitoring.yaml: drift.features.{name}.method: wasserstein compares numbers, "
+            f"and {name} is text. Use jensenshannon or psi."
+        )
+    old, new = (window[name].drop_null() for window in (reference, current))
+    if not len(old) and not len(new):
         return None
     distance: float | None = None
-    is_drifted = True
-    if len(windows[0]) and len(windows[1]):
-        old, new = (w.to_pandas() if is_text else w.cast(pa.float64()).to_pandas() for w in windows)
-        try:
-            test = get_stattest(old, new, kind, method)
-        except Exception as error:  # theirs has no common base
-            raise NextbuyError(
-                f"configs/monitoring.yaml: drift: {method} is no method of Evidently's for {name}: "
-                f"{error}"
-            ) from error
-        distance = float(test(old, new, kind, threshold).drift_score)
-        is_drifted = distance >= threshold
+    if len(old) and len(new):
+        if not is_text:
+            old, new = old.cast(pa.float64()), new.cast(pa.float64())
+        distance = METHODS[method](old.to_pandas(), new.to_pandas())
     return FeatureDrift(
         feature=name,
         method=method,
         distance=distance,
         threshold=threshold,
-        is_drifted=is_drifted,
-        missing=missing,
+        is_drifted=distance is None or distance >= threshold,
+        missing=current[name].null_count / current.num_rows,
     )
 
 
-def _alike(reference: pa.Table, current: pa.Table) -> tuple[pa.Table, pa.Table]:
+def _wasserstein(old: pd.Series, new: pd.Series) -> float:
+    """Earth mover's distance in standard deviations of the reference."""
+    return float(wasserstein_distance(old, new) / max(float(old.std(ddof=0)), 0.001))
+
+
+def _jensenshannon(old: pd.Series, new: pd.Series) -> float:
+    """Jensen-Shannon distance (natural logarithm), 0 to 0.83."""
+    return float(jensenshannon(*_shares(old, new)))
+
+
+def _psi(old: pd.Series, new: pd.Series) -> float:
+    """Population stability index; a bin that one window lacks gets a small share of its own."""
+    old_shares, new_shares = map(_without_zeros, _shares(old, new))
+    return float(((old_shares - new_shares) * np.log(old_shares / new_shares)).sum())
+
+
+METHODS: dict[str, Callable[[pd.Series, pd.Series], float]] = {
+    "wasserstein": _wasserstein,
+    "jensenshannon": _jensenshannon,
+    "psi": _psi,
+}
+
+
+def _shares(old: pd.Series, new: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shares of the rows per bin: Sturges' bins over both windows, or one bin a value."""
+    if old.dtype == np.float64 and old.nunique() > MAX_DISTINCT:
+        edges = np.histogram_bin_edges(np.concatenate([old, new]), bins="sturges")
+        old_counts, new_counts = np.histogram(old, edges)[0], np.histogram(new, edges)[0]
+        return old_counts / len(old), new_counts / len(new)
+    counts = pd.concat([old.value_counts(), new.value_counts()], axis=1).fillna(0).to_numpy()
+    return counts[:, 0] / len(old), counts[:, 1] / len(new)
+
+
+def _without_zeros(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    least = float(shares[shares > 0].min())
+    return np.where(shares == 0, least / 1e6 if least <= 0.0001 else 0.0001, shares)
+
+
+def _compared(reference: pa.Table, current: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Both with the columns that are compared; the target only where all of it is known."""
     names = [name for name in current.column_names if "__" in name]
-    gone = [name for name in reference.column_names if "__" in name and name not in names]
+    vanished = [name for name in reference.column_names if "__" in name and name not in names]
     names += [name for name in (PREDICTION,) if name in reference.column_names]
     if current[TARGET].null_count == 0 and reference[TARGET].null_count == 0:
         names.append(TARGET)
-    held = [name for name in names if name in reference.column_names]
-    return reference.select([*held, *gone]), current.select(names)
+    shared = [name for name in names if name in reference.column_names]
+    return reference.select([*shared, *vanished]), current.select(names)
 
 
 def _sampled(table: pa.Table) -> pa.Table:
-    step = max(1, table.num_rows // SAMPLE)
+    step = max(1, table.num_rows // SAMPLE_ROWS)
     return table.take(pa.array(range(0, table.num_rows, step)))

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from monitoring.config import load_config
 from monitoring.drift import DriftConfig, compare, page, series, write_page
 from monitoring.run import monitor
 from monitoring.weeks import ripe_weeks
@@ -30,8 +31,8 @@ def window(shift, brands, n=2000, seed=3):
 
 
 def test_what_moved_is_found_and_what_stayed_is_not():
-    found = compare(window(0, ["a", "b"]), window(2, ["a", "c"]), CONFIG)
-    drifted = {drift.feature: drift.is_drifted for drift in found}
+    drifts = compare(window(0, ["a", "b"]), window(2, ["a", "c"]), CONFIG)
+    drifted = {drift.feature: drift.is_drifted for drift in drifts}
     assert drifted == {
         "user__n_views": True,
         "session__is_new": True,
@@ -40,7 +41,7 @@ def test_what_moved_is_found_and_what_stayed_is_not():
         "probability": False,
         "label": False,
     }
-    assert found == sorted(found, key=lambda drift: -drift.distance)
+    assert drifts == sorted(drifts, key=lambda drift: -drift.distance)
 
 
 def test_method_and_threshold_are_per_feature():
@@ -50,9 +51,77 @@ def test_method_and_threshold_are_per_feature():
     moved = {d.feature: d for d in compare(window(0, ["a"]), window(2, ["a"]), config)}
     assert moved["user__n_views"].method == "psi"
     assert not moved["user__n_views"].is_drifted
-    wrong = DriftConfig(numeric_method="nonesuch")
-    with pytest.raises(NextbuyError, match="nonesuch is no method"):
-        compare(window(0, ["a"]), window(0, ["a"]), wrong)
+
+
+def test_a_method_that_is_not_supported_is_refused_by_name(tmp_path):
+    file = tmp_path / "monitoring.yaml"
+    for setting in ("numeric_method: ks", "features: {user__n_views: {method: ks}}"):
+        file.write_text(f"drift: {{{setting}}}")
+        with pytest.raises(NextbuyError, match=r"drift.*'wasserstein', 'jensenshannon' or 'psi'"):
+            load_config(file)
+    as_number = DriftConfig.model_validate({"features": {"item__brand": {"method": "wasserstein"}}})
+    with pytest.raises(NextbuyError, match=r"item__brand is text\. Use jensenshannon or psi"):
+        compare(window(0, ["a"]), window(0, ["a"]), as_number)
+
+
+def mixed(n, seed, shift):
+    rng = np.random.default_rng(seed)
+
+    def missing(share):
+        return rng.random(n) < share
+
+    return pa.table(
+        {
+            "normal": pa.array(rng.normal(10 + shift, 2, n), mask=missing(0.05)),
+            "count": pa.array(rng.poisson(3 + shift, n), pa.int64()),
+            "flag": pa.array(rng.random(n) < 0.3 + shift / 10),
+            "heavy": pa.array(rng.lognormal(shift, 2, n), mask=missing(0.3)),
+            "constant": pa.array(np.full(n, 7.0)),
+            "brand": pa.array(
+                rng.choice(["a", "b", "c", "d"][: 3 + int(shift)], n), mask=missing(0.1)
+            ),
+            "many": pa.array([f"i{i}" for i in rng.zipf(1.5, n) % 50]),
+        }
+    )
+
+
+EVIDENTLY = {
+    "wasserstein": {
+        "normal": 0.5198849944957405,
+        "count": 0.6598300625713542,
+        "flag": 0.22694660584543205,
+        "heavy": 0.10479983837341046,
+        "constant": 0.0,
+    },
+    "jensenshannon": {
+        "normal": 0.18239149668110471,
+        "count": 0.21429952950291356,
+        "flag": 0.07709518500168634,
+        "heavy": 0.05761053621708639,
+        "constant": 0.0,
+        "brand": 0.3245866475977512,
+        "many": 0.1931045398348616,
+    },
+    "psi": {
+        "normal": 0.2837240701535546,
+        "count": 0.42593421407198867,
+        "flag": 0.04768109541343243,
+        "heavy": 0.02932749057539534,
+        "constant": 0.0,
+        "brand": 2.2315041541459744,
+        "many": 0.3782695321421246,
+    },
+}
+"""Of mixed(700, 1, 0.0) and mixed(500, 2, 1.0), by Evidently 0.7.23 at commit 4452682."""
+
+
+@pytest.mark.parametrize("method", EVIDENTLY)
+def test_distances_are_evidently_s(method):
+    by_category = "jensenshannon" if method == "wasserstein" else method
+    config = DriftConfig(numeric_method=method, category_method=by_category)
+    drifts = compare(mixed(700, 1, 0.0), mixed(500, 2, 1.0), config)
+    distances = {drift.feature: drift.distance for drift in drifts if drift.method == method}
+    assert distances == pytest.approx(EVIDENTLY[method], rel=1e-9, abs=1e-9)
 
 
 def test_a_column_whose_values_vanished_has_moved():
