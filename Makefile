@@ -44,8 +44,8 @@ test-docs: $(READY)
 
 # The pages that are written by programs.
 docs: $(READY)
-	$(BIN)/nextbuy commands > docs/commands.md
-	$(BIN)/nextbuy catalogue > docs/feature-catalogue.md
+	$(BIN)/typer nextbuy.cli utils docs --name nextbuy --title Commands --output docs/commands.md
+	$(BIN)/python -m nextbuy.features.catalogue > docs/feature-catalogue.md
 
 # Service and Redis slow, killed and brought back, also in the middle of a replay; keys and limits.
 # A process for each file: BentoML and Feast read the environment once.

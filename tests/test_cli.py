@@ -6,23 +6,42 @@ import pytest
 from typer.testing import CliRunner
 
 import nextbuy.cli
-from nextbuy.cli import commands, data  # noqa: F401
-from nextbuy.cli.app import app
+from nextbuy.cli import data
+from nextbuy.cli.app import app, verb_name
 from nextbuy.cli.config import read_config
 from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
 from nextbuy.settings import Settings
 
-VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+VERBS = [verb_name(verb) for verb in app.registered_commands]
 WANTED = {
     "simulate", "ingest", "sessionize", "features", "apply", "materialize", "train", "evaluate",
     "predict", "serve", "check", "monitor", "dashboard", "demo", "tune", "backtest", "promote",
-    "rollback", "uplift", "daily", "backup", "restore",
+    "rollback", "uplift", "daily", "backup", "restore", "merge-live", "forget", "reload", "score",
 }  # fmt: skip
 
 
 def test_there_is_a_verb_for_each_stage():
     assert set(VERBS) >= WANTED
+
+
+def test_the_help_shows_the_flow_by_panels_and_no_tools_of_developers():
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    panels = re.findall(r"^\W*(\w+) ─{3,}", shown, re.MULTILINE)
+    assert panels == ["Options", "Start", "Data", "Features", "Model", "Serve", "Operate"]
+    listed = re.findall(r"^│ ([a-z][a-z-]*)  ", shown, re.MULTILINE)
+    assert listed == [name for name in VERBS if name != "absorb"]
+    assert listed[0] == "demo"
+    assert not {"commands", "catalogue"} & set(VERBS)
+
+
+def test_the_old_name_of_merge_live_still_works_and_says_the_new_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEXTBUY_DATA", str(tmp_path))
+    old = CliRunner().invoke(app, ["absorb"])
+    assert "nextbuy merge-live" in old.output
+    new = CliRunner().invoke(app, ["merge-live"])
+    assert str(old.exception) == str(new.exception)
+    assert isinstance(new.exception, NextbuyError)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -185,7 +185,7 @@ def test_a_daily_run_that_was_killed_goes_on_and_only_one_runs_at_a_time(shop, t
     third = subprocess.run(
         [BIN / "nextbuy", *daily], env=env, cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert "this one goes on from there" in third.stdout, third.stderr
+    assert "this one resumes there" in third.stdout, third.stderr
     assert "published   (up to date)" in third.stdout
     records = [json.loads(file.read_text()) for file in sorted((folder / "runs").glob("*.json"))]
     killed, whole = records
@@ -195,8 +195,8 @@ def test_a_daily_run_that_was_killed_goes_on_and_only_one_runs_at_a_time(shop, t
     assert whole["monitor"] == third.returncode
     names = [step["name"] for step in whole["steps"]]
     assert names[:7] == [
-        "absorb live events", "ingest", "sessions and labels", "feature tables", "feast apply",
+        "merge live events", "ingest", "sessions and labels", "feature tables", "feast apply",
         "feast materialize", "monitor",
     ]  # fmt: skip
-    assert names[7:] in ([], ["train a rival", "promote, if it passes"])  # where drift asks for it
+    assert names[7:] in ([], ["train a challenger", "promote, if it passes"])  # if drift was raised
     assert ("a new model is due" in third.stdout) == bool(names[7:])

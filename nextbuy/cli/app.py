@@ -1,16 +1,17 @@
-"""The Typer application and how it talks: one console, one way to say what comes next."""
+"""The Typer application, its console, and the order of its verbs."""
 
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from typer.models import CommandInfo
 
 app = typer.Typer(
-    help="Will this shopper buy this item in their next session? One verb a stage; "
+    help="Will this shopper buy this item in their next session? One verb per stage; "
     "`nextbuy demo` runs them all.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -20,9 +21,31 @@ app = typer.Typer(
 
 console = Console(highlight=False)
 if not console.is_terminal and "COLUMNS" not in os.environ:
-    console.width = 110  # a pipe or a file has no width to fit in: tables stay whole
+    console.width = 110  # a pipe or a file has no width: do not wrap tables
 _stages: list[str] = []
 _errors = Console(stderr=True, highlight=False)
+
+
+def in_flow(panels: Mapping[str, Sequence[str]]) -> None:
+    """Put the verbs into the panels of the help, in this order; hidden verbs come last.
+
+    Raises:
+        KeyError: a visible verb is in no panel.
+    """
+    panel_of = {name: panel for panel, names in panels.items() for name in names}
+    for verb in app.registered_commands:
+        verb.short_help = str(verb.callback.__doc__).partition("\n")[0]  # whole, in commands.md
+        if not verb.hidden:
+            verb.rich_help_panel = panel_of[verb_name(verb)]
+    order = [*panel_of]
+    app.registered_commands.sort(
+        key=lambda verb: len(order) if verb.hidden else order.index(verb_name(verb))
+    )
+
+
+def verb_name(verb: CommandInfo) -> str:
+    """What is typed after `nextbuy`: the name given, or that of the function."""
+    return verb.name or str(verb.callback.__name__).replace("_", "-")  # type: ignore[union-attr]
 
 
 def fail(message: str) -> None:
@@ -31,13 +54,13 @@ def fail(message: str) -> None:
     _errors.print(message, markup=False, soft_wrap=True)
 
 
-def say(message: str) -> None:
-    """Print a line of a stage, as it is."""
+def print_line(message: str) -> None:
+    """Print one line of a stage's output, without markup."""
     console.print(f"  {message}", markup=False, soft_wrap=True)
 
 
-def what_next(*commands: str) -> None:
-    """Print the commands that make sense now; not inside a stage of the demo, which goes on."""
+def print_next_steps(*commands: str) -> None:
+    """Print the commands to run next; nothing inside a stage of `demo` or `daily`."""
     if _stages:
         return
     console.print(f"next: [bold]{'[/] or [bold]'.join(commands)}[/]", soft_wrap=True)
@@ -45,7 +68,7 @@ def what_next(*commands: str) -> None:
 
 @contextmanager
 def stage(title: str) -> Iterator[None]:
-    """Name a stage while it runs, and say how long it took."""
+    """Print a stage's title, and how long it took when it ends."""
     began = time.perf_counter()
     console.print(f"[bold cyan]{title}[/]")
     _stages.append(title)
@@ -57,8 +80,8 @@ def stage(title: str) -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own chatter off the screen; warnings about our code stay in the tests."""
-    logging.captureWarnings(True)  # Feast puts filters of its own before any of ours
+    """Keep the libraries' log messages and warnings off the screen."""
+    logging.captureWarnings(True)  # Feast's own warning filters take precedence over ours
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that a command starts
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

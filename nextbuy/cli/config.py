@@ -1,4 +1,4 @@
-"""The WHAT-settings of a whole run, read from one YAML file that holds only what differs."""
+"""The settings of a run, read from one YAML file that holds only what differs from the defaults."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,13 +19,13 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         envvar="NEXTBUY_CONFIG",
-        help="YAML with what differs from the defaults: sessions, labels, train.",
+        help="YAML file with what differs from the defaults: sessions, labels, train.",
     ),
 ]
 
 
 class RunConfig(BaseModel):
-    """Sections of the file, each the settings of one stage."""
+    """Sections of the file: the settings of one stage each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +42,7 @@ class RunConfig(BaseModel):
 
 
 def read_config(file: Path | None) -> RunConfig:
-    """Read the file, or the defaults where there is none.
+    """Read the file; None gives the defaults.
 
     Raises:
         NextbuyError: the file is missing, or a setting is unknown or out of bounds.

@@ -1,4 +1,4 @@
-"""`nextbuy daily`: everything that a new day asks for, as one run that can be repeated."""
+"""`nextbuy daily`: the daily pipeline as one command that can be repeated."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,8 +9,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from nextbuy.atomic import write_text
 from nextbuy.cli import data, live, model, monitoring, serving
-from nextbuy.cli.app import app, quiet_libraries, say, stage, what_next
+from nextbuy.cli.app import app, print_line, print_next_steps, quiet_libraries, stage
 from nextbuy.cli.config import ConfigFile
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
@@ -18,10 +19,10 @@ from nextbuy.versioned_table import lock
 
 T = TypeVar("T")
 
-KEPT = 60
-"""Run records that stay; the oldest go."""
+RUN_RECORDS = 60
+"""How many run records are kept; older ones are deleted."""
 RETRAIN_ALERTS = ("performance", "calibration", "drift")
-"""Alerts that ask for a new model before its time."""
+"""Alerts that trigger a retraining before the champion is old."""
 
 
 @app.command()
@@ -34,18 +35,18 @@ def daily(
     ] = None,
     config: ConfigFile = None,
     retrain_days: Annotated[
-        float, typer.Option(min=0, help="Age of the champion from which on a rival is trained.")
+        float, typer.Option(min=0, help="Train a challenger when the champion is older (days).")
     ] = 7,
     at: Annotated[
-        str | None, typer.Option(help="Monitor as of this moment (ISO, UTC), or `newest`.")
+        str | None, typer.Option(help="Monitor as of this moment (ISO, UTC), or `newest` (event).")
     ] = None,
 ) -> None:
-    """Take in a day: ingest, sessions, features, Feast, Redis, monitoring; retrain when it is due.
+    """Run the daily pipeline: ingest, sessions, features, Feast, Redis, monitoring, retraining.
 
-    Run it again after a failure: what is done stays done, the rest is made up for. One run at a
-    time. Each run leaves a record in `runs/` of the data folder. A rival that passes every gate is
-    promoted; a service takes it over with `nextbuy reload`. Exit 1 where a stage or monitoring
-    fails.
+    After a failure run it again: finished stages are skipped, the others run. Only one run at a
+    time. Each run writes a record to `runs/` of the data folder. A challenger is trained when it is
+    due, and promoted if it passes every gate; a running service loads it with `nextbuy reload`.
+    Exit 1 if a stage or monitoring fails.
 
     Example: `nextbuy daily 'logs/2024-07-01.csv.gz' --source rees46`
     """
@@ -57,7 +58,7 @@ def daily(
     with lock(settings.data / "daily.lock", "Another daily run is at work"):
         run = _Run(settings.data / "runs", {"logs": logs or [], "source": source})
         if (settings.live / "events.sqlite").exists():
-            run.step("absorb live events", live.absorb)
+            run.step("merge live events", live.merge_live)
         if logs:
             run.step("ingest", lambda: data.ingest(logs, str(source)))
         run.step("sessions and labels", lambda: data.sessionize(config))
@@ -68,25 +69,25 @@ def daily(
         promoted = False
         why = _due(settings, retrain_days, [alert.name for alert in report.raised])
         if why:
-            say(f"a new model is due: {why}")
-            run.step("train a rival", lambda: model.train(config))
+            print_line(f"a new model is due: {why}")
+            run.step("train a challenger", lambda: model.train(config))
             promoted = run.step("promote, if it passes", lambda: _promoted(config))
         run.end(monitor=report.exit_code)
-    what_next("nextbuy reload" if promoted else "nextbuy dashboard")
+    print_next_steps("nextbuy reload" if promoted else "nextbuy dashboard")
     raise typer.Exit(report.exit_code)
 
 
 def _due(settings: Settings, retrain_days: float, alerts: list[str]) -> str | None:
-    """Why a new model should be trained; None where there is no reason."""
+    """Why a new model should be trained; None if there is no reason."""
     from nextbuy.contract import CHAMPION
     from nextbuy.models import registry
 
     champion = registry.behind(registry.client(settings), CHAMPION)
     if champion is None:
-        return "there is no champion"
-    asking = [name for name in RETRAIN_ALERTS if name in alerts]
-    if asking:
-        return f"{', '.join(asking)} raised"
+        return "no model is champion yet"
+    triggers = [name for name in RETRAIN_ALERTS if name in alerts]
+    if triggers:
+        return f"{', '.join(triggers)} raised"
     age = datetime.now(UTC) - datetime.fromtimestamp(champion.creation_timestamp / 1000, UTC)
     if age >= timedelta(days=retrain_days):
         return f"the champion is {age.total_seconds() / 86400:.1f} days old"
@@ -94,51 +95,53 @@ def _due(settings: Settings, retrain_days: float, alerts: list[str]) -> str | No
 
 
 def _promoted(config: Path | None) -> bool:
-    """Whether the rival is champion now; that it is not good enough is no failure of the day."""
+    """Whether the challenger became champion; failing a gate does not fail the run."""
     try:
         model.promote(config)
     except NextbuyError as error:
-        say(str(error))
+        print_line(str(error))
         return False
     return True
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """A run's record; None where it is damaged: it decides nothing, so the day goes on without."""
+    """A run's record; None if it is damaged, since nothing depends on it."""
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
+        record: dict[str, Any] = json.loads(file.read_text())
     except ValueError:
-        say(f"{file} is damaged and left aside")
+        print_line(f"{file} is damaged and ignored")
         return None
-    return found
+    return record
 
 
 class _Run:
-    """The record of one run, on the disk after every step."""
+    """The record of one run, written to disk after every step."""
 
-    def __init__(self, folder: Path, asked: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, arguments: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         records = sorted(folder.glob("*.json"))
-        for old in records[: max(0, len(records) - KEPT + 1)]:
+        for old in records[: max(0, len(records) - RUN_RECORDS + 1)]:
             old.unlink()
         last = _read(records[-1]) if records else None
         now = datetime.now(UTC)
         self._file = folder / f"{now:%Y-%m-%dT%H-%M-%S.%f}.json"
         if records and self._file.name <= records[-1].name:
-            say(
+            print_line(
                 f"the clock says {now:%Y-%m-%d %H:%M} UTC, before the last run's beginning "
                 f"({records[-1].stem}). If it is wrong, set it; this run is filed after that one."
             )
-            self._file = folder / f"{records[-1].stem}_.json"  # names stay in the order of the runs
-        self._record: dict[str, Any] = {"began": now.isoformat(), **asked, "steps": []}
+            self._file = folder / f"{records[-1].stem}_.json"  # keeps the order of the runs
+        self._record: dict[str, Any] = {"began": now.isoformat(), **arguments, "steps": []}
         if last and last.get("ended") is None:
             broken = last["steps"][-1]["name"] if last["steps"] else "its beginning"
-            say(f"the run of {last['began'][:16]} ended in {broken!r}; this one goes on from there")
+            print_line(
+                f"the run of {last['began'][:16]} ended in {broken!r}; this one goes on from there"
+            )
             self._record["goes_on_from"] = last["began"]
         self._write()
 
     def step(self, name: str, work: Callable[[], T]) -> T:
-        """Do one step under its name."""
+        """Run one step and record its times and outcome."""
         with stage(name), self._noted(name) as note:
             result = work()
             if isinstance(result, bool):
@@ -146,7 +149,7 @@ class _Run:
             return result
 
     def end(self, **result: Any) -> None:
-        """Note that the run came to its end."""
+        """Record that the run has ended."""
         self._record |= {"ended": datetime.now(UTC).isoformat(), **result}
         self._write()
 
@@ -165,6 +168,4 @@ class _Run:
             self._write()
 
     def _write(self) -> None:
-        fresh = self._file.with_suffix(".tmp")
-        fresh.write_text(json.dumps(self._record, indent=1))
-        fresh.rename(self._file)
+        write_text(self._file, json.dumps(self._record, indent=1))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
+from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
 from nextbuy.cli.config import ConfigFile, read_config
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
@@ -24,7 +24,7 @@ SOURCES = PROJECT / "configs" / "sources"
 
 def table_done(name: str, rows: int, built: bool) -> None:
     """Say what became of one table."""
-    say(f"{name:<14} {rows:>11,} rows" + ("" if built else "   (up to date)"))
+    print_line(f"{name:<14} {rows:>11,} rows" + ("" if built else "   (up to date)"))
 
 
 @app.command()
@@ -32,9 +32,9 @@ def simulate(
     shoppers: Annotated[int, typer.Option(help="How many shoppers.")] = 2200,
     items: Annotated[int, typer.Option(help="How many items.")] = 1200,
     days: Annotated[int, typer.Option(help="How many days.")] = 180,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
+    seed: Annotated[int, typer.Option(help="Same seed, same log.")] = 7,
     offer_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Sessions that end with an offer, by chance.")
+        float, typer.Option(min=0, max=1, help="Share of sessions that end with a random offer.")
     ] = 0.0,
 ) -> None:
     """Simulate a shop: a log of events, and the true probability behind every label.
@@ -52,7 +52,7 @@ def simulate(
     log = settings.raw / SIMULATED
     known = manifest(settings.truth)
     if known and known.inputs == inputs(config) and log.is_dir():
-        say(f"{log} is up to date")
+        print_line(f"{log} is up to date")
     else:
         with console.status("simulating") as status:
             summary = run(
@@ -61,12 +61,12 @@ def simulate(
                 settings.truth,
                 lambda day, n_days: status.update(f"simulating day {day} of {n_days}"),
             )
-        say(
+        print_line(
             f"{summary.events:,} events of {summary.shoppers:,} shoppers in {days} days; "
             f"{summary.base_rate:.1%} of the matured rows positive, "
             f"best possible PR-AUC {summary.oracle_pr_auc:.3f}"
         )
-    what_next(f"nextbuy ingest '{log}/*.parquet' --source simulated --replace")
+    print_next_steps(f"nextbuy ingest '{log}/*.parquet' --source simulated --replace")
 
 
 @app.command()
@@ -76,10 +76,10 @@ def ingest(
         str, typer.Option(help="Mapping: a YAML file, or the name of one in configs/sources.")
     ],
     items: Annotated[
-        Path | None, typer.Option(help="Table of item attributes, where the mapping wants one.")
+        Path | None, typer.Option(help="Table of item attributes, if the mapping needs one.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option(help="Replace the events there are instead of adding to them.")
+        bool, typer.Option(help="Replace the published events instead of adding to them.")
     ] = False,
 ) -> None:
     """Turn an event log into canonical events; refused rows go to quarantine with the reason.
@@ -93,8 +93,8 @@ def ingest(
 
     settings, mapping = Settings(), load_source(source_file(source))
     if is_up_to_date(logs, mapping, settings, items=items, replace=replace):
-        say("events of these logs are published   (up to date)")
-        what_next("nextbuy sessionize")
+        print_line("events of these logs are published   (up to date)")
+        print_next_steps("nextbuy sessionize")
         return
     from monitoring.checks import check_events, gate
 
@@ -109,8 +109,8 @@ def ingest(
             progress=status.update,
         )
     for line in str(report).splitlines():
-        say(line)
-    what_next("nextbuy sessionize")
+        print_line(line)
+    print_next_steps("nextbuy sessionize")
 
 
 def rules_of(settings: Settings) -> "Gate":
@@ -142,7 +142,7 @@ class Engine(StrEnum):
     SPARK = "spark"
 
 
-EngineOption = Annotated[Engine, typer.Option(help="What computes; the tables are the same.")]
+EngineOption = Annotated[Engine, typer.Option(help="What computes the tables; they are the same.")]
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def computed_by(engine: Engine, settings: Settings) -> "Iterator[Run | None]":
 
 @app.command()
 def sessionize(config: ConfigFile = None, engine: EngineOption = Engine.DUCKDB) -> None:
-    """Cut the events into sessions and label what was touched in them.
+    """Cut the events into sessions and label the items touched in them.
 
     A table that breaks a blocking rule is not published: the last good one stays.
 
@@ -173,12 +173,12 @@ def sessionize(config: ConfigFile = None, engine: EngineOption = Engine.DUCKDB) 
     with console.status("sessions and labels"), computed_by(engine, settings) as spark:
         build_sessions(settings, run.sessions, table_done, run=spark, gate=gate)
         build_labels(settings, run.labels, table_done, run=spark, gate=gate)
-    what_next("nextbuy features")
+    print_next_steps("nextbuy features")
 
 
 @app.command()
 def features(
-    only: Annotated[list[str] | None, typer.Option(help="Build this table alone.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Build only this table.")] = None,
     engine: EngineOption = Engine.DUCKDB,
 ) -> None:
     """Build the feature tables that Feast serves.
@@ -198,16 +198,4 @@ def features(
     gate = rules_of(settings)
     with console.status("feature tables"), computed_by(engine, settings) as run:
         build_features(settings, table_done, only or (), run=run, gate=gate)
-    what_next("nextbuy apply")
-
-
-@app.command()
-def catalogue() -> None:
-    """Print every feature with type, meaning, window, unit and source, as Markdown.
-
-    Example: `nextbuy catalogue > docs/feature-catalogue.md`
-    """
-    from nextbuy.features import TABLES
-    from nextbuy.features.catalogue import catalogue as text
-
-    typer.echo(text(TABLES), nl=False)
+    print_next_steps("nextbuy apply")

@@ -19,17 +19,16 @@ def demo(
         str, typer.Option(help="Mapping of the log, by name or file.")
     ] = data.SIMULATED,
     log: Annotated[
-        list[str] | None, typer.Option(help="Your event log; none: the simulated shop.")
+        list[str] | None, typer.Option(help="Your event log; none: a simulated shop.")
     ] = None,
     shoppers: Annotated[int, typer.Option(help="Size of the simulated shop.")] = 2200,
     days: Annotated[int, typer.Option(help="Days of the simulated shop.")] = 180,
     config: ConfigFile = None,
 ) -> None:
-    """Run the whole chain: from a log to a served prediction.
+    """Run every stage once: from a log to a served prediction.
 
-    A log of your own gets a data folder of its own, `data/NAME` for --source NAME, unless
-    NEXTBUY_DATA is set; and the settings of `configs/NAME.yaml`, where there is one, unless
-    --config names a file.
+    Your own log gets its own data folder, `data/NAME` for --source NAME, unless NEXTBUY_DATA is
+    set, and the settings of `configs/NAME.yaml` if it exists, unless --config names a file.
 
     Example: `nextbuy demo --source taobao --log 'UserBehavior.csv.gz'`
     """

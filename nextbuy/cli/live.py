@@ -1,4 +1,4 @@
-"""Verbs of the live loop: replay, absorb, parity, forget."""
+"""Verbs of live events: replay, merge-live, parity, forget."""
 
 from datetime import datetime
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
+from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
 from nextbuy.errors import NextbuyError
 from nextbuy.network import key_headers
 from nextbuy.settings import Settings
@@ -18,13 +18,13 @@ def replay(
     logs: Annotated[list[Path], typer.Argument(help="Files of canonical events, in order.")],
     url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:3000",
     speed: Annotated[
-        float | None, typer.Option(help="Times faster than it happened; none: as fast as taken.")
+        float | None, typer.Option(help="Times real speed; none: as fast as the service accepts.")
     ] = None,
     predict: Annotated[
-        bool, typer.Option(help="Ask for predictions for the shoppers of each request.")
+        bool, typer.Option(help="Request a prediction for the shoppers of each batch too.")
     ] = False,
 ) -> None:
-    """Play a log against the running service, event by event as it was.
+    """Send a log to the running service, event by event in its order.
 
     Example: `nextbuy replay data/raw/simulated/arrival=2024-06-28.parquet --speed 600`
     """
@@ -40,40 +40,50 @@ def replay(
             progress=lambda done, total: status.update(f"replayed {done:,} of {total:,} events"),
         )
     for line in str(report).splitlines():
-        say(line)
-    what_next("nextbuy parity", "nextbuy absorb")
+        print_line(line)
+    print_next_steps("nextbuy parity", "nextbuy merge-live")
 
 
 @app.command()
-def absorb() -> None:
-    """Add the live events to the published ones, for the next build of sessions and features.
+def merge_live() -> None:
+    """Merge the live events into the published ones, for the next build of sessions and features.
 
     Events that break a blocking rule are not published; the live store keeps them.
 
-    Example: `nextbuy absorb`
+    Example: `nextbuy merge-live`
     """
     quiet_libraries()
     from monitoring.checks import check_events, gate
     from nextbuy.live.merge import absorb as run
 
     settings = Settings()
-    with console.status("absorbing"):
+    with console.status("merging live events"):
         count = run(settings, gate=lambda new: gate(check_events(new, settings)))
-    say(f"{count:,} live events published" if count else "nothing new to publish")
-    what_next("nextbuy sessionize")
+    print_line(f"{count:,} live events published" if count else "nothing new to publish")
+    print_next_steps("nextbuy sessionize")
+
+
+@app.command(hidden=True)
+def absorb() -> None:
+    """Old name of `nextbuy merge-live`; it is removed in the next version.
+
+    Example: `nextbuy absorb`
+    """
+    print_line("nextbuy absorb is now called nextbuy merge-live; use that name from now on")
+    merge_live()
 
 
 @app.command()
 def parity(
     since: Annotated[
-        datetime | None, typer.Option(help="Only predictions from this moment on (UTC).")
+        datetime | None, typer.Option(help="Only predictions since this moment (UTC).")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Share of differing values that is put up with.")
+        float, typer.Option(help="Largest share of differing values that still passes.")
     ] = 0.0,
-    json: Annotated[Path | None, typer.Option(help="Write the report here as well.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
 ) -> None:
-    """Compare what the service saw with what training would retrieve; exit 1 where it differs.
+    """Compare the values the service used with what training retrieves; exit 1 if any differ.
 
     Example: `nextbuy parity --json build/parity.json`
     """
@@ -83,7 +93,7 @@ def parity(
     with console.status("comparing"):
         report = run(Settings(), utc(since) if since else None)
     for line in str(report).splitlines():
-        say(line)
+        print_line(line)
     if json:
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(report.model_dump_json(indent=1))
@@ -92,7 +102,7 @@ def parity(
             f"{report.mismatches:,} values that the service used are not what training computes. "
             f"The rows are in {Settings().reports / 'parity.json'}."
         )
-    what_next("nextbuy monitor")
+    print_next_steps("nextbuy monitor")
 
 
 @app.command()
@@ -106,7 +116,7 @@ def forget(user: Annotated[str, typer.Argument(help="The shopper's id.")]) -> No
     with console.status("forgetting"):
         proof = run(Settings(), user)
     for line in str(proof).splitlines():
-        say(line)
+        print_line(line)
     if proof.left:
         raise NextbuyError("The id is still there; run the command again.")
-    what_next("nextbuy sessionize")
+    print_next_steps("nextbuy sessionize")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
+from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
 from nextbuy.cli.config import ConfigFile, read_config
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
@@ -38,25 +38,25 @@ def train(config: ConfigFile = None) -> None:
 
     settings, what = Settings(), read_config(config).train_config()
     with console.status("training"):
-        result = run(settings, build_dataset(settings, what.split), what, say)
-    say(
+        result = run(settings, build_dataset(settings, what.split), what, print_line)
+    print_line(
         f"{result.rows:,} rows, {result.positives:,} positive, {result.features} features; "
         f"{'champion' if result.is_champion else 'challenger'}: "
         f"version {result.version} ({result.family})" + ("" if result.fitted else "   (up to date)")
     )
     if result.is_champion:
-        what_next("nextbuy evaluate", "nextbuy materialize")
+        print_next_steps("nextbuy evaluate", "nextbuy materialize")
     else:
-        what_next("nextbuy evaluate --challenger", "nextbuy promote")
+        print_next_steps("nextbuy evaluate --challenger", "nextbuy promote")
 
 
 @app.command()
 def evaluate(
     config: ConfigFile = None,
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file too.")] = None,
-    challenger: Annotated[bool, typer.Option(help="The challenger, not the champion.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
+    challenger: Annotated[bool, typer.Option(help="Evaluate the challenger instead.")] = False,
 ) -> None:
-    """Measure the champion on the last, untouched period, beside baselines and the best possible.
+    """Measure the champion on the untouched test period, beside baselines and the best possible.
 
     Example: `nextbuy evaluate --json metrics.json`
     """
@@ -71,22 +71,24 @@ def evaluate(
         report = run(settings, dataset, what, CHALLENGER if challenger else CHAMPION)
     show_report(report)
     card = f"model_card{'-challenger' if challenger else ''}/model_card.html"
-    say(f"model card: {settings.reports / card}")
+    print_line(f"model card: {settings.reports / card}")
     if json:
         from json import dumps
 
         json.write_text(dumps(report, indent=1))
-    what_next("nextbuy promote" if challenger else "nextbuy materialize", mlflow_ui(settings))
+    print_next_steps(
+        "nextbuy promote" if challenger else "nextbuy materialize", mlflow_ui(settings)
+    )
 
 
 @app.command()
 def backtest(
     config: ConfigFile = None,
     origins: Annotated[int, typer.Option(min=2, help="How many ends of the log to try.")] = 3,
-    step_days: Annotated[float, typer.Option(min=0.1, help="Days between two of them.")] = 15,
+    step_days: Annotated[float, typer.Option(min=0.1, help="Days between two ends.")] = 15,
     family: Annotated[str, typer.Option(help="lightgbm or xgboost.")] = "lightgbm",
 ) -> None:
-    """Train and test as if the log had ended earlier, again and again: is the score a fluke?
+    """Train and test as if the log had ended earlier, several times: is the score a fluke?
 
     Example: `nextbuy backtest --origins 3 --step-days 15`
     """
@@ -95,7 +97,12 @@ def backtest(
 
     with console.status("backtesting"):
         found = run(
-            Settings(), read_config(config).train_config(), _family(family), origins, step_days, say
+            Settings(),
+            read_config(config).train_config(),
+            _family(family),
+            origins,
+            step_days,
+            print_line,
         )
     table = Table(
         "test", "rows", "positive", *(SHOWN[m] for m in found[0]["metrics"] if m in SHOWN)
@@ -107,7 +114,7 @@ def backtest(
         when = f"{origin['from'][:10]} to {origin['to'][5:10]}"
         table.add_row(when, f"{origin['rows']:,}", f"{origin['positives']:,}", *cells)
     console.print(table)
-    what_next("nextbuy evaluate")
+    print_next_steps("nextbuy evaluate")
 
 
 @app.command()
@@ -115,7 +122,7 @@ def uplift(
     config: ConfigFile = None,
     family: Annotated[str, typer.Option(help="lightgbm or xgboost.")] = "lightgbm",
 ) -> None:
-    """Rank shoppers by what an offer would add, where offers were made at random.
+    """Rank shoppers by what an offer would add; needs a log with randomized offers.
 
     Example: `nextbuy simulate --offer-share 0.5`, up to the features, then `nextbuy uplift`
     """
@@ -126,13 +133,13 @@ def uplift(
     settings, what = Settings(), read_config(config).train_config()
     with console.status("fitting a model for each arm"):
         found = run(settings, build_dataset(settings, what.split), what, _family(family))
-    say(
+    print_line(
         f"{found['rows']:,} test rows, {found['offered']:,} with an offer: "
         f"{found['effect']:+.2%} purchases a row"
     )
     for name, area in found["qini"].items():
-        say(f"Qini {name:<13} {area['value']:.5f} ({area['low']:.5f} to {area['high']:.5f})")
-    what_next("nextbuy evaluate")
+        print_line(f"Qini {name:<13} {area['value']:.5f} ({area['low']:.5f} to {area['high']:.5f})")
+    print_next_steps("nextbuy evaluate")
 
 
 def _family(name: str) -> "Family":
@@ -147,12 +154,12 @@ def _family(name: str) -> "Family":
 @app.command()
 def tune(
     config: ConfigFile = None,
-    trials: Annotated[int, typer.Option(min=1, help="Trials that the study shall hold.")] = 30,
+    trials: Annotated[int, typer.Option(min=1, help="Total trials of the study.")] = 30,
     family: Annotated[str, typer.Option(help="lightgbm or xgboost.")] = "lightgbm",
 ) -> None:
-    """Search for better parameters; a run that was stopped goes on where it was.
+    """Search for better parameters; a stopped search resumes where it ended.
 
-    Writes `data/tuned.yaml`: the config file given, with the parameters found.
+    Writes `data/tuned.yaml`: the config file with the best parameters.
 
     Example: `nextbuy tune --trials 30`
     """
@@ -167,21 +174,21 @@ def tune(
     what = whole.train_config()
     with console.status("tuning"):
         dataset = build_dataset(settings, what.split)
-        found = run(settings, dataset, what.model, chosen, trials, say)
+        found = run(settings, dataset, what.model, chosen, trials, print_line)
     file = settings.data / "tuned.yaml"
     best = what.model_copy(update={"model": found.config}).model_dump(exclude_defaults=True)
     merged = whole.model_copy(update={"train": best}).model_dump(exclude_defaults=True)
     file.write_text(yaml.safe_dump(merged, sort_keys=False))
-    say(
+    print_line(
         f"{found.trials} trials, {found.pruned} pruned: validation log-loss {found.log_loss:.5f}, "
         f"as configured {found.default_log_loss:.5f}"
     )
-    what_next(f"nextbuy train --config {file}")
+    print_next_steps(f"nextbuy train --config {file}")
 
 
 @app.command()
 def promote(config: ConfigFile = None) -> None:
-    """Make the challenger champion if it passes every gate; say why, or why not.
+    """Make the challenger champion if it passes every gate; print each verdict.
 
     Example: `nextbuy promote`
     """
@@ -193,20 +200,20 @@ def promote(config: ConfigFile = None) -> None:
     with console.status("judging the challenger"):
         result = run(settings, build_dataset(settings, what.split), what)
     for gate in result.gates:
-        say(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.why}")
+        print_line(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.why}")
     if not result.promoted:
         failed = ", ".join(gate.name for gate in result.gates if not gate.passed)
         raise NextbuyError(
             f"Version {result.version} is not promoted ({failed}); the champion stays. "
             "Look at it with: nextbuy evaluate --challenger"
         )
-    say(f"version {result.version} is champion; it replaces {result.replaces or 'none'}")
-    what_next("nextbuy serve", "nextbuy rollback")
+    print_line(f"version {result.version} is champion; it replaces {result.replaces or 'none'}")
+    print_next_steps("nextbuy serve", "nextbuy rollback")
 
 
 @app.command()
 def rollback() -> None:
-    """Give the champion's place back to the version that it replaced.
+    """Make the version that the champion replaced champion again.
 
     Example: `nextbuy rollback`
     """
@@ -214,8 +221,8 @@ def rollback() -> None:
     from training.promote import rollback as run
 
     replaced, champion = run(Settings())
-    say(f"version {champion} is champion again, in the place of {replaced}")
-    what_next("nextbuy serve", "nextbuy evaluate")
+    print_line(f"version {champion} is champion again, in the place of {replaced}")
+    print_next_steps("nextbuy serve", "nextbuy evaluate")
 
 
 def mlflow_ui(settings: Settings) -> str:
@@ -242,10 +249,10 @@ def show_report(report: dict[str, Any]) -> None:
     console.print(table)
     over = report["over_best_baseline"]
     low, high = over["difference"]["low"], over["difference"]["high"]
-    say(
+    print_line(
         f"PR-AUC {over['ratio']:.2f} x the best baseline ({over['baseline']}); "
         f"difference {over['difference']['value']:+.4f} ({low:+.4f} to {high:+.4f})"
     )
     if report["achievable"]:
         shares = ", ".join(f"{SHOWN[m]} {v:.0%}" for m, v in report["achievable"].items())
-        say(f"share of the achievable, (model - base) / (oracle - base): {shares}")
+        print_line(f"share of the achievable, (model - base) / (oracle - base): {shares}")

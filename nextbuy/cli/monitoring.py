@@ -1,4 +1,4 @@
-"""Verbs that watch: check, monitor, dashboard."""
+"""Verbs of monitoring: check, monitor, dashboard."""
 
 import shlex
 import shutil
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
+from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
 from nextbuy.errors import NextbuyError
 from nextbuy.network import check_free
 from nextbuy.settings import PROJECT, Settings
@@ -31,12 +31,12 @@ def check(
     ] = None,
     source: Annotated[str | None, typer.Option(help="Mapping of the log, by name or file.")] = None,
     docs: Annotated[
-        bool, typer.Option("--docs", help="Write Great Expectations' Data Docs too.")
+        bool, typer.Option("--docs", help="Also write Great Expectations' Data Docs.")
     ] = False,
 ) -> None:
-    """Check a log, or the published tables, by their rules; exit 1 where a blocking one breaks.
+    """Check a log or the published tables by their rules; exit 1 if a blocking rule breaks.
 
-    A log is mapped and checked aside: nothing is published.
+    A log is mapped and checked in a temporary folder: nothing is published.
 
     Example: `nextbuy check 'logs/*.csv.gz' --source rees46`
     """
@@ -63,20 +63,20 @@ def check(
             )
     for report in checked:
         kept = sum(result.passed for result in report.results)
-        say(
+        print_line(
             f"{report.table:<14} {report.rows:>11,} rows keep {kept} of {len(report.results)} rules"
         )
         for result in report.blocking:
-            say(f"  block {result}")
+            print_line(f"  block {result}")
         for result in report.warnings:
-            say(f"  warn  {result}")
+            print_line(f"  warn  {result}")
     if docs:
-        say(f"Data Docs: {write_docs(checked, settings)}")
+        print_line(f"Data Docs: {write_docs(checked, settings)}")
     blocked = any(report.blocking for report in checked)
     if logs and not blocked:
-        what_next(f"nextbuy ingest {shlex.join(logs)} --source {source}")
+        print_next_steps(f"nextbuy ingest {shlex.join(logs)} --source {source}")
     else:
-        what_next("nextbuy dashboard")
+        print_next_steps("nextbuy dashboard")
     raise typer.Exit(int(blocked))
 
 
@@ -110,7 +110,7 @@ def _check_log(logs: list[str], source: str, settings: Settings) -> "CheckReport
                 shutil.rmtree(settings.quarantine / refused.name, ignore_errors=True)
                 shutil.copytree(refused, settings.quarantine / refused.name)
     for line in told(report).splitlines():
-        say(line)
+        print_line(line)
     return checked[0]
 
 
@@ -129,7 +129,7 @@ def monitor(
 ) -> None:
     """Check tables, days, drift and predictions, and evaluate the alert rules.
 
-    Exit 1 where a look fails, or an alert of level `fail` is raised and nobody acknowledged it.
+    Exit 1 if a check fails, or if an alert of level `fail` is raised and not acknowledged.
     Rules: `configs/monitoring.yaml`. Webhook: NEXTBUY_ALERT_WEBHOOK. Acknowledge and silence:
     `alerts.yaml` in the data folder.
 
@@ -156,8 +156,8 @@ def run_monitor(at: str | None, pages: bool) -> "MonitorReport":
     with console.status("monitoring") as status:
         report = run(settings, moment, pages=pages, progress=status.update)
     for line in str(report).splitlines():
-        say(line)
-    what_next("nextbuy dashboard")
+        print_line(line)
+    print_next_steps("nextbuy dashboard")
     return report
 
 

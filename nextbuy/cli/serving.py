@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from nextbuy.cli.app import app, console, quiet_libraries, say, what_next
+from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
 from nextbuy.settings import Settings
 
 MATERIALIZED = "nextbuy:tables"
@@ -29,14 +29,14 @@ def apply() -> None:
     settings.data.mkdir(parents=True, exist_ok=True)
     with chdir(settings.feature_repo):  # Feast changes into the repo and imports from there
         feast(["-c", str(settings.feature_repo), "apply"], standalone_mode=False)
-    what_next("nextbuy train")
+    print_next_steps("nextbuy train")
 
 
 @app.command()
 def materialize() -> None:
-    """Load the latest feature values into Redis: of each view, from the first day that changed.
+    """Load the latest feature values into Redis, for each view from the first day that changed.
 
-    What `feast -c feature_repo materialize START END` does. Example: `nextbuy materialize`
+    The same as `feast -c feature_repo materialize START END` does. Example: `nextbuy materialize`
     """
     quiet_libraries()
     from feast import FeatureStore
@@ -70,10 +70,10 @@ def materialize() -> None:
             redis.hset(MATERIALIZED, name, json.dumps(now))
             done.append(name)
     if done:
-        say(f"in Redis, as of {newest:%Y-%m-%d %H:%M:%S} UTC: {', '.join(done)}")
+        print_line(f"in Redis, as of {newest:%Y-%m-%d %H:%M:%S} UTC: {', '.join(done)}")
     else:
-        say("Redis is up to date")
-    what_next("nextbuy serve")
+        print_line("Redis is up to date")
+    print_next_steps("nextbuy serve")
 
 
 def _changed_since(before: dict[str, Any], now: dict[str, Any]) -> datetime:
@@ -89,13 +89,13 @@ def predict(
     user: Annotated[str, typer.Argument(help="The shopper's id.")],
     item: Annotated[
         list[str] | None,
-        typer.Option(help="An item to score; none: what was touched in the latest session."),
+        typer.Option(help="An item to score; none: the items of the latest session."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="A running service; none: start one for this request.")
+        str | None, typer.Option(help="URL of a running service; none: start one for this request.")
     ] = None,
 ) -> None:
-    """Ask the HTTP service how likely a shopper buys in the next session, item by item.
+    """Ask the service for the probability of a purchase in the next session, item by item.
 
     Example: `nextbuy predict u000042 --item i00007`
     """
@@ -108,7 +108,7 @@ def predict(
     else:
         with running(Settings()) as started:
             show_prediction(ask(started, user, item))
-    what_next("nextbuy serve", "nextbuy dashboard")
+    print_next_steps("nextbuy serve", "nextbuy dashboard")
 
 
 def show_prediction(answer: dict[str, object], most: int = 10) -> None:
@@ -123,9 +123,9 @@ def show_prediction(answer: dict[str, object], most: int = 10) -> None:
         table.add_row(str(row["rank"]), row["item_id"], f"{row['probability']:.2%}")
     console.print(table)
     if not items:
-        say("No item is known of this shopper. Name items with --item.")
+        print_line("No item is known of this shopper. Name items with --item.")
     elif len(items) > most:
-        say(f"and {len(items) - most} more")
+        print_line(f"and {len(items) - most} more")
 
 
 @app.command()
@@ -134,7 +134,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
     workers: Annotated[int, typer.Option(help="Server processes.")] = 1,
     shadow: Annotated[
-        bool, typer.Option("--shadow", help="Let the challenger score beside it, for the log.")
+        bool, typer.Option("--shadow", help="Let the challenger score too; only logged.")
     ] = False,
 ) -> None:
     """Serve the champion over HTTP until Ctrl-C.
@@ -145,7 +145,7 @@ def serve(
     quiet_libraries()
     from bento.serve import serve as run
 
-    what_next(
+    print_next_steps(
         f"""curl -s -X POST http://{host}:{port}/predict -H 'content-type: application/json' """
         """-d '{"user_id": "u000042"}'"""
     )
@@ -156,10 +156,10 @@ def serve(
 def reload(
     port: Annotated[int, typer.Option(help="Port of the running service.")] = 3000,
     shadow: Annotated[
-        bool, typer.Option("--shadow", help="Let the challenger score beside it, for the log.")
+        bool, typer.Option("--shadow", help="Let the challenger score too; only logged.")
     ] = False,
 ) -> None:
-    """Let a running service take over the present champion, without a failed request.
+    """Make a running service load the current champion, without a failed request.
 
     For a service that `nextbuy serve` started here. Example: `nextbuy reload --port 3000`
     """
@@ -169,19 +169,19 @@ def reload(
     with console.status("new workers take over"):
         deployment = run(Settings(), port, shadow)
     beside = f", {deployment.shadow} in the shadow" if deployment.shadow else ""
-    say(f"port {port} answers with {deployment.model}{beside}")
-    what_next("nextbuy predict USER --url http://127.0.0.1:" + str(port))
+    print_line(f"port {port} answers with {deployment.model}{beside}")
+    print_next_steps("nextbuy predict USER --url http://127.0.0.1:" + str(port))
 
 
 @app.command()
 def score(
     part_rows: Annotated[
-        int | None, typer.Option(help="About how many rows a file holds; none: half a million.")
+        int | None, typer.Option(help="Rows per file, about; none: half a million.")
     ] = None,
 ) -> None:
     """Score every shopper's items of the latest session, from the feature tables to Parquet.
 
-    Stopped halfway, it goes on where it ended. Example: `nextbuy score`
+    A stopped run resumes where it ended. Example: `nextbuy score`
     """
     quiet_libraries()
     from rich.progress import Progress
@@ -196,10 +196,10 @@ def score(
             bar.update(task, completed=done, total=parts)
 
         scores = run(Settings(), show, part_rows or PART_ROWS)
-    say(
+    print_line(
         f"{scores.rows:,} rows in {scores.parts} files"
         + (f" ({scores.parts - scores.scored} were there already)" * (scores.scored < scores.parts))
         + f": {scores.folder}"
     )
     query = f"FROM '{scores.folder}/*.parquet' WHERE rank = 1 LIMIT 10"
-    what_next(f'python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')
+    print_next_steps(f'python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')

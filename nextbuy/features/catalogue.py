@@ -22,7 +22,7 @@ def catalogue(tables: Sequence[FeatureTable]) -> str:
     lines = [
         "# Feature catalogue",
         "",
-        f"{total} features in {len(tables)} feature tables. Written by `nextbuy catalogue` from the"
+        f"{total} features in {len(tables)} feature tables. Written by `make docs` from the"
         " definitions in",
         "`nextbuy/features/`; the same texts are the descriptions and tags in Feast's registry.",
         "",
@@ -70,3 +70,9 @@ def _cells(feature: Feature) -> list[str]:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":  # make docs
+    from nextbuy.features import TABLES
+
+    print(catalogue(TABLES), end="")

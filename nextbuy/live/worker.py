@@ -138,7 +138,7 @@ class Worker:
                 self.beyond.add(user)
                 logger.warning(
                     "A shopper has more than %d events; their features wait for the next batch "
-                    "build (nextbuy absorb, sessionize, features, materialize).",
+                    "build (nextbuy merge-live, sessionize, features, materialize).",
                     MOST_HISTORY,
                 )
 

@@ -11,7 +11,8 @@ PAGES = (
     PROJECT / "CHANGELOG.md",
     *sorted((PROJECT / "docs").glob("*.md")),
 )
-LANGUAGES = {"sh", "text", "yaml", "python", "mermaid", "json"}
+LANGUAGES = {"sh", "text", "yaml", "python", "mermaid", "json", "diff", "console"}
+"""`console` is what Typer writes in commands.md: usages, not commands to run."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 RUN = (

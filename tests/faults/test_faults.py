@@ -81,7 +81,7 @@ def test_clock_set_back_keeps_the_order_of_the_runs(tmp_path, monkeypatch, capsy
 def test_damaged_run_record_stops_no_run(tmp_path, capsys):
     (tmp_path / "2026-01-01T00-00-00.000000.json").write_text("")
     daily._Run(tmp_path, {"logs": []}).end()
-    assert "is damaged and left aside" in capsys.readouterr().out
+    assert "is damaged and ignored" in capsys.readouterr().out
 
 
 def test_wrong_python(tmp_path):

@@ -23,7 +23,7 @@ def day(folder):
     return {
         "simulate": ([], list(TOMORROW), 2),
         "ingest": ([], ["ingest", log, "--source", "simulated", "--replace"], 2),
-        "absorb": ([], ["absorb"], 1),
+        "merge-live": ([], ["merge-live"], 1),
         "sessions and labels": ([], ["sessionize"], 2),
         "feature tables": ([], ["features"], 2),
         "apply": ([], ["apply"], 1),

@@ -162,7 +162,7 @@ def test_declared_types_are_what_the_definitions_give():
 
 def test_the_catalogue_in_the_docs_is_current():
     page = (PROJECT / "docs" / "feature-catalogue.md").read_text()
-    assert page == catalogue(TABLES), "run: nextbuy catalogue > docs/feature-catalogue.md"
+    assert page == catalogue(TABLES), "run: make docs"
 
 
 def test_the_registry_says_what_the_catalogue_says(tmp_path, monkeypatch):
