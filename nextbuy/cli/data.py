@@ -87,8 +87,7 @@ def ingest(
     Example: `nextbuy ingest log.csv.gz --source configs/sources/rees46.yaml`
     """
     quiet_libraries()
-    from nextbuy.ingest.ingest import ingest as run
-    from nextbuy.ingest.ingest import is_up_to_date
+    from nextbuy.ingest.ingest import is_up_to_date, publish, stage_events
     from nextbuy.ingest.source import load_source
 
     settings, mapping = Settings(), load_source(source_file(source))
@@ -98,16 +97,16 @@ def ingest(
         return
     from monitoring.checks import check_events, gate
 
-    with console.status("ingesting") as status:
-        report = run(
-            logs,
-            mapping,
-            settings,
-            items=items,
-            replace=replace,
-            gate=lambda staged: gate(check_events(staged, settings)),
-            progress=status.update,
-        )
+    with (
+        console.status("ingesting") as status,
+        stage_events(
+            logs, mapping, settings, items=items, replace=replace, progress=status.update
+        ) as staged,
+    ):
+        if staged.file:
+            status.update("checking the new events")
+            gate(check_events(staged.file, settings))
+        report = publish(staged, status.update)
     for line in str(report).splitlines():
         print_line(line)
     print_next_steps("nextbuy sessionize")

@@ -84,34 +84,30 @@ def _check_log(logs: list[str], source: str, settings: Settings) -> "CheckReport
     """Map the log in a folder of its own; reports and quarantine go to the usual places."""
     from monitoring.checks import check_events
     from nextbuy.cli.data import source_file
-    from nextbuy.ingest.ingest import ingest
+    from nextbuy.ingest.ingest import stage_events
     from nextbuy.ingest.source import load_source
 
-    checked: list[CheckReport] = []
     with tempfile.TemporaryDirectory(prefix="nextbuy-check-") as folder:
-        aside = Settings(
+        temporary = Settings(
             data=Path(folder), memory_limit=settings.memory_limit, threads=settings.threads
         )
 
-        def told(text: object) -> str:
-            return str(text).replace(str(aside.quarantine), str(settings.quarantine))
+        def with_usual_paths(text: object) -> str:
+            return str(text).replace(str(temporary.quarantine), str(settings.quarantine))
 
         try:
-            report = ingest(
-                logs,
-                load_source(source_file(source)),
-                aside,
-                gate=lambda staged: checked.append(check_events(staged, settings)),
-            )
+            with stage_events(logs, load_source(source_file(source)), temporary) as staged:
+                assert staged.file is not None  # a log without any event is refused
+                checked = check_events(staged.file, settings)
         except NextbuyError as error:
-            raise NextbuyError(told(error)) from error
+            raise NextbuyError(with_usual_paths(error)) from error
         finally:
-            for refused in aside.quarantine.glob("*"):
+            for refused in temporary.quarantine.glob("*"):
                 shutil.rmtree(settings.quarantine / refused.name, ignore_errors=True)
                 shutil.copytree(refused, settings.quarantine / refused.name)
-    for line in told(report).splitlines():
+    for line in with_usual_paths(staged.report).splitlines():
         print_line(line)
-    return checked[0]
+    return checked
 
 
 @app.command()

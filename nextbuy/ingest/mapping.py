@@ -142,8 +142,8 @@ def read_items(
     table: ItemTable,
     files: Sequence[Path],
     progress: Progress,
-) -> None:
-    """Read the source's item table into the table `items`: one row per item, or item and stamp.
+) -> str:
+    """Read the source's item table; returns a relation of one row per item, or item and stamp.
 
     Raises:
         NextbuyError: the table cannot be read, or has a row that cannot be used.
@@ -181,16 +181,17 @@ def read_items(
         f"ORDER BY item_id, us, {content}"
     )
     connection.execute("DROP TABLE all_items")
+    return "items"
 
 
-def with_items(table: ItemTable, events: str) -> str:
-    """The relation `events` with what `items` knows where the log itself says nothing."""
+def with_items(table: ItemTable, events: str, items: str) -> str:
+    """The relation `events`, its gaps filled from the relation that `read_items` returned."""
     columns = ", ".join(
         f"coalesce(e.{name}, i.{name}) AS {name}" if name in table.fields else f"e.{name}"
         for name in EVENT_SCHEMA.names
     )
     join, at = ("ASOF LEFT", "AND epoch_us(e.event_time) >= i.us") if table.stamp else ("LEFT", "")
-    return f"(SELECT {columns} FROM {events} e {join} JOIN items i ON e.item_id = i.item_id {at})"
+    return f"(SELECT {columns} FROM {events} e {join} JOIN {items} i ON e.item_id = i.item_id {at})"
 
 
 def _text(source: Source, rows: Rows, name: str) -> str:

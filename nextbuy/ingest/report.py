@@ -1,12 +1,17 @@
-"""What became of a log's rows, and whether that is good enough to be published."""
+"""What became of a log's rows, and whether the log is good enough to be published."""
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
+import duckdb
 from pydantic import BaseModel, ConfigDict
 
 from nextbuy.errors import NextbuyError
-from nextbuy.ingest.source import Source
+from nextbuy.ingest import quarantine
+from nextbuy.ingest.source import OPTIONAL, Source
 
 
 class FileCounts(BaseModel):
@@ -33,19 +38,19 @@ class IngestReport(BaseModel):
     duplicates_in_batch: int
     """Repetitions within the log."""
     ignored: dict[str, int]
-    """Event name -> rows left aside on purpose."""
+    """Event name -> rows that the source ignores on purpose."""
     quarantined: dict[str, int]
     """Reason -> refused rows."""
     files: dict[str, FileCounts]
     first_event: datetime | None
-    """Time of the first good event of the log, UTC; None if there is none."""
+    """Time of the first valid event of the log, UTC; None without one."""
     last_event: datetime | None
     days: int
-    """Days of the events table that were written anew."""
+    """Days of the events table that were written."""
     empty_columns: tuple[str, ...]
-    """Columns that the source maps, but that hold no value in any good event."""
+    """Columns that the source maps, but that hold no value in any valid event."""
     quarantine: Path | None
-    """Folder of the refused rows; None if there are none."""
+    """Folder of the refused rows; None without one."""
     explanation: str
     """A line per reason for refusal, with an example and the remedy."""
 
@@ -66,19 +71,98 @@ class IngestReport(BaseModel):
         return text
 
 
-def accept(report: IngestReport, share: float, source: Source, nothing_there: bool) -> None:
-    """Raise where the log is too bad to be published."""
+class ComparedRows(NamedTuple):
+    """The rows of a log by what becomes of them, as relations for use in SQL."""
+
+    rows: str
+    """Every row, as `map_and_validate` gives it."""
+    repeats: str
+    """The valid rows of every id that comes more than once: `place` 1 is the one to keep,
+    `variant` above 1 has other content."""
+    batch: str
+    """One valid row per id."""
+    present: str
+    """The ids of `batch` that are published already; `differs` if with other content."""
+    refused: str
+    """The rows for quarantine, each with its reason."""
+
+
+def build_report(
+    connection: duckdb.DuckDBPyConnection,
+    compared: ComparedRows,
+    source: Source,
+    files: Sequence[Path],
+    folder: Path,
+) -> IngestReport:
+    """Count what became of every row, before anything is published; refused ones go to `folder`."""
+    ignored: Counter[str] = Counter()
+    per_file: dict[str, Counter[str]] = {str(file): Counter() for file in files}
+    for file, name, n in connection.execute(
+        f"SELECT file, ignored, count(*) FROM {compared.rows} GROUP BY ALL"
+    ).fetchall():
+        per_file[file]["read"] += n
+        if name is not None:
+            ignored[name] += n
+            per_file[file]["ignored"] += n
+    quarantined: Counter[str] = Counter()
+    for file, reason, n in connection.execute(
+        f"SELECT file, reason, count(*) FROM {compared.refused} GROUP BY ALL"
+    ).fetchall():
+        quarantined[reason] += n
+        per_file[file]["quarantined"] += n
+    repeated = _count(connection, f"FROM {compared.repeats} WHERE place > 1 AND variant = 1")
+    present = _count(connection, f"FROM {compared.present} WHERE NOT differs")
+    read = sum(counts["read"] for counts in per_file.values())
+    mapped = [name for name in OPTIONAL if name in source.fields]
+    filled = ", ".join(f"count({name})" for name in mapped) or "0"
+    first, last, *full = connection.execute(
+        f"SELECT min(event_time), max(event_time), {filled} FROM {compared.batch}"
+    ).fetchall()[0]
+    return IngestReport(
+        read=read,
+        published=read - repeated - present - ignored.total() - quarantined.total(),
+        already_present=present,
+        duplicates_in_batch=repeated,
+        ignored=dict(sorted(ignored.items())),
+        quarantined=dict(sorted(quarantined.items())),
+        files={
+            file: FileCounts(
+                read=counts["read"], ignored=counts["ignored"], quarantined=counts["quarantined"]
+            )
+            for file, counts in per_file.items()
+        },
+        first_event=first,
+        last_event=last,
+        days=0,
+        empty_columns=tuple(name for name, n in zip(mapped, full, strict=False) if not n),
+        quarantine=folder if quarantined else None,
+        explanation=quarantine.explain(connection, compared.refused),
+    )
+
+
+def check_acceptance(report: IngestReport, source: Source, *, is_first: bool) -> None:
+    """Compare a report with the source's limits.
+
+    Raises:
+        NextbuyError: too many rows are refused; or these would be the first events to be published
+            and there are none.
+    """
+    share = source.limits.max_bad_share
     refused = sum(report.quarantined.values())
     if refused > share * report.read:
         raise NextbuyError(
             f"{refused:,} of {report.read:,} rows are refused ({refused / report.read:.2%}; at "
-            f"most {share:.2%} are put up with), so nothing is published:\n{report.explanation}\n"
-            f"The refused rows are in {report.quarantine}. Mend the log or the mapping of "
+            f"most {share:.2%} may be), so nothing is published:\n{report.explanation}\n"
+            f"The refused rows are in {report.quarantine}. Correct the log or the mapping of "
             f"{source.name!r}; if the log is known to be like that, raise limits.max_bad_share in "
             "the source file."
         )
-    if nothing_there and not report.published:
+    if is_first and not report.published:
         raise NextbuyError(
             f"There is no event in {', '.join(report.files)}: {report.read:,} rows read, "
             f"{sum(report.ignored.values()):,} of them ignored. Check that it is the right file."
         )
+
+
+def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
+    return int(connection.execute(f"SELECT count(*) {rows}").fetchall()[0][0])

@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
-from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
-from nextbuy.ingest.ingest import ingest_workplace
+from nextbuy.events import EVENT_SCHEMA
+from nextbuy.ingest.ingest import ingest_workplace, publish_events
 from nextbuy.live.event_store import COLUMNS, LiveStore, arrow, now_us
 from nextbuy.live.write_history import prune
 from nextbuy.settings import Settings
-from nextbuy.sql import read_parquet
+from nextbuy.sql import literal, read_parquet
 from nextbuy.times import DAY
-from nextbuy.versioned_table import files, fingerprint, manifest, new_version
+from nextbuy.versioned_table import files, manifest
 
 KEPT_US = 30 * DAY
 """For so long what was written to Redis stays on record, for parity."""
@@ -58,29 +60,13 @@ def _absorb(settings: Settings, new: Path, gate: Callable[[Path], None] | None) 
         connection.register("arrived", live)
         old = read_parquet(files(settings.events))
         connection.execute(
-            f"CREATE TABLE fresh AS SELECT {names} FROM arrived "
-            f"ANTI JOIN {old} AS old USING (event_id)"
+            f"COPY (SELECT {names} FROM arrived ANTI JOIN {old} AS old USING (event_id)) "
+            f"TO {literal(new)}"
         )
-        touched = {
-            str(day)
-            for (day,) in connection.execute(
-                "SELECT DISTINCT CAST(event_time AS DATE) FROM fresh"
-            ).fetchall()
-        }
-        ((count,),) = connection.execute("SELECT count(*) FROM fresh").fetchall()
-        if not count:
-            return 0
-        if gate:
-            connection.execute(f"COPY fresh TO '{new}'")
-            gate(new)
-        listed = ", ".join(f"DATE '{day}'" for day in sorted(touched))
-        columns = ", ".join(EVENT_SCHEMA.names)
-        connection.execute(
-            f"CREATE VIEW merged AS SELECT {columns} FROM fresh UNION ALL SELECT {columns} "
-            f"FROM {old} WHERE CAST(event_time AS DATE) IN ({listed})"
-        )
-        with new_version(settings.events, fingerprint(published.info), published.info) as version:
-            for day in sorted(set(published.days) - touched):
-                version.keep(day)
-            version.write_days(connection, "merged", "event_time", EVENT_ORDER)
-    return int(count)
+    count = int(pq.read_metadata(new).num_rows)
+    if not count:
+        return 0
+    if gate:
+        gate(new)
+    publish_events(new, settings, published, published.info)
+    return count

@@ -19,7 +19,7 @@ from tests.bento.small_shop import register
 def build(settings, shoppers=80, days=60, last=1):
     """Publish and materialize all but the `last` days of arrival; returns the files of those."""
     from generators.shop import ShopConfig, simulate
-    from nextbuy.ingest.ingest import ingest
+    from nextbuy.ingest.ingest import publish, stage_events
     from nextbuy.ingest.source import load_source
     from nextbuy.tables.labels import LabelConfig
 
@@ -28,7 +28,8 @@ def build(settings, shoppers=80, days=60, last=1):
     simulate(config, log, settings.truth, lambda *_: None)
     files = sorted(log.glob("*.parquet"))
     source = load_source(data.source_file("simulated"))
-    ingest(files[:-last], source, settings)
+    with stage_events(files[:-last], source, settings) as staged:
+        publish(staged)
 
     def done(*_):
         return None

@@ -7,6 +7,8 @@ from typing import Any
 
 import duckdb
 
+from nextbuy.ingest.ingest import publish, stage_events
+from nextbuy.ingest.log_reader import Progress
 from nextbuy.ingest.report import IngestReport
 from nextbuy.ingest.source import Source
 from nextbuy.settings import Settings
@@ -39,6 +41,19 @@ def log(path: Path, *lines: str, header: str = HEADER) -> Path:
     text = "\n".join([*([header] if header else []), *lines]) + "\n"
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
+
+
+def ingest(
+    logs: list[Any],
+    source: Source,
+    settings: Settings,
+    *,
+    progress: Progress = lambda _: None,
+    **options: Any,
+) -> IngestReport:
+    """Stage a log and publish it unchecked; the options are those of `stage_events`."""
+    with stage_events(logs, source, settings, progress=progress, **options) as staged:
+        return publish(staged, progress)
 
 
 def event_rows(settings: Settings) -> list[dict[str, Any]]:

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.ingest.ingest import ingest, is_up_to_date
+from nextbuy.ingest.ingest import is_up_to_date, publish, stage_events
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.versioned_table import manifest
 from tests.nextbuy.small_log import (
     event_rows,
+    ingest,
     log,
     published_bytes,
     quarantined,
@@ -303,7 +304,7 @@ def test_the_logs_published_last_are_known_without_reading_them(tmp_path, settin
 
 def test_a_log_with_refused_rows_is_read_again(tmp_path, settings):
     path = log(tmp_path / "log.csv", *DAY_1, "dan,2094-03-01 12:00:00,pv,vase,5")
-    ingest([path], shop(), settings, max_bad_share=0.5)
+    ingest([path], shop(), settings)
     assert not is_up_to_date([path], shop(), settings)  # by then that time may have come
 
 
@@ -397,22 +398,33 @@ def test_repeated_ids_of_the_log_s_own(tmp_path, settings):
 # -- all or nothing ---------------------------------------------------------------------------
 
 
-def test_the_gate_sees_new_events_alone_and_can_keep_them_out(tmp_path, settings):
+def test_new_events_alone_are_staged_and_can_be_kept_out(tmp_path, settings):
     ingest([log(tmp_path / "1.csv", *DAY_1)], shop(), settings)
     before = published_bytes(settings)
-    seen = []
-
-    def shut(staged: Path) -> None:
-        seen.extend(query(f"SELECT * FROM '{staged}'"))
-        raise NextbuyError("too many purchases")
-
     path = log(tmp_path / "2.csv", *DAY_1, *DAY_2)
+    staged_rows = []
+
+    def refused_by_the_check() -> None:
+        with stage_events([path], shop(), settings) as staged:
+            staged_rows.extend(query(f"SELECT * FROM '{staged.file}'"))
+            raise NextbuyError("too many purchases")
+
     with pytest.raises(NextbuyError, match="too many purchases"):
-        ingest([path], shop(), settings, gate=shut)
-    assert [row["event_type"] for row in seen] == ["purchase"]
-    assert list(seen[0]) == EVENT_SCHEMA.names
+        refused_by_the_check()
+    assert [row["event_type"] for row in staged_rows] == ["purchase"]
+    assert list(staged_rows[0]) == EVENT_SCHEMA.names
     assert published_bytes(settings) == before
-    assert ingest([path], shop(), settings, gate=lambda staged: None).published == 1
+    assert ingest([path], shop(), settings).published == 1
+
+
+def test_a_log_without_new_events_stages_no_file(tmp_path, settings):
+    path = log(tmp_path / "1.csv", *DAY_1)
+    ingest([path], shop(), settings)
+    before = published_bytes(settings)
+    with stage_events([path], shop(), settings) as staged:
+        assert staged.file is None
+        assert publish(staged).already_present == 3
+    assert published_bytes(settings) == before
 
 
 def test_too_many_bad_rows_leave_the_last_good_events(tmp_path, settings):
@@ -422,7 +434,7 @@ def test_too_many_bad_rows_leave_the_last_good_events(tmp_path, settings):
     with pytest.raises(NextbuyError, match=r"1 of 3 rows are refused \(33\.33%; at most 1\.00%"):
         ingest([bad], shop(limits={}), settings)
     assert published_bytes(settings) == before
-    assert ingest([bad], shop(limits={}), settings, max_bad_share=0.4).published == 1
+    assert ingest([bad], shop(limits={"max_bad_share": 0.4}), settings).published == 1
 
 
 def test_killed_in_the_midst_of_it(tmp_path, settings):
@@ -431,8 +443,7 @@ def test_killed_in_the_midst_of_it(tmp_path, settings):
     path = log(tmp_path / "2.csv", *DAY_2)
     code = f"""
         import os, signal
-        from tests.nextbuy.small_log import shop
-        from nextbuy.ingest.ingest import ingest
+        from tests.nextbuy.small_log import ingest, shop
         from nextbuy.settings import Settings
         from nextbuy.versioned_table import Version
         written = Version.write_days
@@ -459,11 +470,10 @@ def test_killed_in_the_midst_of_it(tmp_path, settings):
 def test_two_runs_at_once_do_not_mix(tmp_path, settings):
     path = log(tmp_path / "log.csv", *DAY_1)
 
-    def meanwhile(_: Path) -> None:
+    with stage_events([path], shop(), settings) as staged:
         with pytest.raises(NextbuyError, match=r"Another run is ingesting.*try again"):
             ingest([path], shop(), settings)
-
-    assert ingest([path], shop(), settings, gate=meanwhile).published == 3
+        assert publish(staged).published == 3
 
 
 def test_another_source_is_not_mixed_in(tmp_path, settings):

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from nextbuy.errors import NextbuyError
-from nextbuy.ingest.ingest import ingest
 from nextbuy.ingest.quarantine import REMEDIES, rules
 from nextbuy.settings import Settings
 from tests.nextbuy.small_log import (
     HEADER,
     event_rows,
+    ingest,
     log,
     quarantined,
     reconciles,
@@ -77,7 +77,7 @@ def test_a_bad_row_is_kept_with_its_reason(tmp_path, settings, line, reason, col
     # The same row alone is too much: the message says where it is and what to do.
     where = f"{path}, row 3" + (f", column {column}" if column else "")
     with pytest.raises(NextbuyError, match=re.escape(where)) as caught:
-        ingest([path], shop(), settings, now=NOW, max_bad_share=0)
+        ingest([path], shop(limits={"max_bad_share": 0}), settings, now=NOW)
     assert REMEDIES[reason] in str(caught.value)
     assert str(report.quarantine) in str(caught.value)
 

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.ingest.ingest import ingest
-from nextbuy.ingest.source import load_source
+from nextbuy.ingest.source import Limits, load_source
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.versioned_table import manifest
-from tests.nextbuy.small_log import event_rows, log, quarantined, reconciles
+from tests.nextbuy.small_log import event_rows, ingest, log, quarantined, reconciles
 
 SHARED = Path(os.environ.get("NEXTBUY_SHARED_DATA", PROJECT.parent / "shared" / "data"))
 
@@ -187,7 +186,8 @@ def test_ga4(tmp_path, settings):
     ]
     path = tmp_path / "events_20210101.json"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    report = ingest([path], shipped("ga4"), settings, max_bad_share=0.5)
+    source = shipped("ga4").model_copy(update={"limits": Limits(max_bad_share=0.5)})
+    report = ingest([path], source, settings)
     assert short(settings) == [
         ("77.88", "01 00:00:01", "view", "mug", "Home", None, 999),
         ("ann", "01 00:00:02", "login", None, None, None, None),

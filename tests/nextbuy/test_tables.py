@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
-from nextbuy.ingest.ingest import ingest
 from nextbuy.ingest.source import load_source
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.tables.build import build_features, build_sessions
@@ -19,6 +18,7 @@ from nextbuy.tables.sessions import SessionConfig
 from nextbuy.times import DAY, HOUR, SECOND
 from nextbuy.versioned_table import files, manifest
 from tests.nextbuy.histories import CONFIG, event, histories
+from tests.nextbuy.small_log import ingest
 from tests.nextbuy.test_incremental import build, publish
 
 SHARED = Path(os.environ.get("NEXTBUY_SHARED_DATA", PROJECT.parent / "shared" / "data"))
