@@ -72,7 +72,7 @@ def test_what_a_shipped_source_provides(name: str, with_items: bool, provides: s
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"nmae": "shop"}, "nmae: no such field; drop it or correct its name"),
+        ({"nmae": "shop"}, "nmae: no such field; remove it or correct its name"),
         ({"name": "My Shop"}, "name: String should match pattern"),
         ({"format": "xml"}, "format: Input should be 'csv', 'jsonl' or 'parquet'"),
         ({"fields": {"user_id": "u"}}, "fields.event_time: missing; name the log's column for it"),
