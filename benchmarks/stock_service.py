@@ -10,7 +10,7 @@ import bentoml
 import pandas as pd
 from feast import FeatureStore, RepoConfig
 
-from bento.export import read_card
+from bento.model import read_info
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import hold
 
@@ -36,10 +36,10 @@ class Stock:
             )
         )
         folder = Path(bentoml.models.get(os.environ["STOCK_MODEL"]).path)
-        self.card = read_card(folder)
-        self.service = self.store.get_feature_service(self.card.contract.feature_service)
-        path = str(folder / self.card.booster)
-        if self.card.contract.family == "xgboost":
+        self.info = read_info(folder)
+        self.service = self.store.get_feature_service(self.info.contract.feature_service)
+        path = str(folder / self.info.booster)
+        if self.info.contract.family == "xgboost":
             import xgboost
 
             self.model = xgboost.XGBClassifier()
@@ -53,7 +53,7 @@ class Stock:
     def predict(self, user_id: str, item_ids: list[str]) -> list[dict]:
         rows = [{"user_id": user_id, "item_id": item} for item in item_ids]
         frame = self.store.get_online_features(self.service, rows, full_feature_names=True).to_df()
-        contract = self.card.contract
+        contract = self.info.contract
         for name, values in contract.categories.items():
             codes = pd.Categorical(frame[name], categories=list(values)).codes
             frame[name] = pd.Series(codes).where(codes >= 0)

@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 
 from benchmarks import report
 from nextbuy.features import TABLES
-from training.boosting import ModelConfig, contract_for, fit
+from nextbuy.models.booster import fit_booster
+from nextbuy.models.family import ModelConfig
 from training.splits import Splits
+from training.train import contract_for
 
 CONFIG = ModelConfig(rounds=200, patience=200)
 SHARES = {"train": 0.8, "validation": 0.1, "calibration": 0.05, "test": 0.05}
@@ -69,9 +71,9 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         began = time.perf_counter()
         table = pq.read_table(Path(given.folder) / "dataset.parquet")
         dataset = Dataset(table, splits, digest="", registry="")
-        booster, _ = fit_calibrated(dataset, "lightgbm", CONFIG)
+        booster = fit_calibrated(dataset, "lightgbm", CONFIG)
         measured.append(time.perf_counter() - began)
-    return {"measured": measured, "trees": booster.num_trees()}
+    return {"measured": measured, "trees": booster.native.num_trees()}
 
 
 def ready_matrix(given: argparse.Namespace) -> dict[str, Any]:
@@ -86,9 +88,9 @@ def ready_matrix(given: argparse.Namespace) -> dict[str, Any]:
     measured = []
     for _ in range(given.repeats):
         began = time.perf_counter()
-        booster = fit(contract, *parts, CONFIG)
+        booster = fit_booster(contract, *parts, CONFIG)
         measured.append(time.perf_counter() - began)
-    return {"measured": measured, "trees": booster.num_trees()}
+    return {"measured": measured, "trees": booster.native.num_trees()}
 
 
 CONTENDERS: dict[str, report.Contender] = {"ours": ours, "ready matrix": ready_matrix}

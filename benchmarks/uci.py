@@ -19,7 +19,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from benchmarks.report import FOLDER
-from training.boosting import FAMILIES, ModelConfig, contract_for, fit, predict
+from nextbuy.models.booster import FAMILIES, fit_booster
+from nextbuy.models.family import ModelConfig
+from training.train import contract_for
 
 CATEGORIES = (
     "Month", "OperatingSystems", "Browser", "Region", "TrafficType", "VisitorType", "Weekend",
@@ -44,7 +46,7 @@ def scores(table, labels, family, train, test):
     contract = contract_for(table.take(fitted), tuple(table.column_names), "uci", family, CONFIG)
     matrix = contract.matrix(table)
     parts = [(matrix[rows], labels[rows]) for rows in (fitted, held)]
-    return predict(fit(contract, *parts, CONFIG), matrix[test])
+    return fit_booster(contract, *parts, CONFIG).predict(matrix[test])
 
 
 def measured(labels, score):

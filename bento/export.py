@@ -4,33 +4,15 @@ The alias is resolved once, here. What serves is a tag that never changes its co
 needs no MLflow.
 """
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bento.deployment import Deployment
-from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL, ModelContract
-from nextbuy.errors import NextbuyError
+from bento.model import INFO, BentoModelInfo
+from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import file_digest, fingerprint
-
-CARD = "model.json"
-
-
-class ModelCard(BaseModel):
-    """What lies beside the booster's file in the model store."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    contract: ModelContract
-    booster: str
-    """Name of the booster's file, in its library's own format."""
-    mlflow_version: str
-    run_id: str
 
 
 def export_champion(settings: Settings) -> str:
@@ -56,24 +38,30 @@ def export_alias(settings: Settings, alias: str) -> str:
     import bentoml
     from bentoml.exceptions import NotFound
 
+    from nextbuy.models.registry import download  # with MLflow: not for who only serves
+
     with tempfile.TemporaryDirectory(prefix="nextbuy-export-") as folder:
-        card = _download(settings, alias, Path(folder))
-        content = fingerprint(
-            card.model_dump(mode="json"), file_digest(Path(folder) / card.booster)
+        stored = download(settings, alias, Path(folder))
+        info = BentoModelInfo(
+            contract=stored.contract,
+            booster=stored.file.name,
+            mlflow_version=stored.version,
+            run_id=stored.run_id,
         )
-        tag = f"{REGISTERED_MODEL}:v{card.mlflow_version}-{content[:12]}"
+        content = fingerprint(info.model_dump(mode="json"), file_digest(stored.file))
+        tag = f"{REGISTERED_MODEL}:v{info.mlflow_version}-{content[:12]}"
         try:
-            stored = bentoml.models.get(tag)
+            model = bentoml.models.get(tag)
         except NotFound:
             with bentoml.models.create(
-                tag, labels={"family": card.contract.family}, metadata={"run_id": card.run_id}
-            ) as stored:
-                shutil.copy(Path(folder) / card.booster, stored.path_of(card.booster))
-                Path(stored.path_of(CARD)).write_text(card.model_dump_json(indent=1))
-            stored = bentoml.models.get(tag)
+                tag, labels={"family": info.contract.family}, metadata={"run_id": info.run_id}
+            ) as model:
+                shutil.copy(stored.file, model.path_of(info.booster))
+                Path(model.path_of(INFO)).write_text(info.model_dump_json(indent=1))
+            model = bentoml.models.get(tag)
     if alias == CHAMPION:
         # BentoML moves `latest` to a newly made model alone; a rollback makes none.
-        (Path(stored.path).parent / "latest").write_text(tag.split(":")[1])
+        (Path(model.path).parent / "latest").write_text(tag.split(":")[1])
     return tag
 
 
@@ -85,60 +73,3 @@ def export_deployment(settings: Settings, shadow: bool = False) -> Deployment:
     """
     challenger = export_alias(settings, CHALLENGER) if shadow else None
     return Deployment(model=export_champion(settings), shadow=challenger)
-
-
-def read_card(folder: Path) -> ModelCard:
-    """The card of a model in the store.
-
-    Raises:
-        NextbuyError: the folder holds no model that `export_champion` wrote.
-    """
-    try:
-        return ModelCard.model_validate_json((folder / CARD).read_text())
-    except (FileNotFoundError, ValidationError) as error:
-        raise NextbuyError(
-            f"{folder} is not an exported Nextbuy model ({error}). Export the champion again: "
-            "nextbuy serve"
-        ) from None
-
-
-def _download(settings: Settings, alias: str, folder: Path) -> ModelCard:
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    client = mlflow.MlflowClient(settings.tracking_uri, settings.tracking_uri)
-    try:
-        version = client.get_model_version_by_alias(REGISTERED_MODEL, alias)
-    except MlflowException as error:
-        raise NextbuyError(
-            f"MLflow at {settings.tracking_uri} has no model {REGISTERED_MODEL!r} with the alias "
-            f"{alias!r} ({error.message}). Train one: nextbuy train"
-        ) from None
-    # The module-level functions of MLflow read the tracking address from global state.
-    uri = client.get_model_version_download_uri(REGISTERED_MODEL, version.version)
-    local = Path(
-        mlflow.artifacts.download_artifacts(
-            artifact_uri=uri, dst_path=str(folder), tracking_uri=settings.tracking_uri
-        )
-    )
-    name = f"version {version.version} of {REGISTERED_MODEL!r}"
-    described: dict[str, Any] = mlflow.models.Model.load(str(local)).to_dict()
-    try:
-        contract = ModelContract.model_validate((described.get("metadata") or {})["contract"])
-        data = described["flavors"][contract.family]["data"]
-    except KeyError as error:
-        raise NextbuyError(
-            f"{name} lacks {error.args[0]!r} in its MLmodel file. Log a native booster with "
-            'metadata={"contract": …}, as `nextbuy train` does.'
-        ) from None
-    except ValidationError as error:
-        raise NextbuyError(f"The contract of {name} is not readable: {error}") from None
-    booster = folder / f"booster{Path(data).suffix}"
-    shutil.move(local / data, booster)
-    return ModelCard(
-        contract=contract,
-        booster=booster.name,
-        mlflow_version=str(version.version),
-        run_id=version.run_id or "",
-    )

@@ -45,7 +45,7 @@ def index(_: Request) -> Response:
 def model(_: Request) -> Response:
     """Which model answers, and what it was trained on."""
     served = bentoml.get_current_service().runtime.scorer.model
-    return JSONResponse({"model": served.tag, **served.card.model_dump(mode="json")})
+    return JSONResponse({"model": served.tag, **served.info.model_dump(mode="json")})
 
 
 def metrics(_: Request) -> Response:

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from monitoring.champion import Named
 from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
+from nextbuy.models.registry import RegisteredModel
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
 from nextbuy.versioned_table import files, fingerprint, require
@@ -35,7 +35,7 @@ def training_rows(settings: Settings) -> pa.Table:
     return pq.read_table(kept[-1], filters=[("split", "=", "train")])
 
 
-def scored_since(settings: Settings, champion: Named, training: pa.Table) -> pa.Table:
+def scored_since(settings: Settings, champion: RegisteredModel, training: pa.Table) -> pa.Table:
     """The rows after the training period with features, label (null while open) and probability.
 
     Features are retrieved through Feast as of each row's moment. Kept below `data/monitoring/`
@@ -54,7 +54,7 @@ def scored_since(settings: Settings, champion: Named, training: pa.Table) -> pa.
     """
     labels = require(settings.labels, "nextbuy sessionize")
     store = FeatureStore(repo_path=str(settings.feature_repo))
-    service = store.get_feature_service(champion.contract.feature_service)
+    service = store.get_feature_service(champion.booster.contract.feature_service)
     views = [projection.name for projection in service.feature_view_projections]
     tables = [require(settings.features / view, "nextbuy features").fingerprint for view in views]
     since = max(training["event_timestamp"].to_pylist())
@@ -71,8 +71,8 @@ def scored_since(settings: Settings, champion: Named, training: pa.Table) -> pa.
             filter_by_created_timestamp=True,
         )
         table = job.to_arrow().rename_columns({"event_timestamp": "predicted_at"})
-        table = table.append_column("probability", pa.array(champion.score(table)))
-        wanted = [*KEYS, "probability", *champion.contract.features]
+        table = table.append_column("probability", pa.array(champion.booster.score(table)))
+        wanted = [*KEYS, "probability", *champion.booster.contract.features]
         table = table.select(wanted).sort_by([(name, "ascending") for name in KEYS[:3]])
         kept.parent.mkdir(parents=True, exist_ok=True)
         for old in kept.parent.glob("scored-*.parquet"):

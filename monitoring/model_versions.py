@@ -8,8 +8,8 @@ import pyarrow as pa
 from mlflow.tracking import MlflowClient
 from sklearn.metrics import average_precision_score
 
-from monitoring.champion import named
 from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL
+from nextbuy.models.registry import load_alias
 from nextbuy.settings import Settings
 
 MOST = 20
@@ -30,9 +30,9 @@ def versions(settings: Settings, matured: pa.Table, at: datetime) -> list[dict[s
         alias = by_version.get(str(version.version), "")
         recent = None
         if alias in (CHAMPION, CHALLENGER) and 0 < np.sum(label) < len(label):
-            model = named(settings, alias)
-            if set(model.contract.features) <= set(matured.column_names):
-                recent = float(average_precision_score(label, model.score(matured)))
+            booster = load_alias(settings, alias).booster
+            if set(booster.contract.features) <= set(matured.column_names):
+                recent = float(average_precision_score(label, booster.score(matured)))
         found.append(
             {
                 "at": at,

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from monitoring import reports
 from monitoring.alerts import Signal
-from monitoring.champion import named
 from monitoring.champion_scores import scored_since, training_rows
 from monitoring.checks import CheckReport
 from monitoring.config import MonitoringConfig
@@ -29,7 +28,9 @@ from monitoring.outcomes import judged
 from monitoring.parity import parity as compare_live
 from monitoring.performance import by_week, unsettled_since
 from monitoring.weeks import ripe_weeks, weeks
+from nextbuy.contract import CHAMPION
 from nextbuy.errors import NextbuyError
+from nextbuy.models.registry import load_alias
 from nextbuy.prediction_log import read_predictions
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import files, require
@@ -118,10 +119,10 @@ def freshness(settings: Settings, at: datetime) -> Looked:
 
 def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bool) -> Looked:
     """Drift and performance of every row since the training."""
-    champion = named(settings)
+    champion = load_alias(settings, CHAMPION)
     training = training_rows(settings)
     rows = scored_since(settings, champion, training)
-    training = training.append_column(PREDICTION, pa.array(champion.score(training)))
+    training = training.append_column(PREDICTION, pa.array(champion.booster.score(training)))
     newest = newest_event(settings)
     labels = require(settings.labels, "nextbuy sessionize")
     horizon = timedelta(days=int(labels.info["labels"]["horizon_days"]))
@@ -173,8 +174,8 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
             f"{config.drift.min_rows} are enough to compare them."
         )
         return
-    champion = named(settings)
-    features = champion.contract.features
+    champion = load_alias(settings, CHAMPION)
+    features = champion.booster.contract.features
     newest_model = log["model"][-1].as_py()
     asked = log.filter(pc.equal(log["model"], newest_model))["predicted_at"]
     vectors = _answers(settings, asked[-SERVED_ROWS:][0].as_py(), ["model", "vector"])
@@ -186,7 +187,7 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
             "features. Restart the service with the champion: nextbuy serve"
         )
     history = scored_since(settings, champion, training_rows(settings))
-    recent = champion.contract.matrix(history)[-SERVED_ROWS:]
+    recent = champion.booster.contract.matrix(history)[-SERVED_ROWS:]
     past, live = (
         pa.table({n: pa.array(c, from_pandas=True) for n, c in zip(features, m.T, strict=True)})
         for m in (recent, matrix)

@@ -6,7 +6,7 @@ that the order of columns and the codes of categories exist once.
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +72,8 @@ class ModelContract(BaseModel):
     """Full Feast names (`view__feature`), in the order of the model's columns."""
     categories: dict[str, tuple[str, ...]]
     """Categorical feature -> its values; the code is the position. Anything else is missing."""
-    family: Literal["xgboost", "lightgbm"]
+    family: str
+    """A name in `nextbuy.models.booster.FAMILIES`."""
     calibration: Calibration = Calibration()
     """What turns the booster's probabilities into the model's."""
 

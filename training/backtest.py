@@ -9,17 +9,15 @@ import mlflow
 
 from nextbuy.models import registry
 from nextbuy.settings import Settings
-from training.boosting import Family, score
-from training.config import TrainConfig
 from training.dataset import build_dataset, sample_of
 from training.metrics import PROBABILITY, RANKING, with_intervals
-from training.train import fit_calibrated
+from training.train import TrainConfig, fit_calibrated
 
 
 def backtest(
     settings: Settings,
     config: TrainConfig,
-    family: Family,
+    family: str,
     origins: int,
     step_days: float,
     say: Callable[[str], None],
@@ -42,12 +40,12 @@ def backtest(
     with registry.reachable(settings), mlflow.start_run(run_name=f"backtest {family}"):
         for back in reversed(range(origins)):
             dataset = build_dataset(settings, config.split, back * timedelta(days=step_days))
-            booster, contract = fit_calibrated(dataset, family, config.model)
+            booster = fit_calibrated(dataset, family, config.model)
             test = dataset.part("test")
             sample = sample_of(test)
             metrics = with_intervals(
                 sample.labels,
-                score(booster, contract, test),
+                booster.score(test),
                 sample.users,
                 {**RANKING, **PROBABILITY},
             )

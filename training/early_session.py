@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from feast import FeatureStore
 
 from nextbuy.connection import duckdb_connection
-from nextbuy.contract import ModelContract
 from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
@@ -18,7 +17,6 @@ from nextbuy.tables.build import feature_rows, feature_tables
 from nextbuy.tables.incremental import session_event_columns
 from nextbuy.times import END_OF_TIME_US
 from nextbuy.versioned_table import Manifest, files, manifest
-from training.boosting import score
 from training.dataset import sample_of
 from training.metrics import RANKING, Vector, paired_difference, with_intervals
 
@@ -32,7 +30,7 @@ KEYS = ("user_id", "item_id", "event_timestamp")
 
 
 def value_at_prefix(
-    settings: Settings, booster: Booster, contract: ModelContract, test: pa.Table, scored: Vector
+    settings: Settings, booster: Booster, test: pa.Table, scored: Vector
 ) -> dict[str, dict[str, Any]] | None:
     """Score the items touched by the first events of a session, as if it had ended there.
 
@@ -43,7 +41,6 @@ def value_at_prefix(
     Args:
         settings: where things are.
         booster: of the model.
-        contract: of the model.
         test: the test rows.
         scored: the model's probabilities of them, shape (rows,).
 
@@ -61,13 +58,15 @@ def value_at_prefix(
         }
     )
     with duckdb_connection(settings) as connection:
-        every = rows_after(connection, settings, sessions, whole, contract.features, LENGTHS)
+        every = rows_after(
+            connection, settings, sessions, whole, booster.contract.features, LENGTHS
+        )
     found = {}
     for length, rows in every.items():
         sample = sample_of(rows)
         if not sample.has_both_classes:
             continue
-        now = score(booster, contract, rows)
+        now = booster.score(rows)
         then = np.asarray(rows["at_end"].to_numpy(), np.float64)
         found[str(length)] = {
             "rows": rows.num_rows,

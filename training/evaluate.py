@@ -1,22 +1,19 @@
 """A model on the untouched last period, beside the baselines and the best possible score."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 from numpy.typing import NDArray
 
-from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL
+from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
 from nextbuy.models.economics import profit
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import fingerprint, manifest
 from training.baselines import anchor_scores, logistic_scores, rule_scores
-from training.boosting import score
-from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.early_session import value_at_prefix
 from training.metrics import (
@@ -31,6 +28,7 @@ from training.model_card import write_card
 from training.oracle import true_probability
 from training.sessions import session_level
 from training.slices import slices
+from training.train import CODE, TrainConfig
 
 RULE_METRICS = {name: RANKING[name] for name in ("pr_auc", "precision_at_5")}
 """A rule ranks, and coarsely: the order at the top is all it claims."""
@@ -61,9 +59,9 @@ def evaluate(
     Raises:
         NextbuyError: no model has this alias.
     """
-    found = registry.client(settings)
+    client = registry.client(settings)
     with registry.reachable(settings):
-        version = registry.behind(found, alias)
+        version = registry.version_of(client, alias)
     if version is None:
         raise NextbuyError(f"There is no {alias} yet. Make one with: nextbuy train")
     truth = manifest(settings.truth)
@@ -73,7 +71,7 @@ def evaluate(
         version.run_id,
         truth.fingerprint if truth else None,
         config.offer.model_dump(),
-        Path(__file__).parent,
+        *CODE,
     )
     suffix = "" if alias == CHAMPION else f"-{CHALLENGER}"
     report_file = settings.reports / f"evaluation{suffix}.json"
@@ -82,12 +80,12 @@ def evaluate(
         if kept.get("inputs") == inputs:
             return kept
 
-    with registry.reachable(settings):
-        booster, contract = registry.load(f"models:/{REGISTERED_MODEL}/{version.version}")
+    booster = registry.load_version(settings, version).booster
+    contract = booster.contract
     test = dataset.part("test")
     sample = sample_of(test)
     named = f"{alias} ({contract.family})"
-    scored = score(booster, contract, test)
+    scored = booster.score(test)
     oracle = true_probability(settings, test)
     train, labels = dataset.part("train"), dataset.labels("train")
     probable = {
@@ -129,14 +127,13 @@ def evaluate(
             }
             for name, rows in slices(test, sample.labels)
         },
-        "prefix": value_at_prefix(settings, booster, contract, test, scored),
+        "prefix": value_at_prefix(settings, booster, test, scored),
         "sessions": session_level(sample, {**baselines, named: scored}, named),
         "decisions": profit(sample.labels, scored, config.offer),
     }
     settings.reports.mkdir(parents=True, exist_ok=True)
     card = write_card(
-        settings.reports / f"model_card{suffix}", report, sample.labels, probable, booster,
-        contract, test,
+        settings.reports / f"model_card{suffix}", report, sample.labels, probable, booster, test,
     )  # fmt: skip
     with registry.reachable(settings), mlflow.start_run(run_id=version.run_id):
         mlflow.log_metrics({f"test_{k}": v["value"] for k, v in models[named].items()})

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from nextbuy.contract import ModelContract
 from nextbuy.models.booster import Booster
-from training.boosting import contributions
 from training.metrics import Labels, Vector
 from training.plots import plots
 
@@ -34,7 +33,6 @@ def write_card(
     labels: Labels,
     scores: Mapping[str, Vector],
     booster: Booster,
-    contract: ModelContract,
     test: pa.Table,
 ) -> Path:
     """Draw the pictures and write `model_card.html` into `folder`, which is made; it comes back.
@@ -45,13 +43,13 @@ def write_card(
         labels: of the test rows.
         scores: name -> probabilities of the test rows.
         booster: of the model.
-        contract: of the model.
         test: the test rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     some = np.sort(np.random.default_rng(7).permutation(test.num_rows)[:SHAP_ROWS])
+    contract = booster.contract
     matrix = contract.matrix(test.take(pa.array(some)))
-    shap = (contract.features, contributions(booster, contract, matrix), matrix)
+    shap = (contract.features, booster.contributions(matrix, exact=True), matrix)
     curve = report["decisions"]["curve"]
     pictures = plots(folder, labels, scores, report["champion"], curve, shap)
     (folder / "model_card.html").write_text(_page(report, contract, pictures, shap[1]))

@@ -7,18 +7,17 @@ import mlflow
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL, ModelContract
+from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
 from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
 from training import gates
 from training.baselines import anchor_scores, rule_scores
-from training.boosting import predict, score
-from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.gates import Gate
 from training.oracle import true_probability
+from training.train import TrainConfig
 
 REPLACES = "replaces"
 """Tag of a version: the champion it took the place of."""
@@ -44,10 +43,10 @@ def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promot
     Raises:
         NextbuyError: there is no challenger, it serves already, or MLflow does not answer.
     """
-    found = registry.client(settings)
+    client = registry.client(settings)
     with registry.reachable(settings):
-        challenger = registry.behind(found, CHALLENGER)
-        champion = registry.behind(found, CHAMPION)
+        challenger = registry.version_of(client, CHALLENGER)
+        champion = registry.version_of(client, CHAMPION)
     if challenger is None:
         raise NextbuyError("There is no challenger. Make one with: nextbuy train")
     if champion is not None and champion.version == challenger.version:
@@ -56,9 +55,9 @@ def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promot
             "new data or other settings: nextbuy train"
         )
     with registry.reachable(settings):
-        rival = registry.load(f"models:/{REGISTERED_MODEL}@{CHAMPION}") if champion else None
-        model = registry.load(f"models:/{REGISTERED_MODEL}@{CHALLENGER}")
-        verdicts = judge(settings, dataset, model, rival, config)
+        incumbent = registry.load_version(settings, champion).booster if champion else None
+        booster = registry.load_version(settings, challenger).booster
+        verdicts = judge(settings, dataset, booster, incumbent, config)
         result = Promotion(
             version=str(challenger.version),
             replaces=str(champion.version) if champion else None,
@@ -70,11 +69,11 @@ def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promot
         with mlflow.start_run(run_id=challenger.run_id):
             mlflow.log_dict(result.model_dump(), "promotion.json")
         why = "; ".join(f"{g.name}: {'yes' if g.passed else 'NO'}, {g.why}" for g in verdicts)
-        registry.tag(found, result.version, promotion=why[:5000])
+        registry.tag(client, result.version, promotion=why[:5000])
         if result.promoted:
             # The way back is written before the step is made.
-            registry.tag(found, result.version, **{REPLACES: result.replaces or ""})
-            registry.point(found, CHAMPION, result.version)
+            registry.tag(client, result.version, **{REPLACES: result.replaces or ""})
+            registry.set_alias(client, CHAMPION, result.version)
     return result
 
 
@@ -84,9 +83,9 @@ def rollback(settings: Settings) -> tuple[str, str]:
     Raises:
         NextbuyError: there is no champion, or it replaced none.
     """
-    found = registry.client(settings)
+    client = registry.client(settings)
     with registry.reachable(settings):
-        champion = registry.behind(found, CHAMPION)
+        champion = registry.version_of(client, CHAMPION)
         if champion is None:
             raise NextbuyError("There is no champion yet. Make one with: nextbuy train")
         before = champion.tags.get(REPLACES)
@@ -94,15 +93,15 @@ def rollback(settings: Settings) -> tuple[str, str]:
             raise NextbuyError(
                 f"Version {champion.version} replaced no other: there is nothing to go back to."
             )
-        registry.point(found, CHAMPION, before)
+        registry.set_alias(client, CHAMPION, before)
     return str(champion.version), before
 
 
 def judge(
     settings: Settings,
     dataset: Dataset,
-    model: tuple[Booster, ModelContract],
-    champion: tuple[Booster, ModelContract] | None,
+    booster: Booster,
+    incumbent: Booster | None,
     config: TrainConfig,
 ) -> tuple[Gate, ...]:
     """Every gate's verdict on the test period.
@@ -110,13 +109,12 @@ def judge(
     A champion that needs features there are no more cannot be compared; the challenger must then
     beat the best rule, as it must where there is no champion.
     """
-    booster, contract = model
     test = dataset.part("test")
     sample = sample_of(test)
-    scored = score(booster, contract, test)
+    scored = booster.score(test)
     verdicts = []
-    if champion is not None and set(champion[1].features) <= set(dataset.features):
-        held = score(*champion, test)
+    if incumbent is not None and set(incumbent.contract.features) <= set(dataset.features):
+        held = incumbent.score(test)
         verdicts.append(gates.better(sample, scored, held, "the champion"))
         verdicts.append(gates.no_slice_lost(sample, test, scored, held, config.gates))
     else:
@@ -131,11 +129,11 @@ def judge(
     oracle = true_probability(settings, test)
     if oracle is not None:
         verdicts.append(gates.below_the_limit(sample, scored, oracle))
-    anchors = anchor_scores(contract, dataset.part("train"), dataset.labels("train"), test)
+    anchors = anchor_scores(booster.contract, dataset.part("train"), dataset.labels("train"), test)
     verdicts += [
-        gates.no_telling_feature(sample, test, contract.features, scored, config.gates),
+        gates.no_telling_feature(sample, test, booster.contract.features, scored, config.gates),
         gates.not_anchored(sample, anchors, scored, config.gates),
-        gates.fast(lambda rows: predict(booster, rows), len(contract.features), config.gates),
+        gates.fast(booster.predict, len(booster.contract.features), config.gates),
         _parity(settings, config.gates),
     ]
     return tuple(verdicts)

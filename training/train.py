@@ -1,31 +1,51 @@
-"""Fits both families and logs every run; the better one on validation becomes the challenger."""
+"""Fits every family and logs each run; the best one on validation becomes the challenger."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import average_precision_score, log_loss
 
 from nextbuy.contract import CHALLENGER, CHAMPION, FEATURE_SERVICE, ModelContract
 from nextbuy.models import registry
-from nextbuy.models.booster import Booster
+from nextbuy.models.booster import FAMILIES, Booster, fit_booster
 from nextbuy.models.calibration import calibrate
+from nextbuy.models.economics import OfferConfig
+from nextbuy.models.family import ModelConfig
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import fingerprint
-from training.boosting import FAMILIES, Family, ModelConfig, contract_for, fit, predict, score
-from training.config import TrainConfig
 from training.dataset import Dataset
+from training.gates import GateConfig
+from training.splits import SplitConfig
+
+CODE = (Path(__file__).parent, Path(registry.__file__).parent)
+"""What a model depends on beside its data and settings."""
+
+
+class TrainConfig(BaseModel):
+    """How to split and fit, what a promotion asks for, and what a contact is worth.
+
+    The `train` section of a config file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    gates: GateConfig = GateConfig()
+    offer: OfferConfig = OfferConfig()
 
 
 class Trained(BaseModel):
-    """What a training gave."""
+    """The result of a training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str
-    """Of the better model in the MLflow registry."""
+    """Of the best model, in the MLflow registry."""
     family: str
     is_champion: bool
     """The first model of a registry serves at once; later ones wait for `nextbuy promote`."""
@@ -41,7 +61,7 @@ class Trained(BaseModel):
 def train(
     settings: Settings, dataset: Dataset, config: TrainConfig, say: Callable[[str], None]
 ) -> Trained:
-    """Fit XGBoost and LightGBM on the training set; the better one becomes challenger.
+    """Fit every family on the training set; the best model becomes challenger.
 
     A model that was fitted on the same data with the same code and settings is kept. Where there
     is no champion yet, the challenger becomes it.
@@ -49,16 +69,16 @@ def train(
     Raises:
         NextbuyError: MLflow does not answer.
     """
-    found = registry.client(settings)
-    inputs = fingerprint(dataset.digest, config.model.model_dump(), Path(__file__).parent)
+    client = registry.client(settings)
+    inputs = fingerprint(dataset.digest, config.model.model_dump(), *CODE)
     summary = {
         "rows": dataset.table.num_rows,
         "positives": int(np.sum(dataset.table["label"].to_numpy())),
         "features": len(dataset.features),
     }
     with registry.reachable(settings):
-        champion = registry.behind(found, CHAMPION)
-        for known, serves in ((registry.behind(found, CHALLENGER), False), (champion, True)):
+        champion = registry.version_of(client, CHAMPION)
+        for known, serves in ((registry.version_of(client, CHALLENGER), False), (champion, True)):
             if known is not None and known.tags.get("inputs") == inputs:
                 return Trained(
                     version=str(known.version),
@@ -77,19 +97,19 @@ def train(
             )
             with mlflow.start_run(run_name=family) as run:
                 _log_origin(settings, dataset, config, inputs)
-                booster, contract = fit_calibrated(dataset, family, config.model)
-                measured = _validation_metrics(dataset, booster, contract)
+                booster = fit_calibrated(dataset, family, config.model)
+                measured = _validation_metrics(dataset, booster)
                 mlflow.log_params({"family": family, **config.model.model_dump()})
-                mlflow.log_params({f"calibration_{k}": v for k, v in contract.calibration})
+                mlflow.log_params({f"calibration_{k}": v for k, v in booster.contract.calibration})
                 mlflow.log_metrics(measured)
-                versions[family] = registry.log_booster(booster, contract)
-            registry.tag(found, versions[family], inputs=inputs, family=family)
+                versions[family] = registry.log_booster(booster)
+            registry.tag(client, versions[family], inputs=inputs, family=family)
             scores[family] = measured["validation_pr_auc"]
             say(f"{family}: validation PR-AUC {scores[family]:.4f} (run {run.info.run_id})")
         best = max(FAMILIES, key=lambda family: scores[family])
-        registry.point(found, CHALLENGER, versions[best])
+        registry.set_alias(client, CHALLENGER, versions[best])
         if champion is None:
-            registry.point(found, CHAMPION, versions[best])
+            registry.set_alias(client, CHAMPION, versions[best])
     return Trained(
         version=versions[best],
         family=best,
@@ -100,35 +120,47 @@ def train(
     )
 
 
-def fit_calibrated(
-    dataset: Dataset, family: Family, config: ModelConfig
-) -> tuple[Booster, ModelContract]:
+def contract_for(
+    table: pa.Table, features: tuple[str, ...], service: str, family: str, config: ModelConfig
+) -> ModelContract:
+    """Fix the order of the columns and the codes of the categories, from the training rows."""
+    categories = {}
+    for name in features:
+        if pa.types.is_string(table.schema.field(name).type):
+            counted = table[name].drop_null().value_counts().to_pylist()
+            counted.sort(key=lambda c: (-c["counts"], c["values"]))
+            categories[name] = tuple(c["values"] for c in counted[: config.max_categories])
+    return ModelContract(
+        feature_service=service, features=features, categories=categories, family=family
+    )
+
+
+def fit_calibrated(dataset: Dataset, family: str, config: ModelConfig) -> Booster:
     """Fit on the training split, stop on the validation split, calibrate on the calibration split.
 
     The test split is not touched.
     """
     train = dataset.part("train")
     contract = contract_for(train, dataset.features, FEATURE_SERVICE, family, config)
-    booster = fit(
+    booster = fit_booster(
         contract,
         (contract.matrix(train), dataset.labels("train")),
         (contract.matrix(dataset.part("validation")), dataset.labels("validation")),
         config,
     )
-    later = predict(booster, contract.matrix(dataset.part("calibration")))
-    found = calibrate(dataset.labels("calibration"), later)
-    return booster, contract.model_copy(update={"calibration": found})
+    later = booster.score(dataset.part("calibration"))
+    return booster.calibrated(calibrate(dataset.labels("calibration"), later))
 
 
 def _log_origin(settings: Settings, dataset: Dataset, config: TrainConfig, inputs: str) -> None:
-    """Whatever it takes to make this model again."""
+    """Log what it takes to make this model again."""
     mlflow.log_params({f"split_{k}": v for k, v in config.split.model_dump().items()})
     mlflow.set_tags(
         {
             "dataset": dataset.digest,
             "feature_service": FEATURE_SERVICE,
             "feature_registry": dataset.registry,
-            "code": fingerprint(Path(__file__).parent, settings.feature_repo / "definitions.py"),
+            "code": fingerprint(*CODE, settings.feature_repo / "definitions.py"),
             "inputs": inputs,
             **{
                 f"period_{name}": f"{start.isoformat()}/{end.isoformat()}"
@@ -138,11 +170,9 @@ def _log_origin(settings: Settings, dataset: Dataset, config: TrainConfig, input
     )
 
 
-def _validation_metrics(
-    dataset: Dataset, booster: Booster, contract: ModelContract
-) -> dict[str, float]:
+def _validation_metrics(dataset: Dataset, booster: Booster) -> dict[str, float]:
     truth = dataset.labels("validation")
-    probability = score(booster, contract, dataset.part("validation"))
+    probability = booster.score(dataset.part("validation"))
     return {
         "validation_pr_auc": float(average_precision_score(truth, probability)),
         "validation_log_loss": float(log_loss(truth, probability, labels=[0, 1])),

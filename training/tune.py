@@ -9,10 +9,12 @@ from sklearn.metrics import log_loss
 
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.models import registry
+from nextbuy.models.booster import fit_booster
+from nextbuy.models.family import ModelConfig
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import fingerprint
-from training.boosting import Family, ModelConfig, contract_for, fit, predict
 from training.dataset import Dataset
+from training.train import contract_for
 
 
 class Tuned(BaseModel):
@@ -34,7 +36,7 @@ def tune(
     settings: Settings,
     dataset: Dataset,
     start: ModelConfig,
-    family: Family,
+    family: str,
     trials: int,
     say: Callable[[str], None],
 ) -> Tuned:
@@ -81,11 +83,11 @@ def tune(
         with mlflow.start_run(run_name=f"trial {trial.number}", nested=True):
             mlflow.log_params({"family": family, **config.model_dump()})
             try:
-                booster = fit(contract, fitted, held, config, report)
+                booster = fit_booster(contract, fitted, held, config, report)
             except optuna.TrialPruned:
                 mlflow.set_tag("pruned", "true")
                 raise
-            loss = float(log_loss(held[1], predict(booster, held[0]), labels=[0, 1]))
+            loss = float(log_loss(held[1], booster.predict(held[0]), labels=[0, 1]))
             mlflow.log_metric("validation_log_loss", loss)
         trial.set_user_attr("config", config.model_dump())
         return loss

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.errors import NextbuyError
+from nextbuy.models.booster import fit_booster
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import require
-from training.boosting import Family, contract_for, fit, predict
-from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.metrics import Labels, Sample, Vector, interval, resamples
 from training.oracle import truth_of
+from training.train import TrainConfig, contract_for
 
 Flags = NDArray[np.bool_]
 ARMS = {"offered": True, "not offered": False}
 
 
 def uplift(
-    settings: Settings, dataset: Dataset, config: TrainConfig, family: Family
+    settings: Settings, dataset: Dataset, config: TrainConfig, family: str
 ) -> dict[str, Any]:
     """Two models, one an arm; their difference ranks shoppers by what an offer would add.
 
@@ -61,13 +61,13 @@ def uplift(
                 f"The arm {name!r} has one class only. Simulate a larger shop, or an offer share "
                 "nearer to one half: nextbuy simulate --offer-share 0.5"
             )
-        booster = fit(
+        booster = fit_booster(
             contract,
             (parts["train"][rows[0]], known[0]),
             (parts["validation"][rows[1]], known[1]),
             config.model,
         )
-        scores[name] = predict(booster, parts["test"])
+        scores[name] = booster.predict(parts["test"])
     sample, treated, true_effect = sample_of(dataset.part("test")), offered[2], effect[2]
     rankings = {
         "uplift model": scores["offered"] - scores["not offered"],

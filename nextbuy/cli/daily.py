@@ -82,7 +82,7 @@ def _due(settings: Settings, retrain_days: float, alerts: list[str]) -> str | No
     from nextbuy.contract import CHAMPION
     from nextbuy.models import registry
 
-    champion = registry.behind(registry.client(settings), CHAMPION)
+    champion = registry.version_of(registry.client(settings), CHAMPION)
     if champion is None:
         return "no model is champion yet"
     triggers = [name for name in RETRAIN_ALERTS if name in alerts]

@@ -1,7 +1,7 @@
 """Verbs around the model: train, evaluate, backtest, uplift, tune, promote, rollback."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -10,9 +10,6 @@ from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_li
 from nextbuy.cli.config import ConfigFile, read_config
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-
-if TYPE_CHECKING:
-    from training.boosting import Family
 
 SHOWN = {
     "pr_auc": "PR-AUC",
@@ -26,7 +23,7 @@ SHOWN = {
 
 @app.command()
 def train(config: ConfigFile = None) -> None:
-    """Fit XGBoost and LightGBM, log both to MLflow, make the better one challenger.
+    """Fit every model family, log each to MLflow, make the best one challenger.
 
     The first model of a registry becomes champion at once.
 
@@ -86,20 +83,24 @@ def backtest(
     config: ConfigFile = None,
     origins: Annotated[int, typer.Option(min=2, help="How many ends of the log to try.")] = 3,
     step_days: Annotated[float, typer.Option(min=0.1, help="Days between two ends.")] = 15,
-    family: Annotated[str, typer.Option(help="lightgbm or xgboost.")] = "lightgbm",
+    family: Annotated[
+        str, typer.Option(help="Model family, such as lightgbm or xgboost.")
+    ] = "lightgbm",
 ) -> None:
     """Train and test as if the log had ended earlier, several times: is the score a fluke?
 
     Example: `nextbuy backtest --origins 3 --step-days 15`
     """
     quiet_libraries()
+    from nextbuy.models.booster import family_of
     from training.backtest import backtest as run
 
+    family_of(family)
     with console.status("backtesting"):
         found = run(
             Settings(),
             read_config(config).train_config(),
-            _family(family),
+            family,
             origins,
             step_days,
             print_line,
@@ -120,19 +121,23 @@ def backtest(
 @app.command()
 def uplift(
     config: ConfigFile = None,
-    family: Annotated[str, typer.Option(help="lightgbm or xgboost.")] = "lightgbm",
+    family: Annotated[
+        str, typer.Option(help="Model family, such as lightgbm or xgboost.")
+    ] = "lightgbm",
 ) -> None:
     """Rank shoppers by what an offer would add; needs a log with randomized offers.
 
     Example: `nextbuy simulate --offer-share 0.5`, up to the features, then `nextbuy uplift`
     """
     quiet_libraries()
+    from nextbuy.models.booster import family_of
     from training.dataset import build_dataset
     from training.uplift import uplift as run
 
+    family_of(family)
     settings, what = Settings(), read_config(config).train_config()
     with console.status("fitting a model for each arm"):
-        found = run(settings, build_dataset(settings, what.split), what, _family(family))
+        found = run(settings, build_dataset(settings, what.split), what, family)
     print_line(
         f"{found['rows']:,} test rows, {found['offered']:,} with an offer: "
         f"{found['effect']:+.2%} purchases a row"
@@ -142,20 +147,13 @@ def uplift(
     print_next_steps("nextbuy evaluate")
 
 
-def _family(name: str) -> "Family":
-    from training.boosting import FAMILIES
-
-    for family in FAMILIES:
-        if family == name:
-            return family
-    raise NextbuyError(f"There is no model family {name}. There are: {', '.join(FAMILIES)}.")
-
-
 @app.command()
 def tune(
     config: ConfigFile = None,
     trials: Annotated[int, typer.Option(min=1, help="Total trials of the study.")] = 30,
-    family: Annotated[str, typer.Option(help="lightgbm or xgboost.")] = "lightgbm",
+    family: Annotated[
+        str, typer.Option(help="Model family, such as lightgbm or xgboost.")
+    ] = "lightgbm",
 ) -> None:
     """Search for better parameters; a stopped search resumes where it ended.
 
@@ -166,10 +164,11 @@ def tune(
     quiet_libraries()
     import yaml
 
+    from nextbuy.models.booster import family_of
     from training.dataset import build_dataset
     from training.tune import tune as run
 
-    chosen = _family(family)
+    family_of(family)
     settings, whole = Settings(), read_config(config)
     what = whole.train_config()
     with console.status("tuning"):

@@ -5,8 +5,8 @@ import bentoml
 import numpy as np
 import pytest
 
-from bento.export import export_champion, read_card
-from bento.model import Model
+from bento.export import export_champion
+from bento.model import Model, read_info
 from nextbuy.contract import Calibration
 from nextbuy.errors import NextbuyError
 from tests.bento.small_shop import FEATURES, contract, fitted, register
@@ -42,7 +42,7 @@ def test_exported_booster_gives_training_its_own_probabilities(settings, family)
     odds = np.log(expected / (1 - expected))
     summed = model.booster.contributions(BLOCK).sum(axis=1)
     assert summed[1] - summed[0] == pytest.approx(odds[1] - odds[0], rel=1e-5)
-    assert model.card.mlflow_version == version
+    assert model.info.mlflow_version == version
     assert model.contract == contract(family)
 
 
@@ -100,9 +100,9 @@ def test_booster_with_other_columns_than_its_contract_is_refused(settings):
         Model("t", folder(export_champion(settings)))
 
 
-def test_folder_without_a_card_is_refused(tmp_path):
+def test_a_folder_without_model_json_is_refused(tmp_path):
     with pytest.raises(NextbuyError, match="not an exported"):
-        read_card(tmp_path)
+        read_info(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({"contract": {}}))
     with pytest.raises(NextbuyError, match="not an exported"):
-        read_card(tmp_path)
+        read_info(tmp_path)

@@ -93,16 +93,13 @@ def _models(settings):
         return {}
     client, found = registry.client(settings), {}
     for alias in ("champion", "challenger"):
-        if registry.behind(client, alias) is not None:
-            booster, contract = registry.load(f"models:/nextbuy@{alias}")
-            text = booster.model_to_string() if contract.family == "lightgbm" else _raw(booster)
-            found[alias] = _digest(text, contract.model_dump_json())
+        if registry.version_of(client, alias) is not None:
+            booster = registry.load_alias(settings, alias).booster
+            native = booster.native
+            is_lightgbm = booster.contract.family == "lightgbm"
+            text = native.model_to_string() if is_lightgbm else bytes(native.save_raw("json"))
+            found[alias] = _digest(text, booster.contract.model_dump_json())
     return found
-
-
-def _raw(booster):
-    booster = booster.get_booster() if hasattr(booster, "get_booster") else booster
-    return bytes(booster.save_raw("json"))
 
 
 def _redis(settings):

@@ -1,9 +1,10 @@
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from nextbuy.models.family import ModelConfig
 from tests.training.small_dataset import dataset
 from training.baselines import anchor_scores, rule_scores
-from training.boosting import ModelConfig, contract_for
+from training.train import contract_for
 
 
 def test_time_and_position_see_neither_shopper_nor_item():

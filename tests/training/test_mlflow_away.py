@@ -14,18 +14,17 @@ import pytest
 from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
+from nextbuy.models.family import ModelConfig
 from nextbuy.network import free_port
 from tests.training.small_dataset import dataset
-from training.boosting import ModelConfig
-from training.config import TrainConfig
-from training.train import train
+from training.train import TrainConfig, train
 
 FIRST = TrainConfig(model=ModelConfig(rounds=1, learning_rate=0.001, threads=1))
 SECOND = TrainConfig(model=ModelConfig(rounds=10, threads=1))
 
 
 def alias(settings, name):
-    return str(registry.behind(registry.client(settings), name).version)
+    return str(registry.version_of(registry.client(settings), name).version)
 
 
 def silent(message):

@@ -3,7 +3,9 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score
 
-from training.boosting import FAMILIES, ModelConfig, contract_for, fit, predict
+from nextbuy.models.booster import FAMILIES, fit_booster
+from nextbuy.models.family import ModelConfig
+from training.train import contract_for
 
 CONFIG = ModelConfig(rounds=60, learning_rate=0.2, column_share=1.0, threads=1)
 
@@ -24,7 +26,7 @@ def test_one_known_rule_is_recovered(family):
     train, held = shop(20_000, 1), shop(20_000, 2)
     contract = contract_for(train[0], tuple(train[0].column_names), "s", family, CONFIG)
     encoded = [(contract.matrix(table), label) for table, label in (train, held)]
-    score = predict(fit(contract, *encoded, CONFIG), encoded[1][0])
+    score = fit_booster(contract, *encoded, CONFIG).predict(encoded[1][0])
     ruled = (held[0]["v__cart"].to_numpy() == 1) & (np.array(held[0]["v__brand"]) == "zen")
     assert score[ruled].mean() == pytest.approx(0.32, abs=0.03)
     assert score[~ruled].mean() == pytest.approx(0.02, abs=0.01)
@@ -35,7 +37,7 @@ def test_shuffled_labels_give_the_base_rate(family):
     train, held = shop(20_000, 1, shuffled=True), shop(20_000, 2, shuffled=True)
     contract = contract_for(train[0], tuple(train[0].column_names), "s", family, CONFIG)
     encoded = [(contract.matrix(table), label) for table, label in (train, held)]
-    score = predict(fit(contract, *encoded, CONFIG), encoded[1][0])
+    score = fit_booster(contract, *encoded, CONFIG).predict(encoded[1][0])
     base = held[1].mean()
     assert average_precision_score(held[1], score) == pytest.approx(base, rel=0.15)
 
@@ -45,5 +47,7 @@ def test_the_same_seed_gives_the_same_model_to_the_last_digit(family):
     train, held = shop(3_000, 1), shop(3_000, 2)
     contract = contract_for(train[0], tuple(train[0].column_names), "s", family, CONFIG)
     encoded = [(contract.matrix(table), label) for table, label in (train, held)]
-    first, second = (predict(fit(contract, *encoded, CONFIG), encoded[1][0]) for _ in range(2))
+    first, second = (
+        fit_booster(contract, *encoded, CONFIG).predict(encoded[1][0]) for _ in range(2)
+    )
     np.testing.assert_array_equal(first, second)

@@ -9,15 +9,14 @@ import pytest
 from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
+from nextbuy.models.family import ModelConfig
 from tests.training.small_dataset import chance, dataset
 from training.backtest import backtest
-from training.boosting import ModelConfig
-from training.config import TrainConfig
 from training.dataset import sample_of
 from training.evaluate import evaluate
 from training.gates import GateConfig, below_the_limit, fast, no_slice_lost
 from training.promote import judge, promote, rollback
-from training.train import fit_calibrated, train
+from training.train import TrainConfig, fit_calibrated, train
 
 # A few hundred rows a bin are off by more than the default by chance; a busy machine is slow.
 GATES = GateConfig(max_calibration_error=0.05, max_latency_ms=60_000)
@@ -34,7 +33,7 @@ def one_family(monkeypatch):
 
 
 def alias(settings, name):
-    return str(registry.behind(registry.client(settings), name).version)
+    return str(registry.version_of(registry.client(settings), name).version)
 
 
 def silent(message):
@@ -76,7 +75,7 @@ def test_a_better_challenger_is_promoted_and_rolled_back_and_nothing_else_moves_
     assert not refused.promoted
     assert "against the champion" in refused.gates[0].why
     assert alias(settings, CHAMPION) == second.version
-    tags = registry.behind(registry.client(settings), CHALLENGER).tags
+    tags = registry.version_of(registry.client(settings), CHALLENGER).tags
     assert "better: NO" in tags["promotion"]
 
     assert rollback(settings) == (second.version, first.version)
@@ -144,7 +143,7 @@ def test_evaluation_is_the_same_to_the_last_digit_and_holds_what_it_promises(set
     page = (settings.reports / "model_card" / "model_card.html").read_text()
     assert page.count("data:image/png;base64,") == 6
     assert first["decisions"]["curve"][0]["realized_cents"] == 0
-    run = registry.behind(registry.client(settings), CHAMPION).run_id
+    run = registry.version_of(registry.client(settings), CHAMPION).run_id
     names = {a.path for a in mlflow.MlflowClient().list_artifacts(run)}
     assert {"model_card.html", "shap.png", "reliability.png", "evaluation.json"} <= names
 
@@ -204,7 +203,7 @@ def test_a_backtest_trains_on_earlier_ends_of_the_log_and_keeps_no_model(setting
     assert all(o["metrics"]["pr_auc"]["value"] > 2 * o["positives"] / o["rows"] for o in found)
     assert json.loads((settings.reports / "backtest.json").read_text()) == found
     client = registry.client(settings)
-    assert registry.behind(client, CHALLENGER) is None
+    assert registry.version_of(client, CHALLENGER) is None
     experiment = client.get_experiment_by_name(registry.EXPERIMENT).experiment_id
     runs = client.search_runs([experiment])
     assert sum("mlflow.parentRunId" in run.data.tags for run in runs) == 3

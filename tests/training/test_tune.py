@@ -3,9 +3,9 @@ import pytest
 
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
+from nextbuy.models.family import ModelConfig
 from tests.training.small_dataset import dataset
 from training import tune
-from training.boosting import ModelConfig
 
 START = ModelConfig(rounds=25, patience=10, learning_rate=0.2, threads=1)
 
