@@ -173,7 +173,7 @@ def tune(
     what = whole.train_config()
     with console.status("tuning"):
         dataset = build_dataset(settings, what.split)
-        found = run(settings, dataset, what.model, chosen, trials, print_line)
+        found = run(settings, dataset, what.model, family, trials, print_line)
     file = settings.data / "tuned.yaml"
     best = what.model_copy(update={"model": found.config}).model_dump(exclude_defaults=True)
     merged = whole.model_copy(update={"train": best}).model_dump(exclude_defaults=True)
