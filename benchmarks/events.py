@@ -26,7 +26,7 @@ from feast import FeatureStore
 from benchmarks import report
 from bento.serve import running
 from nextbuy.connection import duckdb_connection
-from nextbuy.live.event_store import COLUMNS, LiveStore, now_us
+from nextbuy.live.event_store import COLUMNS, EventRow, LiveStore, now_us
 from nextbuy.live.features import live_tables
 from nextbuy.live.worker import CURSOR
 from nextbuy.settings import PROJECT, Settings
@@ -80,7 +80,9 @@ def later_events(settings: Settings, count: int) -> list[dict[str, Any]]:
 def await_worker(settings: Settings) -> None:
     client = connect(settings)
     with LiveStore(settings) as store:
-        while store.place((client.get(CURSOR) or b"").decode()) < int(store.note("seq") or 0):
+        while store.sequence_from_cursor((client.get(CURSOR) or b"").decode()) < int(
+            store.get_meta("seq") or 0
+        ):
             time.sleep(0.005)
 
 
@@ -124,7 +126,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 def on_disk(given: argparse.Namespace) -> dict[str, Any]:
     events = later_events(Settings(), given.events)
     rows = [
-        tuple(now_us() if name == "event_us" else event.get(name) for name in COLUMNS)
+        EventRow._make(now_us() if name == "event_us" else event.get(name) for name in COLUMNS)
         for event in events
     ]
     with (

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from bento.settings import MAX_EVENTS, ServiceSettings
 from bento.worker_process import Supervisor
 from nextbuy.events import Event
-from nextbuy.live.event_store import COLUMNS, LiveStore, Outcome, Row, now_us
+from nextbuy.live.event_store import COLUMNS, EventRow, LiveStore, Outcome, now_us
 from nextbuy.settings import Settings
 from nextbuy.times import MICROSECOND, to_us
 from nextbuy.versioned_table import manifest
@@ -37,7 +37,7 @@ class Intake:
         self._settings = settings
         self._lateness_us = timedelta(hours=service.lateness_hours) // MICROSECOND
         self.supervisor = Supervisor(settings)
-        self._waiting: queue.SimpleQueue[tuple[list[Row], Future[Taken]] | None]
+        self._waiting: queue.SimpleQueue[tuple[list[EventRow], Future[Taken]] | None]
         self._waiting = queue.SimpleQueue()
         self._newest_us = _newest_published(settings)
         self._thread = threading.Thread(target=self._work, name="intake", daemon=True)
@@ -51,13 +51,13 @@ class Intake:
         self._thread.join()
         self.supervisor.close()
 
-    def submit(self, rows: list[Row]) -> Future[Taken]:
+    def submit(self, rows: list[EventRow]) -> Future[Taken]:
         """Have the events taken; done when the new ones are on the disk."""
         future: Future[Taken] = Future()
         self._waiting.put((rows, future))
         return future
 
-    def read(self, given: Any) -> Row:
+    def read(self, given: Any) -> EventRow:
         """A canonical event of what was sent.
 
         Raises:
@@ -79,7 +79,7 @@ class Intake:
             "event_us": us,
             "event_type": event.event_type.value,
         }
-        return tuple(values[name] for name in COLUMNS)
+        return EventRow._make(values[name] for name in COLUMNS)
 
     def _work(self) -> None:
         store = None
@@ -103,17 +103,16 @@ class Intake:
                     future.set_result(each)
                 self.supervisor.wake()
 
-    def _take(self, store: LiveStore, requests: list[list[Row]]) -> list[Taken]:
-        item = COLUMNS.index("item_id")
+    def _take(self, store: LiveStore, requests: list[list[EventRow]]) -> list[Taken]:
         rows = [row for request in requests for row in request]
-        items = {row[item] for row in rows if row[item] is not None}
+        items = {row.item_id for row in rows if row.item_id is not None}
         # Until the published events are copied, nobody knows which items are new.
-        unknown = set(store.unknown_items(items) if store.note("published") else ())
+        unknown = set(store.unknown_items(items) if store.get_meta("published") else ())
         outcomes = store.append(rows, now_us())
         self._newest_us = store.newest_us()
         taken, start = [], 0
         for request in requests:
-            own = {row[item] for row in request}
+            own = {row.item_id for row in request}
             taken.append(
                 Taken(outcomes[start : start + len(request)], sorted(unknown.intersection(own)))
             )

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from bento.event_writer import Intake, Taken
 from bento.settings import MAX_EVENTS
-from nextbuy.live.event_store import Row
+from nextbuy.live.event_store import EventRow
 
 GONE = "The disk does not take events: {}. Send them again later; nothing was kept."
 
@@ -34,7 +34,7 @@ async def events(request: Request) -> Response:
             413, f"{len(given)} events in one request; send at most {MAX_EVENTS} at a time."
         )
     intake: Intake = bentoml.get_current_service().runtime.intake
-    rows: dict[int, Row] = {}
+    rows: dict[int, EventRow] = {}
     refused: dict[int, str] = {}
     for index, event in enumerate(given):
         try:

@@ -98,7 +98,7 @@ def parity(
     sums = _Sums()
     contracts: dict[str, ModelContract | None] = {}
     with LiveStore(settings) as store, tempfile.TemporaryDirectory(prefix="nextbuy-") as work:
-        recorded_us = int(store.note("comparable_us") or 0)
+        recorded_us = int(store.get_meta("comparable_us") or 0)
         history = _History(settings, store, Path(work))
         for logged in prediction_parts(settings, start, end):
             answered = logged.filter(pc.invert(logged["is_shadow"]))  # those answered nobody

@@ -54,7 +54,7 @@ def merge_live() -> None:
     """
     quiet_libraries()
     from monitoring.checks import check_events, gate
-    from nextbuy.live.merge import absorb as run
+    from nextbuy.live.merge import merge_live as run
 
     settings = Settings()
     with console.status("merging live events"):

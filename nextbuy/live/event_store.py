@@ -1,12 +1,11 @@
-"""The live store: one SQLite file that holds each shopper's events, in the order of their arrival.
+"""The live store: one SQLite file with each shopper's events and the order of their arrival.
 
-SQLite because it is what an acknowledgement needs and no more: a commit is on the disk, an id is
-unique, a shopper's events are one range of a B-tree, several processes may write, and what is
-deleted is overwritten. Redis holds nothing that could not be made again from this file and the
-published tables.
+SQLite gives what an acknowledgement needs: a commit is on the disk, event ids are unique, a
+shopper's events are one range of a B-tree, several processes may write, and deleted content is
+overwritten. Everything in Redis can be rebuilt from this file and the published tables.
 
-Published events are copied in (`sync`), so that a repeated one is known and a shopper's past is
-at hand.
+Published events are copied in (`nextbuy.live.sync`), so that repeated events are recognized and a
+shopper's whole history is available.
 """
 
 import json
@@ -24,20 +23,34 @@ from nextbuy.events import COMPUTED_SCHEMA
 from nextbuy.settings import Settings
 
 COLUMNS = tuple(COMPUTED_SCHEMA.names)
-"""Of an event."""
-SQLITE = {pa.int64(): "INTEGER", pa.string(): "TEXT"}
+"""Columns of an event, in order; `EventRow` has the same."""
+SQLITE_TYPES = {pa.int64(): "INTEGER", pa.string(): "TEXT"}
 BUSY_SECONDS = 30.0
-PIECE = 500  # values in one IN list
+MAX_IDS_IN_QUERY = 500
 
 Outcome = Literal["new", "duplicate", "conflict"]
-Row = tuple[Any, ...]
-"""An event's values, in the order of `COLUMNS`."""
+
+
+class EventRow(NamedTuple):
+    """An event's values, in the order of `COLUMNS`."""
+
+    event_id: str
+    user_id: str
+    event_us: int
+    event_type: str
+    item_id: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    price: int | None = None
+    discount: int | None = None
+    source_session_id: str | None = None
+
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (
-    {", ".join(f"{field.name} {SQLITE[field.type]}" for field in COMPUTED_SCHEMA)},
-    seq INTEGER, -- order of arrival; null: published
+    {", ".join(f"{field.name} {SQLITE_TYPES[field.type]}" for field in COMPUTED_SCHEMA)},
+    seq INTEGER, -- order of arrival; null for published events
     received_us INTEGER,
     PRIMARY KEY (user_id, event_us, event_id)
 ) WITHOUT ROWID;
@@ -47,12 +60,12 @@ CREATE TABLE IF NOT EXISTS items (item_id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS visits (
     source_session_id TEXT, user_id TEXT, PRIMARY KEY (source_session_id, user_id)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS shared ( -- the visits of shop sessions that several shoppers were in
+CREATE TABLE IF NOT EXISTS shared ( -- visits to shop sessions that have several shoppers
     user_id TEXT, source_session_id TEXT, PRIMARY KEY (user_id, source_session_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS shared_by ON shared (source_session_id);
 CREATE TABLE IF NOT EXISTS stale (user_id TEXT PRIMARY KEY, since_us INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batches ( -- feature rows of one run: meant for Redis, and taken by it
+CREATE TABLE IF NOT EXISTS batches ( -- feature rows of one step: when computed, when in Redis
     batch INTEGER PRIMARY KEY AUTOINCREMENT, created_us INTEGER NOT NULL, written_us INTEGER
 );
 CREATE TABLE IF NOT EXISTS rows (
@@ -69,11 +82,12 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-class Arrived(NamedTuple):
-    """Events in the order of their arrival, and the number of the last."""
+class EventPage(NamedTuple):
+    """Events in the order of their arrival."""
 
-    rows: list[Row]
-    last: int
+    rows: list[EventRow]
+    last_seq: int
+    """Sequence number of the last event; without events, the number they were to follow."""
 
 
 class LiveStore:
@@ -88,8 +102,8 @@ class LiveStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.sql = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         self.sql.execute("PRAGMA journal_mode = WAL")
-        self.sql.execute("PRAGMA synchronous = FULL")  # a commit is on the disk, not on its way
-        self.sql.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+        self.sql.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
+        self.sql.execute("PRAGMA secure_delete = ON")  # deleted content is overwritten
         self.sql.executescript(SCHEMA)
         self.sql.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", [uuid.uuid4().hex])
 
@@ -105,7 +119,7 @@ class LiveStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is written in the block is on the disk at its end, or nothing is."""
+        """Everything written in the block is on the disk at its end, or nothing is."""
         self.sql.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -115,54 +129,59 @@ class LiveStore:
                 self.sql.execute("ROLLBACK")
             raise
 
-    def note(self, name: str) -> str | None:
-        """A remark kept under this name."""
-        found = self.sql.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
-        return None if found is None else str(found[0])
+    def get_meta(self, name: str) -> str | None:
+        """A named value of the store; None where it was never set."""
+        row = self.sql.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
+        return None if row is None else str(row[0])
 
-    def keep(self, name: str, value: object) -> None:
-        """Keep a remark, within a transaction."""
+    def set_meta(self, name: str, value: object) -> None:
+        """Set a named value, within a transaction."""
         self.sql.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, str(value)])
 
     def newest_us(self) -> int | None:
-        """Time of the newest event there is."""
-        found = self.note("newest_us")
-        return None if found is None else int(found)
+        """Time of the newest event, in microseconds since 1970; None in an empty store."""
+        newest = self.get_meta("newest_us")
+        return None if newest is None else int(newest)
 
-    def append(self, rows: Sequence[Row], received_us: int) -> list[Outcome]:
-        """Take events in; when this returns, the new ones are on the disk.
+    def append(self, rows: Sequence[EventRow], received_us: int) -> list[Outcome]:
+        """Store events; when this returns, the new ones are on the disk.
 
-        An event whose id is known is a duplicate and changes nothing, or conflicts with what the
-        id stands for.
+        An event whose id is known is a `duplicate` if it is the same event, else a `conflict`;
+        neither changes the store.
         """
         outcomes: list[Outcome] = []
         with self.transaction():
-            known = self._known([row[0] for row in rows])
-            fresh: list[Row] = []
+            ids = [row.event_id for row in rows]
+            known = {row[0]: row for row in self._select_by("event_id", ids, ", ".join(COLUMNS))}
+            new: list[EventRow] = []
             for row in rows:
-                outcomes.append("new" if row[0] not in known else _again(known[row[0]], row))
-                if row[0] not in known:
-                    known[row[0]] = row
-                    fresh.append(row)
-            if fresh:
-                self._insert(fresh, received_us)
+                if row.event_id in known:
+                    outcomes.append("duplicate" if known[row.event_id] == row else "conflict")
+                    continue
+                outcomes.append("new")
+                known[row.event_id] = row
+                new.append(row)
+            if new:
+                self._insert(new, received_us)
         return outcomes
 
-    def _insert(self, fresh: list[Row], received_us: int) -> None:
-        first = int(self.note("seq") or 0) + 1
+    def _insert(self, rows: list[EventRow], received_us: int) -> None:
+        first = int(self.get_meta("seq") or 0) + 1
         self.sql.executemany(
             f"INSERT INTO events VALUES ({', '.join('?' * (len(COLUMNS) + 2))})",
-            ((*row, first + i, received_us) for i, row in enumerate(fresh)),
+            ((*row, first + i, received_us) for i, row in enumerate(rows)),
         )
-        self.keep("seq", first + len(fresh) - 1)
-        self.observe(fresh)
+        self.set_meta("seq", first + len(rows) - 1)
+        self.record_items(rows)
 
-    def observe(self, rows: Sequence[Row]) -> None:
-        """Note the items, shop sessions and times of events that were just inserted."""
-        at = {name: i for i, name in enumerate(COLUMNS)}
-        item, session, user = at["item_id"], at["source_session_id"], at["user_id"]
-        items = {row[item] for row in rows if row[item] is not None}
-        visits = {(row[session], row[user]) for row in rows if row[session] is not None}
+    def record_items(self, rows: Sequence[EventRow]) -> None:
+        """Record the items, shop sessions and newest time of events that were just inserted."""
+        items = {row.item_id for row in rows if row.item_id is not None}
+        visits = {
+            (row.source_session_id, row.user_id)
+            for row in rows
+            if row.source_session_id is not None
+        }
         self.sql.executemany("INSERT OR IGNORE INTO items VALUES (?)", ((i,) for i in items))
         self.sql.executemany("INSERT OR IGNORE INTO visits VALUES (?, ?)", visits)
         self.sql.execute(
@@ -170,62 +189,58 @@ class LiveStore:
             "FROM json_each(?) AS s JOIN visits AS v ON v.source_session_id = s.value "
             "WHERE EXISTS (SELECT 1 FROM visits AS w WHERE w.source_session_id = s.value "
             "AND w.user_id <> v.user_id)",
-            [json.dumps(list({s for s, _ in visits}))],
+            [json.dumps(list({session for session, _ in visits}))],
         )
-        newest = max(row[at["event_us"]] for row in rows)
-        if newest > (self.newest_us() or -(2**62)):
-            self.keep("newest_us", newest)
-
-    def _known(self, ids: list[str]) -> dict[str, Row]:
-        found = self._by("event_id", ids, ", ".join(COLUMNS))
-        return {row[0]: row for row in found}
+        newest, before = max(row.event_us for row in rows), self.newest_us()
+        if before is None or newest > before:
+            self.set_meta("newest_us", newest)
 
     def unknown_items(self, items: Collection[str]) -> list[str]:
-        """Those of the items that no event was ever about, in order."""
-        found = self.sql.execute(
+        """Those of the items that no event names, in order."""
+        rows = self.sql.execute(
             "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT item_id FROM items) "
             "ORDER BY value",
             [json.dumps(sorted(items))],
         )
-        return [item for (item,) in found]
+        return [item for (item,) in rows]
 
-    def cursor(self, seq: int) -> str:
-        """Names a place in this store's order of arrival; another store's means nothing here."""
-        return f"{self.note('id')}:{seq}"
+    def cursor_for(self, seq: int) -> str:
+        """A sequence number together with this store's id; another store ignores it."""
+        return f"{self.get_meta('id')}:{seq}"
 
-    def place(self, cursor: str | None) -> int:
-        """The number behind a cursor; 0 for none, or another store's."""
-        name, _, seq = (cursor or "").rpartition(":")
-        return int(seq) if name == self.note("id") else 0
+    def sequence_from_cursor(self, cursor: str | None) -> int:
+        """The sequence number of a cursor; 0 for none, or another store's."""
+        store, _, seq = (cursor or "").rpartition(":")
+        return int(seq) if store == self.get_meta("id") else 0
 
-    def arrived(self, after: int, most: int) -> Arrived:
-        """Up to `most` events that arrived after number `after`."""
-        found = self.sql.execute(
+    def events_after(self, seq: int, limit: int) -> EventPage:
+        """Up to `limit` events that arrived after number `seq`."""
+        rows = self.sql.execute(
             f"SELECT {', '.join(COLUMNS)}, seq FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
-            [after, most],
+            [seq, limit],
         ).fetchall()
-        return Arrived([row[:-1] for row in found], found[-1][-1] if found else after)
+        return EventPage([EventRow._make(row[:-1]) for row in rows], rows[-1][-1] if rows else seq)
 
     def histories(self, users: Collection[str], through: int) -> pa.Table:
-        """All events of these shoppers, published or arrived up to number `through`."""
-        found = [
-            row
-            for row in self._by("user_id", users, f"{', '.join(COLUMNS)}, seq")
-            if row[-1] is None or row[-1] <= through
-        ]
-        return arrow(found)
+        """All events of these shoppers, published or arrived up to number `through`.
+
+        Returns:
+            rows of `COMPUTED_SCHEMA`.
+        """
+        rows = self._select_by("user_id", users, f"{', '.join(COLUMNS)}, seq")
+        return to_arrow([row for row in rows if row[-1] is None or row[-1] <= through])
 
     def sizes(self, users: Collection[str]) -> dict[str, int]:
-        """How many events each of these shoppers has."""
-        return dict(self._by("user_id", users, "user_id, count(*)", " GROUP BY user_id"))
+        """Shopper -> number of events, for those that have any."""
+        return dict(self._select_by("user_id", users, "user_id, count(*)", " GROUP BY user_id"))
 
-    def circles(self, users: Collection[str]) -> dict[str, list[str]]:
-        """Shopper -> everybody, the shopper among them, whose features may depend on them.
+    def linked_users(self, users: Collection[str]) -> dict[str, list[str]]:
+        """Shopper -> everyone whose features may depend on their events, themselves included.
 
-        Those are the ones reached through shop sessions that several shoppers were in: a log-in
-        in one of them makes one person of two.
+        They are linked by shop sessions with several shoppers: a login in such a session links
+        two of them.
         """
-        found = self.sql.execute(
+        rows = self.sql.execute(
             "WITH RECURSIVE reached (root, user_id) AS ("
             "SELECT value, value FROM json_each(?) "
             "UNION SELECT root, b.user_id FROM reached JOIN shared AS a USING (user_id) "
@@ -233,40 +248,41 @@ class LiveStore:
             "SELECT root, user_id FROM reached",
             [json.dumps(sorted(users))],
         )
-        circles: dict[str, list[str]] = {}
-        for root, user in found:
-            circles.setdefault(root, []).append(user)
-        return circles
+        linked: dict[str, list[str]] = {}
+        for root, user in rows:
+            linked.setdefault(root, []).append(user)
+        return linked
 
     def compact(self) -> None:
-        """Leave nothing of what was deleted in any of the store's files."""
+        """Remove deleted content from all of the store's files."""
         self.sql.execute("VACUUM")
         self.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def stale(self) -> dict[str, int]:
-        """Shoppers whose past was changed by a publication -> since when."""
+    def pending_users(self) -> dict[str, int]:
+        """Shoppers whose history was changed by a publication -> since when.
+
+        Their live features have to be computed again.
+        """
         return dict(self.sql.execute("SELECT user_id, since_us FROM stale").fetchall())
 
-    def settle(self, found: dict[str, int]) -> None:
-        """These are made again; what became stale in between stays so."""
-        self.sql.executemany("DELETE FROM stale WHERE user_id = ? AND since_us = ?", found.items())
+    def clear_pending(self, users: dict[str, int]) -> None:
+        """These have been computed; those that changed again meanwhile stay pending."""
+        self.sql.executemany("DELETE FROM stale WHERE user_id = ? AND since_us = ?", users.items())
 
-    def _by(self, column: str, values: Iterable[str], select: str, end: str = "") -> Iterator[Row]:
-        wanted = sorted(set(values))
-        for start in range(0, len(wanted), PIECE):
-            piece = wanted[start : start + PIECE]
-            marks = ", ".join("?" * len(piece))
+    def _select_by(
+        self, column: str, values: Iterable[str], select: str, suffix: str = ""
+    ) -> Iterator[tuple[Any, ...]]:
+        distinct = sorted(set(values))
+        for start in range(0, len(distinct), MAX_IDS_IN_QUERY):
+            part = distinct[start : start + MAX_IDS_IN_QUERY]
+            marks = ", ".join("?" * len(part))
             yield from self.sql.execute(
-                f"SELECT {select} FROM events WHERE {column} IN ({marks}){end}", piece
+                f"SELECT {select} FROM events WHERE {column} IN ({marks}){suffix}", part
             )
 
 
-def _again(known: Row, row: Row) -> Outcome:
-    return "duplicate" if known == row else "conflict"
-
-
-def arrow(rows: Sequence[Row]) -> pa.Table:
-    """Events as an Arrow table of the shape of `COMPUTED_SCHEMA`."""
+def to_arrow(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    """Events, in the order of `COLUMNS`, as an Arrow table of `COMPUTED_SCHEMA`."""
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     arrays = [
         pa.array(column, field.type)

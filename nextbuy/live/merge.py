@@ -1,4 +1,4 @@
-"""Live events into the published ones."""
+"""Publishes live events: they become part of `events/`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,22 +9,22 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.ingest.ingest import ingest_workplace, publish_events
-from nextbuy.live.event_store import COLUMNS, LiveStore, arrow, now_us
+from nextbuy.live.event_store import COLUMNS, LiveStore, now_us, to_arrow
 from nextbuy.live.write_history import prune
 from nextbuy.settings import Settings
 from nextbuy.sql import literal, read_parquet
 from nextbuy.times import DAY
 from nextbuy.versioned_table import files, manifest
 
-KEPT_US = 30 * DAY
-"""For so long what was written to Redis stays on record, for parity."""
+RETENTION_US = 30 * DAY
+"""How long the history of writes to Redis is retained, for parity."""
 
 
-def absorb(settings: Settings, *, gate: Callable[[Path], None] | None = None) -> int:
-    """Publish the live events: they become part of `events/`; returns how many were new there.
+def merge_live(settings: Settings, *, gate: Callable[[Path], None] | None = None) -> int:
+    """Add the live events to the published ones; returns how many were new there.
 
-    Sessions and feature tables then hold them as soon as they are built again. Only the days they
-    belong to are written; a second call publishes nothing.
+    The next build of sessions and feature tables includes them. Only the days they belong to are
+    written; a second call publishes nothing.
 
     Args:
         settings: where things are.
@@ -32,13 +32,13 @@ def absorb(settings: Settings, *, gate: Callable[[Path], None] | None = None) ->
 
     Raises:
         NextbuyError: no log was ingested yet, which says what these events provide; another run
-            is adding events; or the gate refused them. The live store keeps them all the same.
+            is adding events; or the gate refused them. The live store keeps them in each case.
     """
     with ingest_workplace(settings) as work:
-        return _absorb(settings, work / "new.parquet", gate)
+        return _merge(settings, work / "new.parquet", gate)
 
 
-def _absorb(settings: Settings, new: Path, gate: Callable[[Path], None] | None) -> int:
+def _merge(settings: Settings, new: Path, gate: Callable[[Path], None] | None) -> int:
     published = manifest(settings.events)
     if published is None:
         raise NextbuyError(
@@ -46,8 +46,8 @@ def _absorb(settings: Settings, new: Path, gate: Callable[[Path], None] | None) 
             "Begin with: nextbuy ingest LOG --source configs/sources/NAME.yaml"
         )
     with LiveStore(settings) as store:
-        prune(store, now_us() - KEPT_US)
-        live = arrow(
+        prune(store, now_us() - RETENTION_US)
+        arrived = to_arrow(
             store.sql.execute(
                 f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq IS NOT NULL"
             ).fetchall()
@@ -57,7 +57,7 @@ def _absorb(settings: Settings, new: Path, gate: Callable[[Path], None] | None) 
         for name in EVENT_SCHEMA.names
     )
     with duckdb_connection(settings) as connection:
-        connection.register("arrived", live)
+        connection.register("arrived", arrived)
         old = read_parquet(files(settings.events))
         connection.execute(
             f"COPY (SELECT {names} FROM arrived ANTI JOIN {old} AS old USING (event_id)) "

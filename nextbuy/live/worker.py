@@ -1,10 +1,10 @@
 """The live worker: events from the live store, feature rows into Redis.
 
-One process for each data folder, `python -m nextbuy.live.worker`, started by the service when the
-first event comes. It works in small batches: what arrived while one was made is in the next.
+One process per data folder, `python -m nextbuy.live.worker`, started by the service with the first
+event. It works in small batches: events that arrive during one are in the next.
 
-Its place in the order of arrival is kept in Redis, beside the rows: a Redis that lost its last
-moments has lost both, and the events since are worked on again.
+Its position in the order of arrival is kept in Redis, beside the rows: a Redis that lost its last
+writes has lost both, and the worker processes those events again.
 """
 
 import logging
@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +22,7 @@ from feast import FeatureStore
 from feast.errors import FeastObjectNotFoundException
 
 from nextbuy.errors import NextbuyError
-from nextbuy.live.event_store import LiveStore, arrow, now_us
+from nextbuy.live.event_store import EventPage, LiveStore, now_us, to_arrow
 from nextbuy.live.features import LiveFeatures, live_tables, session_config
 from nextbuy.live.sync import sync
 from nextbuy.live.write_history import begin_batch, end_batch
@@ -37,18 +37,18 @@ from nextbuy.versioned_table import lock, manifest
 logger = logging.getLogger("bentoml.nextbuy.live")
 
 CURSOR = "nextbuy:live:cursor"
-"""Redis key: how far the order of arrival is worked off."""
-MOST_EVENTS = 5_000  # in one batch
-MOST_HISTORY = 100_000
-"""Events of a shopper, or of a circle of shoppers, beyond which their features wait for the next
-batch build: it would hold up all others."""
+"""Redis key: the last event whose features are in Redis."""
+MAX_BATCH_EVENTS = 5_000
+MAX_HISTORY = 100_000
+"""Events of a shopper with all linked users. The features of those with more wait for the next
+batch build: they would delay everybody else's."""
 IDLE_SECONDS = 0.01
-AWAY_SECONDS = 0.5
-LOOK_SECONDS = 2.0  # between two looks at what is published
+RETRY_SECONDS = 0.5
+POLL_SECONDS = 2.0  # between two looks at what is published
 
 
 class Worker:
-    """Moves the features of the shoppers whose events arrived."""
+    """Keeps the features of the shoppers whose events arrive up to date."""
 
     def __init__(self, settings: Settings) -> None:
         """Open the stores and copy what is published.
@@ -59,7 +59,7 @@ class Worker:
         self._settings = settings
         self.store = LiveStore(settings)
         self._published = _published(settings)
-        self._forgotten = self.store.note("forgotten")
+        self._erasures = self.store.get_meta("forgotten")
         sync(settings, self.store, lambda rows: logger.info("%d published events read", rows))
         tables = live_tables(settings)
         self.features = LiveFeatures(tables, session_config(settings))
@@ -73,83 +73,81 @@ class Worker:
                     f"Feast knows no feature view {table.name!r}. Register it: nextbuy apply"
                 ) from None
             self._layouts[table.name] = layout(self._feast.config, view)
-        online: Any = self._feast._get_provider().online_store
-        assert isinstance(online, NextbuyOnlineStore)
-        self._client = online.client(self._feast.config)
+        self._client = NextbuyOnlineStore().client(self._feast.config)
         if settings.redis_url is None:
             append_only(self._client)
-        self._place = -1
-        self.beyond: set[str] = set()
-        """Shoppers with more than `MOST_HISTORY` events."""
+        self._sequence = -1
+        self.oversized: set[str] = set()
+        """Shoppers with more than `MAX_HISTORY` events."""
 
     def is_outdated(self) -> bool:
-        """Whether something was published that this worker does not know."""
-        known = self._published, self._forgotten
-        return (_published(self._settings), self.store.note("forgotten")) != known
+        """Whether something was published or erased that this worker does not know of."""
+        known = self._published, self._erasures
+        return (_published(self._settings), self.store.get_meta("forgotten")) != known
 
     def step(self) -> int:
-        """Work off what arrived, up to `MOST_EVENTS` events; returns how many they were.
+        """Process arrived events, up to `MAX_BATCH_EVENTS`; returns their number.
 
         Raises:
-            NextbuyError, redis.RedisError: Redis is away; the step is done again later.
+            NextbuyError, redis.RedisError: Redis is away; call again later.
         """
-        found: Any = self._client.get(CURSOR)
-        place = self.store.place(found.decode() if found else None)
-        stale = self.store.stale()
-        if place != self._place or stale:  # Redis is not where it was left, or the past is not
-            self.features.drop()
-        arrived = self.store.arrived(place, MOST_EVENTS)
-        self._place = arrived.last
-        if not arrived.rows and not stale:
+        cursor: Any = self._client.get(CURSOR)
+        sequence = self.store.sequence_from_cursor(cursor.decode() if cursor else None)
+        pending = self.store.pending_users()
+        if sequence != self._sequence or pending:  # Redis or the published events changed
+            self.features.clear()
+        arrived = self.store.events_after(sequence, MAX_BATCH_EVENTS)
+        self._sequence = arrived.last_seq
+        if not arrived.rows and not pending:
             return 0
-        since = dict(stale)
+        since = dict(pending)
         for row in arrived.rows:
-            since[row[1]] = min(row[2], since.get(row[1], row[2]))
-        touched = self._touched(since)
-        self._hold(touched, arrived.rows, arrived.last)
-        touched = {user: moment for user, moment in touched.items() if user not in self.beyond}
-        if touched:
-            self._write(self.features.rows(touched), stale)
-        self._client.set(CURSOR, self.store.cursor(arrived.last))
+            since[row.user_id] = min(row.event_us, since.get(row.user_id, row.event_us))
+        affected = self._affected(since)
+        self._cache_events(affected, arrived)
+        affected = {user: us for user, us in affected.items() if user not in self.oversized}
+        if affected:
+            self._write(self.features.rows(affected), pending)
+        self._client.set(CURSOR, self.store.cursor_for(arrived.last_seq))
         return len(arrived.rows)
 
-    def _touched(self, since: Mapping[str, int]) -> dict[str, int]:
-        """Everybody whose features the events may change -> since when."""
-        touched = dict(since)
-        for root, circle in self.store.circles(since).items():
-            for user in circle:
-                touched[user] = min(since[root], touched.get(user, since[root]))
-        return touched
+    def _affected(self, since: Mapping[str, int]) -> dict[str, int]:
+        """Everyone whose features the events may change -> since when."""
+        affected = dict(since)
+        for root, linked in self.store.linked_users(since).items():
+            for user in linked:
+                affected[user] = min(since[root], affected.get(user, since[root]))
+        return affected
 
-    def _hold(self, touched: Mapping[str, int], rows: list[Any], last: int) -> None:
+    def _cache_events(self, affected: Mapping[str, int], arrived: EventPage) -> None:
         self.features.make_room()
-        held = self.features.held
-        self.features.hold((), arrow([row for row in rows if row[1] in held]))
-        missing = [user for user in touched if user not in held and user not in self.beyond]
+        cached = self.features.cached
+        self.features.cache((), to_arrow([row for row in arrived.rows if row.user_id in cached]))
+        missing = [user for user in affected if user not in cached and user not in self.oversized]
         sizes = self.store.sizes(missing)
-        self._set_aside(n for n, size in sizes.items() if size > MOST_HISTORY)
-        missing = [user for user in missing if user not in self.beyond]
-        self.features.hold(missing, self.store.histories(missing, last))
-        self._set_aside(user for user in touched if held.get(user, 0) > MOST_HISTORY)
+        self._exclude(user for user, size in sizes.items() if size > MAX_HISTORY)
+        missing = [user for user in missing if user not in self.oversized]
+        self.features.cache(missing, self.store.histories(missing, arrived.last_seq))
+        self._exclude(user for user in affected if cached.get(user, 0) > MAX_HISTORY)
 
-    def _set_aside(self, users: Any) -> None:
+    def _exclude(self, users: Iterable[str]) -> None:
         for user in users:
-            if user not in self.beyond:
-                self.beyond.add(user)
+            if user not in self.oversized:
+                self.oversized.add(user)
                 logger.warning(
                     "A shopper has more than %d events; their features wait for the next batch "
                     "build (nextbuy merge-live, sessionize, features, materialize).",
-                    MOST_HISTORY,
+                    MAX_HISTORY,
                 )
 
-    def _write(self, tables: Mapping[str, pa.Table], stale: dict[str, int]) -> None:
+    def _write(self, tables: Mapping[str, pa.Table], pending: dict[str, int]) -> None:
         created = now_us()
         batch = begin_batch(self.store, tables, created)
         for view, rows in tables.items():
             into = self._layouts[view]
             encoded = rows_from_arrow(self._feast.config, into, rows, "event_timestamp")
             write(self._client, self._feast.config, into, [encoded])
-        end_batch(self.store, batch, now_us(), stale)
+        end_batch(self.store, batch, now_us(), pending)
 
 
 def _published(settings: Settings) -> list[str | None]:
@@ -158,26 +156,26 @@ def _published(settings: Settings) -> list[str | None]:
 
 
 def work(settings: Settings, is_over: Callable[[], bool]) -> None:
-    """Work until `is_over`, or until what is published changes."""
+    """Process events until `is_over`, or until what is published changes."""
     worker = Worker(settings)
     logger.info("The live worker is ready.")
-    looked = time.monotonic()
+    polled = time.monotonic()
     while not is_over():
         try:
-            busy = worker.step()
+            processed = worker.step()
         except (NextbuyError, redis.RedisError, OSError) as error:
             logger.warning("Live features wait for Redis: %s", error)
-            worker.features.drop()
-            time.sleep(AWAY_SECONDS)
+            worker.features.clear()
+            time.sleep(RETRY_SECONDS)
             with suppress(NextbuyError):
                 hold(settings)  # the embedded server is started again
             continue
-        if not busy:
+        if not processed:
             time.sleep(IDLE_SECONDS)
-        if time.monotonic() - looked > LOOK_SECONDS:
-            looked = time.monotonic()
+        if time.monotonic() - polled > POLL_SECONDS:
+            polled = time.monotonic()
             if worker.is_outdated():
-                logger.info("Something new was published; the live worker starts again.")
+                logger.info("Published tables changed; the live worker starts again.")
                 return
 
 
@@ -187,7 +185,7 @@ def _await_end(over: threading.Event) -> None:
 
 
 def main() -> None:
-    """Work until the standard input ends."""
+    """Work until standard input ends, or a signal arrives."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s live: %(message)s")
     logging.getLogger("bentoml.nextbuy").setLevel(logging.INFO)
     over = threading.Event()

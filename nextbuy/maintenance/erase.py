@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.live.event_store import LiveStore
-from nextbuy.live.sync import copying
+from nextbuy.live.sync import copy_lock
 from nextbuy.live.write_history import forget_rows
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import running_redis
@@ -70,7 +70,7 @@ def forget(settings: Settings, user: str) -> Proof:
     busy = f"Another run works on {settings.data}"
     with (
         lock(settings.data / "tmp" / "ingest.lock", busy),
-        copying(settings),
+        copy_lock(settings),
         running_redis(settings) as url,
         redis.Redis.from_url(url) as client,
     ):
@@ -171,7 +171,9 @@ def _from_live(settings: Settings, user: str) -> int:
             removed = store.sql.execute("DELETE FROM events WHERE user_id = ?", [user]).rowcount
             for table in ("visits", "shared", "stale"):
                 store.sql.execute(f"DELETE FROM {table} WHERE user_id = ?", [user])
-            store.keep("forgotten", int(store.note("forgotten") or 0) + 1)  # the worker looks
+            store.set_meta(
+                "forgotten", int(store.get_meta("forgotten") or 0) + 1
+            )  # the worker looks
         removed += forget_rows(store, user)
         store.compact()
     return int(removed)

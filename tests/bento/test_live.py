@@ -45,7 +45,9 @@ def worked_off(settings, seconds=120):
     """Wait until Redis has the features of all events that were acknowledged."""
     client, deadline = connect(settings), time.monotonic() + seconds
     with LiveStore(settings) as store:
-        while store.place((client.get(CURSOR) or b"").decode()) < int(store.note("seq") or 0):
+        while store.sequence_from_cursor((client.get(CURSOR) or b"").decode()) < int(
+            store.get_meta("seq") or 0
+        ):
             assert time.monotonic() < deadline, "the live worker does not come along"
             time.sleep(0.05)
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from nextbuy.cli import serving
-from nextbuy.live.event_store import COLUMNS, now_us
+from nextbuy.live.event_store import COLUMNS, EventRow, now_us
 from nextbuy.live.worker import Worker
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import running_redis
@@ -31,7 +31,7 @@ def views(number, of="u"):
     """One event each of a round's shoppers, just now."""
     us = now_us()
     return [
-        (f"{of}{number}-{i}", f"u{number}-{i}", us, "view", f"i{i % 9}", "c", "b", 100, 0, None)
+        EventRow(f"{of}{number}-{i}", f"u{number}-{i}", us, "view", f"i{i % 9}", "c", "b", 100, 0)
         for i in range(SHOPPERS)
     ]
 
@@ -81,11 +81,11 @@ def test_a_shopper_with_a_million_events_is_not_loaded_and_holds_up_nobody(worke
         "'c', 'b', 100, 0, NULL FROM n",
         [many, now_us() - 2 * many],
     )
-    crawler = ("last", "crawler", now_us(), "view", "i1", "c", "b", 100, 0, None)
+    crawler = EventRow("last", "crawler", now_us(), "view", "i1", "c", "b", 100, 0)
     worker.store.append([crawler, *views(0)], now_us())
     assert worker.step() == SHOPPERS + 1
-    assert worker.beyond == {"crawler"}
-    assert "crawler" not in worker.features.held
+    assert worker.oversized == {"crawler"}
+    assert "crawler" not in worker.features.cached
     assert seen(worker, "u0-0") == 1
     assert seen(worker, "crawler") is None
     assert worker.step() == 0

@@ -21,7 +21,7 @@ def state():
 def take_in_live_events():
     """As the service would: two events of three shoppers, an hour after the newest."""
     from nextbuy.connection import duckdb_connection
-    from nextbuy.live.event_store import LiveStore
+    from nextbuy.live.event_store import EventRow, LiveStore
     from nextbuy.versioned_table import files
 
     settings = Settings()
@@ -32,7 +32,7 @@ def take_in_live_events():
             "FROM events WHERE item_id IS NOT NULL GROUP BY user_id ORDER BY user_id LIMIT 3"
         ).fetchall()
     rows = [
-        (f"live-{user}-{n}", user, newest + 3_600_000_000 + n, "view", item, *[None] * 5)
+        EventRow(f"live-{user}-{n}", user, newest + 3_600_000_000 + n, "view", item)
         for user, item, newest in found
         for n in range(2)
     ]

@@ -6,10 +6,12 @@ import mlflow
 import pytest
 
 from nextbuy.errors import NextbuyError
-from nextbuy.live.event_store import LiveStore
+from nextbuy.live.event_store import EventRow, LiveStore
 from nextbuy.maintenance.backup import backup, restore
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import connect
+
+EVENT = EventRow("e1", "u1", 5, "view", "i1")
 
 
 def silent(part):
@@ -32,7 +34,7 @@ def filled(tmp_path, monkeypatch):
     run = client.create_run(experiment)
     client.log_text(run.info.run_id, "kept", "note.txt")
     with LiveStore(settings) as store:
-        store.append([("e1", "u1", 5, "view", "i1", None, None, None, None, None)], 6)
+        store.append([EVENT], 6)
     redis = connect(settings)
     redis.hset("hash", "field", b"\x00\xff")
     redis.set("ends", "soon", ex=10_000)
@@ -53,9 +55,7 @@ def test_what_was_kept_comes_back_in_another_folder(filled, tmp_path):
     assert str(tmp_path / "other") in client.get_run(run).info.artifact_uri
     assert Path(client.download_artifacts(run, "note.txt")).read_text() == "kept"
     with LiveStore(other) as store:
-        assert store.append([("e1", "u1", 5, "view", "i1", None, None, None, None, None)], 7) == [
-            "duplicate"
-        ]
+        assert store.append([EVENT], 7) == ["duplicate"]
     redis = connect(other)
     assert redis.hget("hash", "field") == b"\x00\xff"
     assert 9_000 < redis.ttl("ends") <= 10_000

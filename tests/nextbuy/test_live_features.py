@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nextbuy.cli import serving
-from nextbuy.live.event_store import COLUMNS, LiveStore
+from nextbuy.live.event_store import COLUMNS, EventRow, LiveStore
 from nextbuy.live.features import LiveFeatures, live_tables
 from nextbuy.live.worker import Worker
 from nextbuy.settings import Settings
@@ -35,13 +35,13 @@ def begin(worker):
     worker._client.flushall()
     for table in ("events", "items", "visits", "shared", "stale", "batches", "rows", "meta"):
         worker.store.sql.execute(f"DELETE FROM {table}")
-    worker.store.keep("id", "another")
-    worker.features.drop()
-    worker.beyond.clear()
+    worker.store.set_meta("id", "another")
+    worker.features.clear()
+    worker.oversized.clear()
 
 
 def row(e):
-    return tuple(e[name] for name in COLUMNS)
+    return EventRow(**e)
 
 
 def in_redis(worker, events):
@@ -139,7 +139,7 @@ def test_a_redis_that_lost_its_last_moments_is_brought_up_to_date(worker):
 
 def test_a_shopper_beyond_the_limit_keeps_their_features_and_holds_up_nobody(worker, monkeypatch):
     begin(worker)
-    monkeypatch.setattr("nextbuy.live.worker.MOST_HISTORY", 10)
+    monkeypatch.setattr("nextbuy.live.worker.MAX_HISTORY", 10)
     many = [event("u1", i * SECOND, "view") for i in range(8)]
     worker.store.append([row(e) for e in many], 0)
     worker.step()
@@ -148,19 +148,20 @@ def test_a_shopper_beyond_the_limit_keeps_their_features_and_holds_up_nobody(wor
     other = event("u2", 0, "view")
     worker.store.append([row(e) for e in (*more, other)], 0)
     worker.step()
-    assert worker.beyond == {"u1"}
+    assert worker.oversized == {"u1"}
     assert in_redis(worker, many) == before
     assert in_redis(worker, [other])["user", ("u2",)]["n_views"] == 1
 
 
 def test_what_was_acknowledged_outlives_the_process_and_counts_once(tmp_path):
+    assert EventRow._fields == COLUMNS
     ours = Settings(data=tmp_path)
     rows = [row(event("u1", i, "view")) for i in range(3)]
     with LiveStore(ours) as store:
         assert store.append([*rows, rows[0]], 0) == ["new"] * 3 + ["duplicate"]
     with LiveStore(ours) as store:
         assert store.append(rows, 0) == ["duplicate"] * 3
-        changed = (*rows[0][:3], "scroll", *rows[0][4:])
+        changed = rows[0]._replace(event_type="scroll")
         assert store.append([changed], 0) == ["conflict"]
-        assert store.arrived(0, 10) == (rows, 3)
+        assert store.events_after(0, 10) == (rows, 3)
         assert store.newest_us() == START + 2

@@ -29,7 +29,7 @@ def test_only_what_was_absorbed_built_and_loaded_again_is_dropped(tmp_path):
     with LiveStore(settings) as store:
         loaded(store, folders / "a", 100)
         written(store, 200)
-        store.keep("absorbed", [300])
+        store.set_meta("absorbed", [300])
         written(store, 400)
         loaded(store, folders / "b", 500)
         written(store, 600)
@@ -43,7 +43,7 @@ def test_only_what_was_absorbed_built_and_loaded_again_is_dropped(tmp_path):
         # The second load holds what was absorbed before; row 400 may not be in it.
         assert moments(store) == [400, 600]
         assert {f.name for f in folders.iterdir()} == {"b", "c"}
-        assert store.note("comparable_us") == "700"
+        assert store.get_meta("comparable_us") == "700"
 
         prune(store, 700)
         assert moments(store) == [400, 600]

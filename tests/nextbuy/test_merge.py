@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from nextbuy.errors import NextbuyError
-from nextbuy.live.event_store import COLUMNS, LiveStore
-from nextbuy.live.merge import absorb
+from nextbuy.live.event_store import EventRow, LiveStore
+from nextbuy.live.merge import merge_live
 from nextbuy.live.sync import sync
 from nextbuy.settings import Settings
 from nextbuy.times import DAY, HOUR
@@ -21,7 +21,7 @@ LIVE = [
 
 
 def row(e):
-    return tuple(e[name] for name in COLUMNS)
+    return EventRow(**e)
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def shop(tmp_path):
     return settings
 
 
-def test_absorbed_events_give_the_tables_of_one_log_of_both(shop, tmp_path):
+def test_merged_events_give_the_tables_of_one_log_of_both(shop, tmp_path):
     before = manifest(shop.events).days
-    assert absorb(shop) == 4
+    assert merge_live(shop) == 4
     after = manifest(shop.events).days
     changed = {day for day in after if after[day] != before.get(day)}
     assert changed == {"2024-01-06", "2024-01-08"}
-    assert absorb(shop) == 0
+    assert merge_live(shop) == 0
     build(shop)
     whole = Settings(data=tmp_path / "whole", threads=1)
     publish(whole, [*PUBLISHED, *LIVE])
@@ -59,19 +59,19 @@ def test_events_that_the_gate_refuses_stay_live_alone(shop):
         raise NextbuyError("not these")
 
     with pytest.raises(NextbuyError, match="not these"):
-        absorb(shop, gate=refuse)
+        merge_live(shop, gate=refuse)
     assert looked == [4]
     assert shop.events.resolve() == before
-    assert absorb(shop, gate=lambda new: None) == 4
+    assert merge_live(shop, gate=lambda new: None) == 4
 
 
 def test_without_a_log_there_is_nothing_to_add_to(tmp_path):
     with pytest.raises(NextbuyError, match="nextbuy ingest"):
-        absorb(Settings(data=tmp_path))
+        merge_live(Settings(data=tmp_path))
 
 
 def test_only_changed_days_are_read_after_a_publication(shop):
-    absorb(shop)
+    merge_live(shop)
     with LiveStore(shop) as store:
         # One event of the sixth day was published before, three more and one of a new day came.
         assert sync(shop, store, lambda _: None) == 5
