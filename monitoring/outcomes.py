@@ -2,27 +2,29 @@
 
 from datetime import datetime
 
+import ibis
 import pyarrow as pa
 
 from nextbuy.connection import duckdb_connection
 from nextbuy.events import EventType
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.tables.labels import LabelConfig, label_rows
+from nextbuy.tables.sessions import SESSION_EVENTS, SessionConfig
+from nextbuy.times import to_us
 from nextbuy.versioned_table import files, require
 
 
-def judged(settings: Settings, predictions: pa.Table, now: datetime) -> pa.Table:
+def join_outcomes(settings: Settings, predictions: pa.Table, now: datetime) -> pa.Table:
     """Join predictions to what the shopper did in the next session.
 
-    The same question as the label's (`nextbuy.tables.labels`), asked from the moment of the
-    prediction: does the next session start within the horizon, and does it hold a purchase of the
-    item?
+    The outcome is the label (`nextbuy.tables.labels`) that the item would have if the shopper's
+    session had ended at the moment of the prediction.
 
     Args:
         settings: where the sessions are.
         predictions: at least `user_id, item_id, predicted_at`.
-        now: the moment of asking; tells what waits from what was cut off.
+        now: the moment of the run; it separates `open` from `censored`.
 
     Returns:
         The predictions, in their order, with `label` (1, 0, null while not known) and `state`:
@@ -34,35 +36,52 @@ def judged(settings: Settings, predictions: pa.Table, now: datetime) -> pa.Table
     """
     sessions = require(settings.sessions, "nextbuy sessionize")
     labels = require(settings.labels, "nextbuy sessionize")
-    gap_us = SessionConfig(**sessions.info["sessions"]).gap_us
-    horizon_us = int(labels.info["labels"]["horizon_days"]) * 86_400_000_000
+    config = LabelConfig(**labels.info["labels"])
     newest_us = int(sessions.info["newest_us"])
-    now_us = int(now.timestamp() * 1e6)
+    rows = label_rows(SESSION_EVENTS, newest_us, SessionConfig(**sessions.info["sessions"]), config)
     with duckdb_connection(settings) as connection:
         connection.register("predictions", predictions)
-        source = read_parquet(files(settings.sessions))
         return connection.sql(
-            "WITH asked AS (SELECT *, row_number() OVER () AS nr, "
-            "epoch_us(predicted_at) AS at_us FROM predictions), "
-            "shoppers AS (SELECT DISTINCT user_id FROM predictions), "
-            f"seen AS (SELECT * FROM {source} SEMI JOIN shoppers USING (user_id)), "
-            "spans AS (SELECT user_id, session_id, epoch_us(min(session_start)) AS start_us, "
-            "epoch_us(max(event_time)) AS end_us FROM seen GROUP BY 1, 2), "
-            "bought AS (SELECT DISTINCT session_id, item_id FROM seen "
-            f"WHERE event_type = '{EventType.PURCHASE}'), "
-            "next AS (SELECT asked.*, session_id AS next_id, "
-            f"coalesce(start_us - at_us <= {horizon_us}, false) AS comes_back, end_us "
-            "FROM asked ASOF LEFT JOIN spans "
-            "ON asked.user_id = spans.user_id AND asked.at_us < spans.start_us), "
-            "known AS (SELECT next.*, bought.item_id IS NOT NULL AS is_bought, "
-            f"CASE WHEN comes_back THEN end_us + {gap_us} ELSE at_us + {horizon_us} END "
-            "AS known_us "
-            "FROM next LEFT JOIN bought "
-            "ON next_id = bought.session_id AND next.item_id = bought.item_id) "
-            "SELECT * EXCLUDE (nr, at_us, next_id, comes_back, end_us, is_bought, known_us), "
-            f"CASE WHEN known_us <= {newest_us} "
-            "THEN CAST(comes_back AND is_bought AS TINYINT) END AS label, "
-            f"CASE WHEN known_us <= {newest_us} THEN 'matured' "
-            f"WHEN at_us + {horizon_us} <= {now_us} THEN 'censored' ELSE 'open' END AS state "
-            "FROM known ORDER BY nr"
+            f"WITH {_SESSION_EVENTS.format(sessions=read_parquet(files(settings.sessions)))}, "
+            f"labelled AS ({ibis.to_sql(rows, dialect='duckdb')}) "
+            "SELECT numbered.* EXCLUDE (number, request, at_us), label, "
+            "CASE WHEN label IS NOT NULL THEN 'matured' "
+            f"WHEN at_us + {config.horizon_us} <= {to_us(now)} THEN 'censored' "
+            "ELSE 'open' END AS state "
+            "FROM numbered LEFT JOIN labelled ON labelled.session_id = 'predicted' "
+            "AND request = labelled.user_id AND numbered.item_id = labelled.item_id "
+            "ORDER BY number"
         ).to_arrow_table()
+
+
+_SESSION_EVENTS = f"""
+numbered AS (
+    SELECT *, row_number() OVER () AS number, epoch_us(predicted_at) AS at_us,
+        user_id || '@' || at_us AS request
+    FROM predictions
+),
+requests AS (SELECT DISTINCT request, user_id, at_us FROM numbered),
+history AS (SELECT * FROM {{sessions}} SEMI JOIN requests USING (user_id)),
+starts AS (
+    SELECT DISTINCT user_id, session_id, epoch_us(session_start) AS session_start_us FROM history
+),
+following AS (
+    SELECT request, session_id, session_start_us
+    FROM requests ASOF JOIN starts
+    ON requests.user_id = starts.user_id AND requests.at_us < starts.session_start_us
+),
+session_events AS MATERIALIZED (
+    SELECT DISTINCT request AS user_id, 'predicted' AS session_id, at_us AS session_start_us,
+        at_us AS event_us, 1 AS event_number, '{EventType.VIEW}' AS event_type, item_id,
+        NULL AS category, false AS is_bot
+    FROM numbered
+    UNION ALL
+    SELECT request, session_id, session_start_us, epoch_us(event_time), event_number, event_type,
+        item_id, NULL, is_bot
+    FROM history JOIN following USING (session_id)
+)"""
+"""SQL: each request as a shopper with two sessions, the one predicted for and the one after it.
+
+The first is a view of every predicted item at the moment of the prediction; requests of one shopper
+lie between the same sessions, and so must not be the next session of one another.
+"""

@@ -24,7 +24,7 @@ from monitoring.drift import PREDICTION, TARGET, drift_rows, series, write_page
 from monitoring.event_profile import anomalies, daily_profile
 from monitoring.latency import SERVICE, scrape
 from monitoring.model_versions import versions
-from monitoring.outcomes import judged
+from monitoring.outcomes import join_outcomes
 from monitoring.parity import parity as compare_live
 from monitoring.performance import by_week, unsettled_since
 from monitoring.weeks import ripe_weeks, weeks
@@ -163,7 +163,7 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
         return
     labels = require(settings.labels, "nextbuy sessionize")
     horizon = timedelta(days=int(labels.info["labels"]["horizon_days"]))
-    rows = judged(settings, log, at)
+    rows = join_outcomes(settings, log, at)
     measured = by_week(rows, "served", horizon, newest_event(settings), ran, config.performance)
     reports.append(settings, reports.PERFORMANCE, measured, ran)
     states = Counter({s["values"]: s["counts"] for s in rows["state"].value_counts().to_pylist()})
@@ -250,7 +250,7 @@ def latency(settings: Settings, ran: datetime) -> Looked:
 def _performance(measured: Sequence[dict[str, Any]], metrics: dict[str, float]) -> Looked:
     matured = [row for row in measured if row["state"] == "measured"]
     if any(row["state"] == "one class" for row in measured):
-        yield "A matured week holds one class alone: its ranking cannot be judged."
+        yield "A matured week holds one class alone: its ranking cannot be join_outcomes."
     if not matured:
         yield "No week since the training has matured: its performance is estimated, not measured."
         return

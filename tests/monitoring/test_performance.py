@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from monitoring.outcomes import judged
+from monitoring.outcomes import join_outcomes
 from monitoring.performance import PerformanceConfig, by_week, estimate, measure, profit_curve
 from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
@@ -34,7 +34,7 @@ def test_an_outcome_is_what_the_label_says(shop):
             "SELECT user_id, item_id, event_timestamp AS predicted_at, label AS truth "
             f"FROM read_parquet('{files(shop.labels)}')"
         ).to_arrow_table()
-    found = judged(shop, rows, START + timedelta(days=10))
+    found = join_outcomes(shop, rows, START + timedelta(days=10))
     assert found["label"].to_pylist() == found["truth"].to_pylist()
     assert pc.sum(found["label"]).as_py() > 0
     assert set(found["state"].to_pylist()) == {"matured", "open"}
@@ -48,7 +48,7 @@ def test_what_the_events_end_before_is_censored(shop):
             "predicted_at": pa.array([START + timedelta(days=9.9)] * 2, pa.timestamp("us", "UTC")),
         }
     )
-    later = judged(shop, rows, START + timedelta(days=30))
+    later = join_outcomes(shop, rows, START + timedelta(days=30))
     assert later["state"].to_pylist() == ["censored", "censored"]
     assert later["label"].to_pylist() == [None, None]
 
