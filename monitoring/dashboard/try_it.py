@@ -4,16 +4,21 @@ import os
 from typing import Any
 
 import httpx
+import ibis
 import pandas as pd
 import streamlit as st
 
 from monitoring.dashboard.read import page, parquet
 from monitoring.latency import SERVICE
+from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
+from nextbuy.features.item import TABLE as ITEM
 from nextbuy.network import key_headers
 from nextbuy.settings import Settings
-from nextbuy.sql import literal
-from nextbuy.versioned_table import manifest
+from nextbuy.sql import literal, read_parquet
+from nextbuy.tables.incremental import session_event_columns
+from nextbuy.tables.sessions import SESSION_EVENTS
+from nextbuy.versioned_table import files, manifest
 
 REASONS = 4
 SHOPPERS = 200
@@ -39,27 +44,30 @@ def show() -> None:
     body: dict[str, Any] = {"user_id": user.strip(), "reasons": REASONS}
     if items.strip():
         body["item_ids"] = [item.strip() for item in items.split(",") if item.strip()]
-    answer = _ask(url, body)
-    found = answer["items"]
-    if not found:
+    prediction = _ask(url, body)
+    ranked = prediction["items"]
+    if not ranked:
         st.warning("Nothing is known of this shopper's latest session. Name items.")
         return
-    if answer["degraded"]:
+    if prediction["degraded"]:
         st.warning("Redis did not answer in time: parts of the features are missing.")
-    st.caption(f"Model {answer['model']}, asked at {answer['predicted_at'][:19]} UTC")
-    top = max(item["probability"] for item in found)
+    st.caption(f"Model {prediction['model']}, predicted at {prediction['predicted_at'][:19]} UTC")
+    top = max(item["probability"] for item in ranked)
     st.dataframe(
-        [{"rank": i["rank"], "item": i["item_id"], "probability": i["probability"]} for i in found],
+        [
+            {"rank": i["rank"], "item": i["item_id"], "probability": i["probability"]}
+            for i in ranked
+        ],
         column_config={
             "probability": st.column_config.ProgressColumn(
                 format="percent", min_value=0, max_value=top
             )
         },
         hide_index=True,
-        height=min(36 * (len(found) + 1), 320),
+        height=min(36 * (len(ranked) + 1), 320),
     )
-    item = st.selectbox("Look closer at", [i["item_id"] for i in found])
-    chosen = next(i for i in found if i["item_id"] == item)
+    item = st.selectbox("Look closer at", [i["item_id"] for i in ranked])
+    chosen = next(i for i in ranked if i["item_id"] == item)
     why, if_so = st.columns(2)
     with why:
         st.markdown("**Why**")
@@ -76,23 +84,18 @@ def show() -> None:
 
 def _what_if(url: str, user: str, item: dict[str, Any]) -> None:
     st.markdown("**What if** its price and discount were others?")
-    now = _price(item["item_id"])
-    if now is None:
+    row = _latest_row(item["item_id"])
+    if row is None:
         st.caption("No price is known of this item.")
         return
-    price_now, discount_now, ratio_now = now
+    price_now, discount_now = float(row["price"].iloc[0]), float(row["discount"].fillna(0).iloc[0])
     euros = price_now / 100
     price = 100 * st.slider("Price", 0.5 * euros, 1.5 * euros, euros, step=0.01, format="%.2f")
     most = max(0.5 * euros, discount_now / 100)
     discount = 100 * st.slider("Discount", 0.0, most, discount_now / 100, step=0.01, format="%.2f")
-    features: dict[str, float | None] = {
-        "item__price": price,
-        "item__discount": discount,
-        "item__rate_discount": discount / (price + discount) if price + discount else None,
-        "item__rate_price": None if pd.isna(ratio_now) else ratio_now * price / price_now,
-    }
-    taken = set(_model(url)["contract"]["features"])
-    context = {item["item_id"]: {k: v for k, v in features.items() if k in taken}}
+    features = features_at(row, price, discount)
+    in_model = set(_model(url)["contract"]["features"])
+    context = {item["item_id"]: {k: v for k, v in features.items() if k in in_model}}
     if not context[item["item_id"]]:
         st.caption("The model does not take the price.")
         return
@@ -101,6 +104,45 @@ def _what_if(url: str, user: str, item: dict[str, Any]) -> None:
     change = new - item["probability"]
     st.metric("Probability", f"{new:.2%}", f"{100 * change:+.2f} points", border=True)
     st.caption("Changes what the service knows of the item; the shopper's past stays as it was.")
+
+
+def features_at(row: pd.DataFrame, price: float, discount: float) -> dict[str, float | None]:
+    """The item's features that need a price or a discount, as the model names them.
+
+    Args:
+        row: what the item's feature definitions read, one row (`item_row`).
+        price: in cents, instead of the row's.
+        discount: in cents, instead of the row's.
+    """
+    changed = ibis.memtable(row.assign(price=price, discount=discount))
+    features = [f for f in ITEM.features if {"price", "discount"} & set(f.needs)]
+    values = changed.select(*(f.column(changed) for f in features)).to_pandas().iloc[0]
+    return {
+        f"{ITEM.name}__{f.name}": None if pd.isna(values[f.name]) else float(values[f.name])
+        for f in features
+    }
+
+
+def item_row(settings: Settings, item_id: str) -> pd.DataFrame | None:
+    """The newest row with a price of what the item's feature definitions read; None: no price."""
+    sessions = manifest(settings.sessions)
+    if sessions is None:
+        return None
+    rows = ITEM.rows(SESSION_EVENTS, None)
+    is_published = rows.event_us <= int(sessions.info["newest_us"])
+    newest = rows.filter(is_published & (rows.price > 0)).order_by(rows.event_us.desc()).limit(1)
+    with duckdb_connection(settings) as connection:
+        connection.execute(
+            f"CREATE VIEW session_events AS SELECT {session_event_columns()} "
+            f"FROM {read_parquet(files(settings.sessions))} WHERE item_id = {literal(item_id)}"
+        )
+        row = connection.sql(str(ibis.to_sql(newest, dialect="duckdb"))).df()
+    return None if row.empty else row
+
+
+@st.cache_data(ttl=600, max_entries=200, show_spinner=False)
+def _latest_row(item_id: str) -> pd.DataFrame | None:
+    return item_row(Settings(), item_id)
 
 
 def _recent_shoppers() -> list[str]:
@@ -120,32 +162,19 @@ def _recent_shoppers() -> list[str]:
     return []
 
 
-def _price(item_id: str) -> tuple[float, float, float] | None:
-    """Price, discount and relative price last seen, in the feature table's units."""
-    rows = parquet(
-        Settings().features / "item" / "day=*" / "*.parquet",
-        "price, discount, rate_price",
-        f"item_id = {literal(item_id)} AND price > 0 ORDER BY event_timestamp DESC LIMIT 1",
-    )
-    if rows is None or rows.empty:
-        return None
-    row = rows.iloc[0].astype(float)
-    return row["price"], 0.0 if pd.isna(row["discount"]) else row["discount"], row["rate_price"]
-
-
 @st.cache_data(ttl=60, show_spinner=False)
 def _model(url: str) -> dict[str, Any]:
-    return _answer(lambda: httpx.get(f"{url}/model", headers=key_headers(), timeout=10), url)
+    return _response(lambda: httpx.get(f"{url}/model", headers=key_headers(), timeout=10), url)
 
 
 def _ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
     headers = key_headers()
-    return _answer(
+    return _response(
         lambda: httpx.post(f"{url}/predict", json=body, headers=headers, timeout=10), url
     )
 
 
-def _answer(call: Any, url: str) -> dict[str, Any]:
+def _response(call: Any, url: str) -> dict[str, Any]:
     try:
         response: httpx.Response = call()
     except httpx.HTTPError as error:
@@ -154,5 +183,5 @@ def _answer(call: Any, url: str) -> dict[str, Any]:
         ) from error
     if response.is_error:
         raise NextbuyError(f"{url} answered {response.status_code}: {response.text}")
-    answer: dict[str, Any] = response.json()
-    return answer
+    body: dict[str, Any] = response.json()
+    return body

@@ -3,9 +3,14 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from monitoring.dashboard import try_it
 from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
-from nextbuy.versioned_table import new_version
+from nextbuy.sql import read_parquet
+from nextbuy.tables.build import build_features, build_sessions
+from nextbuy.tables.sessions import SessionConfig
+from nextbuy.versioned_table import files, new_version
+from tests.monitoring.small_events import month, publish
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -64,3 +69,31 @@ def test_a_spoiled_report_is_an_error_and_no_blank_page(data):
         assert any("cannot be read" in error.value for error in opened(page).error)
     (data.reports / "evaluation.json").write_text("{")
     assert any("spoiled" in error.value for error in opened("model").error)
+
+
+def test_what_if_evaluates_the_definitions_of_the_features(data):
+    publish(month(days=10, per_day=200), data)
+    build_sessions(data, SessionConfig(), lambda *_: None)
+    build_features(data, lambda *_: None)
+    with duckdb_connection(data) as connection:
+        price, discount, rate_price, rate_discount = connection.execute(
+            f"SELECT price, discount, rate_price, rate_discount FROM "
+            f"{read_parquet(files(data.features / 'item'))} WHERE item_id = 'i1' AND price > 0 "
+            "ORDER BY event_timestamp DESC LIMIT 1"
+        ).fetchone()
+    row = try_it.item_row(data, "i1")
+    now = try_it.features_at(row, price, discount)
+    assert now == pytest.approx(
+        {
+            "item__price": price,
+            "item__discount": discount,
+            "item__rate_price": rate_price,
+            "item__rate_discount": rate_discount,
+        },
+        rel=1e-12,
+    )
+    half = try_it.features_at(row, price / 2, price / 2)
+    assert half["item__rate_discount"] == 0.5
+    assert half["item__rate_price"] == pytest.approx(rate_price / 2, rel=1e-12)
+    assert try_it.features_at(row, 0.0, 0.0)["item__rate_discount"] is None
+    assert try_it.item_row(data, "no such item") is None
