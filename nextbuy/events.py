@@ -54,7 +54,13 @@ EVENT_ORDER = ("event_time", "event_id")
 """The total order of one shopper's events: ties in time are broken by id."""
 
 
-MAX_TEXT = 256  # characters in any text column
+TEXT_COLUMNS = ("event_id", "user_id", "item_id", "category", "brand", "source_session_id")
+"""Free texts, of 1 to `MAX_TEXT` characters."""
+MONEY_COLUMNS = ("price", "discount")
+"""Whole cents from 0 to `MAX_CENTS`."""
+WITHOUT_ITEM = EventType.LOGIN
+"""The one event type without an item."""
+MAX_TEXT = 256
 MAX_CENTS = 10**12
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 Cents = Annotated[int, Field(ge=0, le=MAX_CENTS)]
@@ -83,6 +89,6 @@ class Event(BaseModel):
 
     @model_validator(mode="after")
     def _item_unless_login(self) -> "Event":
-        if self.item_id is None and self.event_type is not EventType.LOGIN:
+        if self.item_id is None and self.event_type is not WITHOUT_ITEM:
             raise ValueError(f"a {self.event_type} event needs an item_id")
         return self

@@ -4,6 +4,7 @@ Three steps: `stage_events` reads and maps the log, the caller checks the staged
 adds it to the published events.
 """
 
+import glob
 import json
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -20,9 +21,8 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
 from nextbuy.ingest import quarantine
-from nextbuy.ingest.lines import Progress
-from nextbuy.ingest.log_reader import find_files, open_rows
-from nextbuy.ingest.mapping import judged, read_items, with_items
+from nextbuy.ingest.log_reader import Progress, open_rows
+from nextbuy.ingest.mapping import map_and_validate, read_items, with_items
 from nextbuy.ingest.report import ComparedRows, IngestReport, build_report, check_acceptance
 from nextbuy.ingest.source import Source
 from nextbuy.settings import Settings
@@ -54,7 +54,7 @@ def is_up_to_date(
     receipt = _receipt(settings)
     if not receipt.exists():
         return False
-    files, item_files = find_files(logs), find_files([items]) if items is not None else []
+    files, item_files = _find_files(logs), _find_files([items]) if items is not None else []
     made_from = [_inputs(files, item_files, source, adds=False)]
     if not replace:
         made_from.append(_inputs(files, item_files, source, adds=True))
@@ -115,7 +115,7 @@ def stage_events(
         NextbuyError: the log cannot be read, lacks a column, has too many bad rows, mixes with
             another source's events, or another run is adding events. Nothing is published.
     """
-    files, item_files = find_files(logs), _item_files(source, items)
+    files, item_files = _find_files(logs), _item_files(source, items)
     with ingest_workplace(settings) as work:
         published = None if replace else manifest(settings.events)
         info = _info(source, bool(item_files), published, settings)
@@ -187,6 +187,28 @@ def publish_events(
             return len(version.written())
 
 
+def _find_files(logs: Sequence[str | Path]) -> list[Path]:
+    """Every file that the paths and globs stand for, each once, in order of path.
+
+    Raises:
+        NextbuyError: a path or glob stands for no file.
+    """
+    files: set[Path] = set()
+    for log in logs:
+        if Path(log).is_dir():
+            raise NextbuyError(f"{log} is a folder. Name its files, for example '{log}/*.csv'.")
+        paths = [str(log)] if Path(log).exists() else _matches(str(log))
+        matches = [Path(path) for path in paths if Path(path).is_file()]
+        if not matches:
+            raise NextbuyError(f"There is no file {log}. Check the path or the glob.")
+        files.update(matches)
+    return sorted(files)
+
+
+def _matches(pattern: str) -> list[str]:
+    return glob.glob(pattern, recursive=True)  # noqa: PTH207  # Path takes no absolute pattern
+
+
 def _item_files(source: Source, items: str | Path | None) -> list[Path]:
     if items is None:
         return []
@@ -195,7 +217,7 @@ def _item_files(source: Source, items: str | Path | None) -> list[Path]:
             f"The source {source.name!r} declares no item table, so {items} has no meaning. "
             "Describe it under items in the source file."
         )
-    return find_files([items])
+    return _find_files([items])
 
 
 def _info(
@@ -264,7 +286,7 @@ def _read_log(
     """Read the log once, map and validate every row into `file`; returns it as a relation."""
     fields = {f"fields.{name}": column for name, column in source.fields.items()}
     with open_rows(connection, source, files, fields, source.explode, progress) as rows:
-        connection.execute(f"COPY ({judged(source, rows, now)}) TO {literal(file)}")
+        connection.execute(f"COPY ({map_and_validate(source, rows, now)}) TO {literal(file)}")
     return read_parquet(file)
 
 

@@ -8,9 +8,8 @@ import duckdb
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA, MAX_CENTS
-from nextbuy.ingest.lines import Progress
-from nextbuy.ingest.log_reader import Rows, open_rows
-from nextbuy.ingest.quarantine import rules
+from nextbuy.ingest.log_reader import LogRows, Progress, open_rows
+from nextbuy.ingest.row_rules import row_rules
 from nextbuy.ingest.source import ItemTable, Source, TimeFormat
 from nextbuy.sql import literal
 from nextbuy.times import to_us
@@ -29,13 +28,13 @@ HASHED = (
 )
 
 
-def judged(source: Source, rows: Rows, now: datetime) -> str:
-    """The query that gives a row for every row of the log.
+def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
+    """The query that maps and validates a log: one row for every row of the log.
 
     Its columns: `file`, `row`; `reason`, `column`, `value` and `raw` of a refused row; `ignored`,
     the name of an ignored event; and the canonical columns, NULL in rows that are no events.
     """
-    found = rules(source)
+    rules = row_rules(source)
     texts = ", ".join(f"{_text(source, rows, name)} AS _{name}" for name in EVENT_SCHEMA.names)
     kinds = " ".join(
         f"WHEN {literal(theirs)} THEN {literal(ours)}"
@@ -43,14 +42,14 @@ def judged(source: Source, rows: Rows, now: datetime) -> str:
     )
     ignored = ", ".join(map(literal, source.ignored)) or "NULL"
     now_us = to_us(now)
-    reasons = ", ".join(literal(rule.reason) for rule in found)
+    reasons = ", ".join(literal(rule.reason) for rule in rules)
     labels = ", ".join(
-        literal(source.label(rule.column)) if rule.column else "NULL" for rule in found
+        literal(source.label(rule.column)) if rule.column else "NULL" for rule in rules
     )
     values = " ".join(
-        f"WHEN {i} THEN _{rule.column}" for i, rule in enumerate(found, 1) if rule.column
+        f"WHEN {i} THEN _{rule.column}" for i, rule in enumerate(rules, 1) if rule.column
     )
-    cases = " ".join(f"WHEN {rule.applies} THEN {i}" for i, rule in enumerate(found, 1))
+    cases = " ".join(f"WHEN {rule.condition} THEN {i}" for i, rule in enumerate(rules, 1))
     columns = {
         "event_id": "_event_id" if "event_id" in source.fields else derived_id(),
         "user_id": "_user_id",
@@ -93,8 +92,8 @@ def judged(source: Source, rows: Rows, now: datetime) -> str:
 def derived_id() -> str:
     """MD5 over what the log says of the event; equal rows are one event.
 
-    Each value goes in with its length and a NULL as a dash, so that no two rows run into one text.
-    What an item table adds is left out: a better table makes no new events.
+    Each value is preceded by its length and a NULL is a dash, so different rows give different
+    texts. What an item table adds is left out: a better table makes no new events.
     """
     names = [name if name.startswith("_") else f"_{name}" for name in HASHED]
     parts = (f"coalesce(strlen({name}::VARCHAR) || ':' || {name}::VARCHAR, '-')" for name in names)
@@ -124,9 +123,9 @@ def micros(text: str, time: TimeFormat) -> str:
 
 
 def cents(text: str, source: Source) -> str:
-    """Whole cents of an amount, NULL where `text` is none or beyond all reason.
+    """Whole cents of an amount, NULL where `text` is no number or too large.
 
-    Decimals, not floats: exact, halves away from zero; what is below zero stays below.
+    Decimals, not floats: exact, halves away from zero; a negative amount stays negative.
     """
     factor = 100 if source.money == "units" else 1
     amount = f"TRY_CAST({text} AS DECIMAL(18, 6))"
@@ -148,31 +147,31 @@ def read_items(
     Raises:
         NextbuyError: the table cannot be read, or has a row that cannot be used.
     """
-    asked = {"items.key": table.key}
-    asked |= {f"items.fields.{name}": column for name, column in table.fields.items()}
+    specs = {"items.key": table.key}
+    specs |= {f"items.fields.{name}": column for name, column in table.fields.items()}
     if table.stamp is not None:
-        asked["items.stamp"] = table.stamp
-    with open_rows(connection, table, files, asked, progress=progress) as rows:
+        specs["items.stamp"] = table.stamp
+    with open_rows(connection, table, files, specs, progress=progress) as rows:
         stamp = micros(rows.texts["items.stamp"], table.time) if table.stamp else "NULL"
         columns = {"item_id": _id(rows.texts["items.key"], source, "item_id"), "us": stamp}
         for name in table.fields:
             text = rows.texts[f"items.fields.{name}"]
             columns[name] = cents(text, source) if name in ("price", "discount") else text
-        wanted = f"({table.where})" if table.where else "true"
+        condition = f"({table.where})" if table.where else "true"
         picked = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
         connection.execute(
             f"CREATE TEMP TABLE all_items AS SELECT _file, _row, _broken, {picked} "
-            f"FROM {rows.relation} WHERE _broken IS NOT NULL OR {wanted}"
+            f"FROM {rows.relation} WHERE _broken IS NOT NULL OR {condition}"
         )
-    useless = "_broken IS NOT NULL OR item_id IS NULL" + (" OR us IS NULL" if table.stamp else "")
+    unusable = "_broken IS NOT NULL OR item_id IS NULL" + (" OR us IS NULL" if table.stamp else "")
     bad = connection.execute(
         f"SELECT count(*), arg_min(_file, (_file, _row)), min((_file, _row))[2] "
-        f"FROM all_items WHERE {useless}"
+        f"FROM all_items WHERE {unusable}"
     ).fetchall()[0]
     if bad[0]:
         raise NextbuyError(
             f"{bad[0]:,} rows of the item table cannot be used, the first is {bad[1]}, row "
-            f"{bad[2]}: no item, no stamp, or cut short. Mend the table, or skip such rows by "
+            f"{bad[2]}: no item, no stamp, or cut short. Correct the table, or skip such rows by "
             "items.where in the source file."
         )
     content = ", ".join(f"{name} NULLS LAST" for name in table.fields)
@@ -194,7 +193,7 @@ def with_items(table: ItemTable, events: str, items: str) -> str:
     return f"(SELECT {columns} FROM {events} e {join} JOIN {items} i ON e.item_id = i.item_id {at})"
 
 
-def _text(source: Source, rows: Rows, name: str) -> str:
+def _text(source: Source, rows: LogRows, name: str) -> str:
     return _id(rows.texts.get(f"fields.{name}", "CAST(NULL AS VARCHAR)"), source, name)
 
 

@@ -1,24 +1,20 @@
-"""Which rows of a log are refused, why, and what to do about it."""
+"""The refused rows of a log: where they are written, why, and what to do about it."""
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import duckdb
 
-from nextbuy.events import MAX_TEXT, EventType
-from nextbuy.ingest.source import Source
+from nextbuy.events import MAX_TEXT
 from nextbuy.sql import literal
-from nextbuy.times import MICROSECOND, to_us
 
-TEXTS = ("event_id", "user_id", "item_id", "category", "brand", "source_session_id")
-SHOWN = 60  # characters of a value in a message
+MAX_SHOWN = 60  # characters of a value in a message
 
 REMEDIES = {
     "not_utf8": "Convert the file to UTF-8, e.g. with iconv.",
-    "stray_quote": "Mend the quotes; a line break within quotes is not understood.",
-    "wrong_number_of_cells": "The line is cut short or has a stray delimiter; mend it.",
-    "not_a_json_object": "Each line must be one JSON object; mend it at its source.",
+    "stray_quote": "Correct the quotes; a line break within quotes is not understood.",
+    "wrong_number_of_cells": "The line is cut short or has a stray delimiter; correct it.",
+    "not_a_json_object": "Each line must be one JSON object; correct it at its source.",
     "missing_event_type": "Fill in the event's name at its source.",
     "unknown_event_type": "Map the name under event_types, or list it under ignored.",
     "missing_event_id": "Fill it in, or leave fields.event_id out to have ids derived.",
@@ -39,57 +35,8 @@ REMEDIES = {
 """Reason -> what to do."""
 
 
-class Rule(NamedTuple):
-    """One reason to refuse a row; the first that applies is the one given."""
-
-    reason: str
-    column: str | None
-    """Canonical column at fault."""
-    applies: str
-    """SQL condition."""
-
-
-def rules(source: Source) -> list[Rule]:
-    """What is refused of this log, in order.
-
-    The conditions see each canonical column's text as `_user_id` and so on, and what became of it:
-    `_kind`, `_us` (microseconds since 1970), `_price_cents`, `_discount_cents`; and `_now_us`.
-    """
-    limits = source.limits
-    broken = ("not_utf8", "stray_quote", "wrong_number_of_cells", "not_a_json_object")
-    oldest = to_us(limits.not_before)
-    ahead = limits.max_ahead // MICROSECOND
-    found = [
-        *(Rule(reason, None, f"_broken = {literal(reason)}") for reason in broken),
-        Rule("missing_event_type", "event_type", "_event_type IS NULL"),
-        Rule("unknown_event_type", "event_type", "_kind IS NULL"),
-        Rule("missing_event_id", "event_id", "_event_id IS NULL"),
-        Rule("missing_user", "user_id", "_user_id IS NULL"),
-        Rule("missing_time", "event_time", "_event_time IS NULL"),
-        Rule("unparsable_time", "event_time", "_us IS NULL"),
-        Rule("time_too_old", "event_time", f"_us < {oldest}"),
-        Rule("time_in_future", "event_time", f"_us > _now_us + {ahead}"),
-        Rule("missing_item", "item_id", f"_item_id IS NULL AND _kind <> '{EventType.LOGIN}'"),
-    ]
-    for money in ("price", "discount"):
-        found += [
-            Rule(f"unparsable_{money}", money, f"_{money} IS NOT NULL AND _{money}_cents IS NULL"),
-            Rule(f"negative_{money}", money, f"_{money}_cents < 0"),
-        ]
-    # Counting bytes first: counting characters is slow and seldom needed.
-    found += [
-        Rule(
-            "text_too_long", name, f"strlen(_{name}) > {MAX_TEXT} AND length(_{name}) > {MAX_TEXT}"
-        )
-        for name in TEXTS
-    ]
-    if "event_id" not in source.fields:
-        found = [rule for rule in found if rule.reason != "missing_event_id"]
-    return found
-
-
 def write(connection: duckdb.DuckDBPyConnection, refused: str, folder: Path) -> None:
-    """Write the relation `refused` to `folder`, in place of what an earlier run left there."""
+    """Write the relation `refused` to `folder`, in place of what an earlier run wrote there."""
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -102,14 +49,14 @@ def write(connection: duckdb.DuckDBPyConnection, refused: str, folder: Path) -> 
 
 
 def explain(connection: duckdb.DuckDBPyConnection, refused: str) -> str:
-    """A line per reason, the most frequent first: how many, an example, and the remedy."""
-    found = connection.execute(
+    """A line per reason, the most frequent first: how many rows, an example, and the remedy."""
+    reasons = connection.execute(
         f"""SELECT reason, count(*) AS n,
             arg_min(struct_pack(file, row, "column", value), struct_pack(file, row, value)) AS first
         FROM {refused} GROUP BY reason ORDER BY n DESC, reason"""
     ).fetchall()
     lines = []
-    for reason, n, first in found:
+    for reason, n, first in reasons:
         where = f"{first['file']}, row {first['row']}"
         if first["column"] is not None:
             where += f", column {first['column']}: {_shown(first['value'])}"
@@ -127,4 +74,4 @@ def explain(connection: duckdb.DuckDBPyConnection, refused: str) -> str:
 def _shown(value: str | None) -> str:
     if value is None:
         return "no value"
-    return repr(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")
+    return repr(value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…")

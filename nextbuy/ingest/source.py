@@ -32,7 +32,7 @@ class Expression(_Model):
     sql: Name
 
 
-Column = Name | Expression
+ColumnSpec = Name | Expression
 """A column of the log (a dotted path where the log nests), or an expression over its columns."""
 
 
@@ -56,8 +56,8 @@ class TimeFormat(_Model):
         return self
 
 
-class Layout(_Model):
-    """How a file is cut into rows and columns. Gzip is recognised by itself."""
+class FileFormat(_Model):
+    """How a file is cut into rows and columns. Gzip is detected by content."""
 
     format: Literal["csv", "jsonl", "parquet"]
     """CSV rows are lines: a quoted line break is not understood and its row is refused."""
@@ -74,27 +74,27 @@ class Layout(_Model):
         return self
 
 
-class ItemTable(Layout):
+class ItemTable(FileFormat):
     """A second file with what is known of items, given to `ingest` beside the log."""
 
-    key: Column
+    key: ColumnSpec
     """Column with the item's id."""
-    fields: dict[Literal["category", "brand", "price", "discount"], Column]
+    fields: dict[Literal["category", "brand", "price", "discount"], ColumnSpec]
     """Canonical column -> column of this table; the log's own value comes first."""
-    stamp: Column | None = None
-    """Column with the moment from which a row holds. An event sees the last row before it."""
+    stamp: ColumnSpec | None = None
+    """Column with the moment a row takes effect; an event gets the last row up to its own time."""
     time: TimeFormat = TimeFormat()
     """How `stamp` is written."""
     where: str | None = None
     """DuckDB condition that picks rows, e.g. `property = 'categoryid'`."""
 
     @model_validator(mode="after")
-    def _no_price_of_all_times(self) -> Self:
+    def _price_needs_timestamp(self) -> Self:
         undated = {"price", "discount"} & set(self.fields)
         if undated and self.stamp is None:
             raise ValueError(
-                f"fields.{min(undated)}: a price without a stamp would tell the past about the "
-                "future; name the stamp column, or leave the price out"
+                f"fields.{min(undated)}: a price without a stamp would leak later prices into "
+                "earlier events; name the stamp column, or leave the price out"
             )
         return self
 
@@ -103,14 +103,14 @@ class Limits(_Model):
     """What is refused, and how much of it is too much."""
 
     max_bad_share: float = Field(default=0.01, ge=0, le=1)
-    """Refused rows over rows read, beyond which nothing is published."""
+    """Largest share of refused rows; with more, nothing is published."""
     not_before: AwareDatetime = datetime(2000, 1, 1, tzinfo=UTC)
     """Events before this moment are refused."""
     max_ahead: timedelta = timedelta(days=1)
     """Events later than now by more than this are refused."""
 
 
-class Source(Layout):
+class Source(FileFormat):
     """How one shop's log becomes canonical events; `configs/sources/` holds the known ones.
 
     >>> source = Source(name="shop", format="csv", event_types={"pv": "view", "buy": "purchase"},
@@ -136,13 +136,13 @@ class Source(Layout):
             "discount",
             "source_session_id",
         ],
-        Column,
+        ColumnSpec,
     ]
     """Canonical column -> column of the log. Without `event_id`, one is derived from the rest."""
     event_types: dict[Name, EventType]
     """Their name -> ours."""
     ignored: tuple[Name, ...] = ()
-    """Their names that are left aside, counted but not refused."""
+    """Their names that are skipped: counted, but not refused."""
     time: TimeFormat = TimeFormat()
     float_ids: tuple[str, ...] = ()
     """Canonical columns whose ids came as floats: "266079.0" is read as "266079"."""

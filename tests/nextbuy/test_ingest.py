@@ -552,3 +552,18 @@ def test_progress_is_told(tmp_path, settings):
     told = []
     ingest([log(tmp_path / "log.csv", *DAY_1)], shop(), settings, progress=told.append)
     assert told == ["reading log.csv: 100%", "looking for duplicates", "publishing"]
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_columns_that_differ_in_case_alone_are_told_apart(tmp_path, settings, format):
+    names = ("User", "user", "at", "what", "sku")
+    cells = ("no", "ann", "2024-03-01 10:00:00", "pv", "lamp")
+    path = tmp_path / "log"
+    if format == "csv":
+        path.write_text(f"{','.join(names)}\n{','.join(cells)}\n")
+    else:
+        path.write_text(json.dumps(dict(zip(names, cells, strict=True))) + "\n")
+    fields = {"user_id": "user", "event_time": "at", "event_type": "what", "item_id": "sku"}
+    fields["category"] = "User"
+    ingest([path], shop(format=format, fields=fields), settings)
+    assert [(row["user_id"], row["category"]) for row in event_rows(settings)] == [("ann", "no")]

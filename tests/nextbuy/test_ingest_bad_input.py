@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nextbuy.errors import NextbuyError
-from nextbuy.ingest.quarantine import REMEDIES, rules
+from nextbuy.ingest.quarantine import REMEDIES
+from nextbuy.ingest.row_rules import row_rules
 from nextbuy.settings import Settings
 from tests.nextbuy.small_log import (
     HEADER,
@@ -109,7 +110,7 @@ def test_what_a_clock_set_back_refused_comes_in_once_it_is_right(tmp_path, setti
 
 def test_every_rule_has_a_remedy():
     fields = dict.fromkeys(shop().fields, "x") | {"event_id": "x"}
-    assert {rule.reason for rule in rules(shop(fields=fields))} <= set(REMEDIES)
+    assert {rule.reason for rule in row_rules(shop(fields=fields))} <= set(REMEDIES)
 
 
 def test_a_missing_id_of_the_log_s_own_is_refused(tmp_path, settings):
@@ -166,7 +167,7 @@ def test_bytes_that_are_no_text(tmp_path, settings):
 
 
 def test_rows_and_files_are_told_apart_across_chunks_and_files(tmp_path, settings, monkeypatch):
-    monkeypatch.setattr("nextbuy.ingest.lines.CHUNK", 64)
+    monkeypatch.setattr("nextbuy.ingest.log_reader.CHUNK_BYTES", 64)
     lines = [GOOD.replace("ann", f"u{i}") for i in range(50)]
     one = log(tmp_path / "1.csv", *lines, "cut")
     two = log(tmp_path / "2.csv.gz", *lines[:7], "cut", *lines)

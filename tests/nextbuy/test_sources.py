@@ -89,7 +89,7 @@ def test_what_a_shipped_source_provides(name: str, with_items: bool, provides: s
         ),
         (
             {"items": {"format": "csv", "key": "i", "fields": {"price": "p"}}},
-            "items: fields.price: a price without a stamp would tell the past about the future",
+            "items: fields.price: a price without a stamp would leak later prices into",
         ),
         ({"limits": {"not_before": "2000-01-01T00:00:00"}}, "limits.not_before: "),
         ({"limits": {"max_bad_share": 2}}, "limits.max_bad_share: "),
