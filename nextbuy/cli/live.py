@@ -54,12 +54,16 @@ def merge_live() -> None:
     """
     quiet_libraries()
     from monitoring.checks import check_events, gate
-    from nextbuy.live.merge import merge_live as run
+    from nextbuy.live.merge import publish, stage_live_events
 
     settings = Settings()
-    with console.status("merging live events"):
-        count = run(settings, gate=lambda new: gate(check_events(new, settings)))
-    print_line(f"{count:,} live events published" if count else "nothing new to publish")
+    with console.status("merging live events"), stage_live_events(settings) as staged:
+        if staged.count:
+            gate(check_events(staged.file, settings))
+        publish(staged)
+    print_line(
+        f"{staged.count:,} live events published" if staged.count else "nothing new to publish"
+    )
     print_next_steps("nextbuy sessionize")
 
 
@@ -114,9 +118,9 @@ def forget(user: Annotated[str, typer.Argument(help="The shopper's id.")]) -> No
     from nextbuy.maintenance.erase import forget as run
 
     with console.status("forgetting"):
-        proof = run(Settings(), user)
-    for line in str(proof).splitlines():
+        report = run(Settings(), user)
+    for line in str(report).splitlines():
         print_line(line)
-    if proof.left:
+    if report.left:
         raise NextbuyError("The id is still there; run the command again.")
     print_next_steps("nextbuy sessionize")

@@ -27,6 +27,8 @@ COLUMNS = tuple(COMPUTED_SCHEMA.names)
 SQLITE_TYPES = {pa.int64(): "INTEGER", pa.string(): "TEXT"}
 BUSY_SECONDS = 30.0
 MAX_IDS_IN_QUERY = 500
+ERASURES = "forgotten"
+"""Meta value: how many times a shopper was erased. The name is on disks."""
 
 Outcome = Literal["new", "duplicate", "conflict"]
 

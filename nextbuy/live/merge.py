@@ -1,6 +1,8 @@
-"""Publishes live events: they become part of `events/`."""
+"""Publishes live events, in the three steps of an ingest: stage, check, publish."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,59 +16,67 @@ from nextbuy.live.write_history import prune
 from nextbuy.settings import Settings
 from nextbuy.sql import literal, read_parquet
 from nextbuy.times import DAY
-from nextbuy.versioned_table import files, manifest
+from nextbuy.versioned_table import Manifest, files, manifest
 
 RETENTION_US = 30 * DAY
 """How long the history of writes to Redis is retained, for parity."""
 
 
-def merge_live(settings: Settings, *, gate: Callable[[Path], None] | None = None) -> int:
-    """Add the live events to the published ones; returns how many were new there.
+@dataclass(frozen=True)
+class StagedLiveEvents:
+    """Live events that are not published yet, while `stage_live_events` holds the lock."""
 
-    The next build of sessions and feature tables includes them. Only the days they belong to are
-    written; a second call publishes nothing.
+    settings: Settings
+    file: Path
+    """Parquet file in the columns of `EVENT_SCHEMA`."""
+    count: int
+    published: Manifest
+    """The version they come on top of."""
 
-    Args:
-        settings: where things are.
-        gate: called with the Parquet file of these events before they are published.
+
+@contextmanager
+def stage_live_events(settings: Settings) -> Iterator[StagedLiveEvents]:
+    """Stage the live events that are not published yet; none after a merge.
+
+    Until the block ends, no other run can add events. The live store keeps all of its events.
 
     Raises:
-        NextbuyError: no log was ingested yet, which says what these events provide; another run
-            is adding events; or the gate refused them. The live store keeps them in each case.
+        NextbuyError: no log was ingested yet, which says what these events provide; or another
+            run is adding events.
     """
     with ingest_workplace(settings) as work:
-        return _merge(settings, work / "new.parquet", gate)
+        published = manifest(settings.events)
+        if published is None:
+            raise NextbuyError(
+                "There are no published events yet to add the live ones to. "
+                "Begin with: nextbuy ingest LOG --source configs/sources/NAME.yaml"
+            )
+        with LiveStore(settings) as store:
+            prune(store, now_us() - RETENTION_US)
+            arrived = to_arrow(
+                store.sql.execute(
+                    f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq IS NOT NULL"
+                ).fetchall()
+            )
+        columns = ", ".join(
+            f"make_timestamptz(event_us) AS {name}" if name == "event_time" else name
+            for name in EVENT_SCHEMA.names
+        )
+        file, old = work / "new.parquet", read_parquet(files(settings.events))
+        with duckdb_connection(settings) as connection:
+            connection.register("arrived", arrived)
+            connection.execute(
+                f"COPY (SELECT {columns} FROM arrived ANTI JOIN {old} AS old USING (event_id)) "
+                f"TO {literal(file)}"
+            )
+        yield StagedLiveEvents(settings, file, pq.read_metadata(file).num_rows, published)
 
 
-def _merge(settings: Settings, new: Path, gate: Callable[[Path], None] | None) -> int:
-    published = manifest(settings.events)
-    if published is None:
-        raise NextbuyError(
-            "There are no published events yet to add the live ones to. "
-            "Begin with: nextbuy ingest LOG --source configs/sources/NAME.yaml"
-        )
-    with LiveStore(settings) as store:
-        prune(store, now_us() - RETENTION_US)
-        arrived = to_arrow(
-            store.sql.execute(
-                f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq IS NOT NULL"
-            ).fetchall()
-        )
-    names = ", ".join(
-        f"make_timestamptz(event_us) AS {name}" if name == "event_time" else name
-        for name in EVENT_SCHEMA.names
-    )
-    with duckdb_connection(settings) as connection:
-        connection.register("arrived", arrived)
-        old = read_parquet(files(settings.events))
-        connection.execute(
-            f"COPY (SELECT {names} FROM arrived ANTI JOIN {old} AS old USING (event_id)) "
-            f"TO {literal(new)}"
-        )
-    count = int(pq.read_metadata(new).num_rows)
-    if not count:
-        return 0
-    if gate:
-        gate(new)
-    publish_events(new, settings, published, published.info)
-    return count
+def publish(staged: StagedLiveEvents) -> None:
+    """Make the staged events part of the published ones.
+
+    Only the days they belong to are written. The next build of sessions and feature tables
+    includes them.
+    """
+    if staged.count:
+        publish_events(staged.file, staged.settings, staged.published, staged.published.info)

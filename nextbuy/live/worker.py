@@ -22,7 +22,7 @@ from feast import FeatureStore
 from feast.errors import FeastObjectNotFoundException
 
 from nextbuy.errors import NextbuyError
-from nextbuy.live.event_store import EventPage, LiveStore, now_us, to_arrow
+from nextbuy.live.event_store import ERASURES, EventPage, LiveStore, now_us, to_arrow
 from nextbuy.live.features import LiveFeatures, live_tables, session_config
 from nextbuy.live.sync import sync
 from nextbuy.live.write_history import begin_batch, end_batch
@@ -59,7 +59,7 @@ class Worker:
         self._settings = settings
         self.store = LiveStore(settings)
         self._published = _published(settings)
-        self._erasures = self.store.get_meta("forgotten")
+        self._erasures = self.store.get_meta(ERASURES)
         sync(settings, self.store, lambda rows: logger.info("%d published events read", rows))
         tables = live_tables(settings)
         self.features = LiveFeatures(tables, session_config(settings))
@@ -83,7 +83,7 @@ class Worker:
     def is_outdated(self) -> bool:
         """Whether something was published or erased that this worker does not know of."""
         known = self._published, self._erasures
-        return (_published(self._settings), self.store.get_meta("forgotten")) != known
+        return (_published(self._settings), self.store.get_meta(ERASURES)) != known
 
     def step(self) -> int:
         """Process arrived events, up to `MAX_BATCH_EVENTS`; returns their number.

@@ -1,12 +1,12 @@
-"""Erasure: a person leaves every place where they could be found, and a search proves it.
+"""Erasure: removes a person's rows from every file and store, then searches for what is left.
 
-Every Parquet file below the data folder is looked at, whatever table it belongs to and whichever
-version: what a stage adds tomorrow is covered without a word here. A row goes when one of its
-texts is the person's id, or when it is a refused row whose raw text names it. The live store
-overwrites what it deletes; Redis loses the person's keys.
+Every Parquet file below the data folder is searched, whatever table and version it belongs to, so
+that tables of later stages are covered too. A row is removed when one of its texts is the person's
+id or, as the raw text of a refused row, contains it. The live store overwrites what it deletes;
+the person's keys are removed from Redis.
 
-Sums over many people (an item's views, a fitted model) do not name the person; they leave the
-former when it is built again, which `nextbuy sessionize` and what follows then do.
+Sums over many people (an item's views, a fitted model) do not name the person. The tables lose
+their share when they are built again: `nextbuy sessionize` and the verbs after it.
 """
 
 import os
@@ -23,20 +23,21 @@ import pyarrow.parquet as pq
 import redis
 from numpy.typing import NDArray
 
+from nextbuy.atomic import replacing, write_text
 from nextbuy.errors import NextbuyError
-from nextbuy.live.event_store import LiveStore
+from nextbuy.live.event_store import ERASURES, LiveStore
 from nextbuy.live.sync import copy_lock
 from nextbuy.live.write_history import forget_rows
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import running_redis
 from nextbuy.versioned_table import ROW_GROUP, Manifest, file_digest, lock
 
-TEXTS = pa.list_(pa.string())
-SCANNED = 1000
+TEXT_LIST = pa.list_(pa.string())
+SCAN_KEYS = 1000  # Redis keys in one round trip
 
 
 @dataclass
-class Proof:
+class ErasureReport:
     """What was removed, and what a search found afterwards."""
 
     removed: dict[str, int] = field(default_factory=dict)
@@ -44,19 +45,25 @@ class Proof:
     searched: int = 0
     """Files and Redis keys that were searched afterwards."""
     left: list[str] = field(default_factory=list)
-    """Where the id is still found; empty is the proof."""
+    """Where the id still is; empty proves the erasure."""
+
+    def count(self, place: str, removed: int) -> None:
+        """Add to what was removed from a place."""
+        if removed:
+            self.removed[place] = self.removed.get(place, 0) + removed
 
     def __str__(self) -> str:
         lines = [f"{place:<14} {count:>9,} removed" for place, count in self.removed.items()]
-        if not lines:
-            lines = ["nothing was known of them"]
-        return "\n".join([*lines, f"searched {self.searched:,} files and keys: {self._found()}"])
+        result = f"still in {', '.join(self.left)}" if self.left else "the id is in none of them"
+        return "\n".join(
+            [
+                *(lines or ["nothing to remove"]),
+                f"searched {self.searched:,} files and keys: {result}",
+            ]
+        )
 
-    def _found(self) -> str:
-        return f"still in {', '.join(self.left)}" if self.left else "the id is in none of them"
 
-
-def forget(settings: Settings, user: str) -> Proof:
+def forget(settings: Settings, user: str) -> ErasureReport:
     """Remove a shopper everywhere below the data folder and from Redis.
 
     Safe to repeat; a crash leaves each file either as it was or without the person.
@@ -66,7 +73,7 @@ def forget(settings: Settings, user: str) -> Proof:
     """
     if not user.strip():
         raise NextbuyError("Name the shopper to forget: nextbuy forget USER")
-    proof = Proof()
+    report = ErasureReport()
     busy = f"Another run works on {settings.data}"
     with (
         lock(settings.data / "tmp" / "ingest.lock", busy),
@@ -74,18 +81,13 @@ def forget(settings: Settings, user: str) -> Proof:
         running_redis(settings) as url,
         redis.Redis.from_url(url) as client,
     ):
-        _count(proof, "live", _from_live(settings, user))
-        _count(proof, "Redis", _from_redis(client, user))
-        _count(proof, "reports", _from_reports(settings, user))
+        report.count("live", _erase_live(settings, user))
+        report.count("Redis", _erase_redis(client, user))
+        report.count("reports", _erase_reports(settings, user))
         for file in sorted(_files(settings, "*.parquet")):
-            _count(proof, _place(settings, file), _from_parquet(file, user))
-        _search(settings, client, user, proof)
-    return proof
-
-
-def _count(proof: Proof, place: str, removed: int) -> None:
-    if removed:
-        proof.removed[place] = proof.removed.get(place, 0) + removed
+            report.count(_place(settings, file), _erase_parquet(file, user))
+        _search(settings, client, user, report)
+    return report
 
 
 def _files(settings: Settings, pattern: str) -> Iterator[Path]:
@@ -102,54 +104,48 @@ def _place(settings: Settings, file: Path) -> str:
 
 
 def _word(user: str) -> str:
-    """The id on its own, not within a longer one."""
+    """Pattern of the id on its own, not within a longer one."""
     return rf"(^|[^\w-]){re.escape(user)}($|[^\w-])"
 
 
-def _from_parquet(file: Path, user: str) -> int:
-    named = _named(file, user)
-    count = int(named.sum())
-    if not count:
-        return 0
-    table = pq.ParquetFile(file).read()
-    aside = file.with_name(f".{file.name}.forgetting")
-    pq.write_table(
-        table.filter(pa.array(~named)), aside, compression="zstd", row_group_size=ROW_GROUP
-    )
-    with aside.open("rb") as written:
-        os.fsync(written.fileno())
-    aside.replace(file)
-    _renew_manifest(file, count)
+def _erase_parquet(file: Path, user: str) -> int:
+    is_named = _named_rows(file, user)
+    count = int(is_named.sum())
+    if count:
+        others = pq.ParquetFile(file).read().filter(pa.array(~is_named))
+        with replacing(file, durable=True) as temporary:
+            pq.write_table(others, temporary, compression="zstd", row_group_size=ROW_GROUP)
+        _update_manifest(file, count)
     return count
 
 
-def _named(file: Path, user: str) -> NDArray[np.bool_]:
-    """Which rows of a Parquet file name the person in one of their texts."""
+def _named_rows(file: Path, user: str) -> NDArray[np.bool_]:
+    """One flag for each row of a Parquet file: whether one of its texts names the person."""
     parquet = pq.ParquetFile(file)
-    kinds = {field.name: field.type for field in parquet.schema_arrow}
-    texts = [name for name, kind in kinds.items() if kind in (pa.string(), TEXTS)]
-    found = np.zeros(parquet.metadata.num_rows, np.bool_)
+    types = {field.name: field.type for field in parquet.schema_arrow}
+    texts = [name for name, dtype in types.items() if dtype in (pa.string(), TEXT_LIST)]
+    is_named = np.zeros(parquet.metadata.num_rows, np.bool_)
     if not texts:
-        return found
+        return is_named
     for name, column in zip(texts, parquet.read(columns=texts).columns, strict=True):
         array = column.combine_chunks()
-        if kinds[name] == TEXTS:
+        if types[name] == TEXT_LIST:
             rows = np.asarray(pc.list_parent_indices(array))
-            found[rows[_mentions(pc.list_flatten(array), user)]] = True
+            is_named[rows[_mentions(pc.list_flatten(array), user)]] = True
         else:
-            found |= _mentions(array, user)
-    return found
+            is_named |= _mentions(array, user)
+    return is_named
 
 
 def _mentions(texts: pa.Array, user: str) -> NDArray[np.bool_]:
-    likely = pc.fill_null(pc.match_substring(texts, user), False)  # far faster than a pattern
-    if pc.any(likely).as_py():
-        likely = pc.fill_null(pc.match_substring_regex(texts, _word(user)), False)
-    return np.asarray(likely)
+    matches = pc.fill_null(pc.match_substring(texts, user), False)  # far faster than a pattern
+    if pc.any(matches).as_py():
+        matches = pc.fill_null(pc.match_substring_regex(texts, _word(user)), False)
+    return np.asarray(matches)
 
 
-def _renew_manifest(file: Path, removed: int) -> None:
-    """What was made from the table as it was is not up to date any more."""
+def _update_manifest(file: Path, removed: int) -> None:
+    """Give the version the file's new digest, so that tables made from it are out of date."""
     path = file.parents[1] / "manifest.json"
     if not path.exists():
         return
@@ -158,12 +154,10 @@ def _renew_manifest(file: Path, removed: int) -> None:
     new = old.model_copy(
         update={"days": old.days | {day: file_digest(file)}, "rows": old.rows - removed}
     )
-    aside = path.with_suffix(".forgetting")
-    aside.write_text(new.model_dump_json(indent=1))
-    aside.replace(path)
+    write_text(path, new.model_dump_json(indent=1), durable=True)
 
 
-def _from_live(settings: Settings, user: str) -> int:
+def _erase_live(settings: Settings, user: str) -> int:
     if not (settings.live / "events.sqlite").exists():
         return 0
     with LiveStore(settings) as store:
@@ -171,16 +165,15 @@ def _from_live(settings: Settings, user: str) -> int:
             removed = store.sql.execute("DELETE FROM events WHERE user_id = ?", [user]).rowcount
             for table in ("visits", "shared", "stale"):
                 store.sql.execute(f"DELETE FROM {table} WHERE user_id = ?", [user])
-            store.set_meta(
-                "forgotten", int(store.get_meta("forgotten") or 0) + 1
-            )  # the worker looks
+            erasures = int(store.get_meta(ERASURES) or 0)
+            store.set_meta(ERASURES, erasures + 1)  # makes the live worker start again
         removed += forget_rows(store, user)
         store.compact()
     return int(removed)
 
 
-def _from_reports(settings: Settings, user: str) -> int:
-    """Reports that name the person go as a whole; their command makes them again."""
+def _erase_reports(settings: Settings, user: str) -> int:
+    """Delete reports that name the person; their verb writes them again."""
     named = [file for file in _files(settings, "*.json") if _names(file, user)]
     for file in named:
         file.unlink()
@@ -191,50 +184,50 @@ def _names(file: Path, user: str) -> bool:
     return re.search(_word(user).encode(), file.read_bytes()) is not None
 
 
-def _from_redis(client: redis.Redis, user: str) -> int:
-    found = list(_keys(client, user))
-    for start in range(0, len(found), SCANNED):
-        client.delete(*found[start : start + SCANNED])
-    return len(found)
+def _erase_redis(client: redis.Redis, user: str) -> int:
+    keys = list(_keys(client, user))
+    for start in range(0, len(keys), SCAN_KEYS):
+        client.delete(*keys[start : start + SCAN_KEYS])
+    return len(keys)
 
 
 def _keys(client: redis.Redis, user: str) -> Iterator[bytes]:
-    """Keys in which the id stands on its own: Feast's hold each id behind its length."""
-    wanted = user.encode()
-    word = re.compile(rb"(?<![\w-])" + re.escape(wanted) + rb"(?![\w-])")
-    glob = re.sub(rb"([\[\]*?\\])", rb"\\\1", wanted)
-    for key in client.scan_iter(match=b"*" + glob + b"*", count=SCANNED):
-        place = key.find(wanted)
+    """Keys that contain the id on its own, or behind its length, as in Feast's keys."""
+    name = user.encode()
+    word = re.compile(rb"(?<![\w-])" + re.escape(name) + rb"(?![\w-])")
+    glob = re.sub(rb"([\[\]*?\\])", rb"\\\1", name)
+    for key in client.scan_iter(match=b"*" + glob + b"*", count=SCAN_KEYS):
+        place = key.find(name)
         length = int.from_bytes(key[max(0, place - 4) : place], "little")
-        if length == len(wanted) or word.search(key) or _is_packed_of(key, wanted):
+        if length == len(name) or word.search(key) or _is_packed_of(key, name):
             yield key
 
 
 def _is_packed_of(key: bytes, user: bytes) -> bool:
-    """Whether a key of the packed layout ends with this id (see `nextbuy.stores.online.packed`).
+    """Whether a key of the packed layout ends with this id (see `nextbuy.stores.online`).
 
-    The shopper is the last of the join keys and comes without length; before it there is nothing,
-    or the item behind its kind and its length, of four bytes each.
+    The shopper is the last of the join keys and has no length. Before it is nothing, or the item
+    behind its type and its length, four bytes each.
     """
     rest = key[8:]
     item = int.from_bytes(rest[4:8], "little")
     return key.startswith(b"nb") and user in (rest, rest[8 + item :])
 
 
-def _search(settings: Settings, client: redis.Redis, user: str, proof: Proof) -> None:
+def _search(settings: Settings, client: redis.Redis, user: str, report: ErasureReport) -> None:
     for file in sorted(_files(settings, "*.parquet")):
-        proof.searched += 1
-        if _named(file, user).any():
-            proof.left.append(str(file))
+        report.searched += 1
+        if _named_rows(file, user).any():
+            report.left.append(str(file))
     for file in sorted(_files(settings, "*.json")):
-        proof.searched += 1
+        report.searched += 1
         if _names(file, user):
-            proof.left.append(str(file))
+            report.left.append(str(file))
     if (settings.live / "events.sqlite").exists():
-        proof.searched += 1
+        report.searched += 1
         with LiveStore(settings) as store:
             if store.sizes([user]) or forget_rows(store, user, remove=False):
-                proof.left.append(str(store.path))
+                report.left.append(str(store.path))
     size: Any = client.dbsize()
-    proof.searched += size
-    proof.left += [f"Redis key {key!r}" for key in _keys(client, user)]
+    report.searched += size
+    report.left += [f"Redis key {key!r}" for key in _keys(client, user)]

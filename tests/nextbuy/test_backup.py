@@ -88,7 +88,7 @@ def test_a_broken_archive_changes_nothing(filled, tmp_path):
         restore(settings, tmp_path / "missing", silent, replace=True)
 
 
-def test_an_empty_folder_has_nothing_to_keep(tmp_path):
-    with pytest.raises(NextbuyError, match="nothing to keep"):
+def test_an_empty_folder_has_nothing_to_back_up(tmp_path):
+    with pytest.raises(NextbuyError, match="nothing to back up"):
         backup(Settings(data=tmp_path), tmp_path / "b.tar.gz", silent)
     assert not (tmp_path / "b.tar.gz").exists()

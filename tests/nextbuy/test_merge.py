@@ -5,7 +5,8 @@ import pytest
 
 from nextbuy.errors import NextbuyError
 from nextbuy.live.event_store import EventRow, LiveStore
-from nextbuy.live.merge import merge_live
+from nextbuy.live.merge import publish as publish_staged
+from nextbuy.live.merge import stage_live_events
 from nextbuy.live.sync import sync
 from nextbuy.settings import Settings
 from nextbuy.times import DAY, HOUR
@@ -18,6 +19,15 @@ LIVE = [
     *(event("u1", 5 * DAY + (2 + i) * HOUR, "view", f"i{i}", price=50) for i in range(3)),
     event("u9", 7 * DAY, "purchase", "i1", price=70),
 ]
+
+
+def merge_live(settings, check=lambda new: None):
+    """As the verb does: stage, check, publish; returns how many events were new."""
+    with stage_live_events(settings) as staged:
+        if staged.count:
+            check(staged.file)
+        publish_staged(staged)
+    return staged.count
 
 
 def row(e):
@@ -50,7 +60,7 @@ def test_merged_events_give_the_tables_of_one_log_of_both(shop, tmp_path):
         assert manifest(shop.data / table).days == manifest(whole.data / table).days, table
 
 
-def test_events_that_the_gate_refuses_stay_live_alone(shop):
+def test_events_that_a_check_refuses_stay_live_alone(shop):
     before = shop.events.resolve()
     looked = []
 
@@ -59,10 +69,10 @@ def test_events_that_the_gate_refuses_stay_live_alone(shop):
         raise NextbuyError("not these")
 
     with pytest.raises(NextbuyError, match="not these"):
-        merge_live(shop, gate=refuse)
+        merge_live(shop, check=refuse)
     assert looked == [4]
     assert shop.events.resolve() == before
-    assert merge_live(shop, gate=lambda new: None) == 4
+    assert merge_live(shop) == 4
 
 
 def test_without_a_log_there_is_nothing_to_add_to(tmp_path):
