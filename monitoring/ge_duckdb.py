@@ -1,6 +1,6 @@
 """The part of a SQLAlchemy dialect that Great Expectations needs to run its checks inside DuckDB.
 
-Why not the `duckdb-engine` package: see docs/decisions/040-great-expectations-on-duckdb.md.
+Why not the `duckdb-engine` package: see docs/decisions/013-great-expectations-on-duckdb.md.
 """
 
 from collections.abc import Callable

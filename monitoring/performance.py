@@ -3,7 +3,7 @@
 A week is measured when the horizon of its last prediction is over. Before that its known outcomes
 are those of shoppers who came back soon: measuring them would flatter or slander the model. Until
 then there is an estimate from the probabilities alone, which holds as far as they are calibrated
-(the idea of confidence-based performance estimation; docs/decisions/041).
+(confidence-based performance estimation; docs/monitoring.md).
 """
 
 from datetime import datetime, timedelta

@@ -49,7 +49,7 @@ def catalogue(tables: Sequence[FeatureTable]) -> str:
         "",
         f"{request_features.DESCRIPTION} An on-demand feature view: never",
         f"stored. A request brings {asked}. Not read by the model",
-        "([decision 12](decisions/012-request-features-beside-the-model.md)).",
+        "([decision 6](decisions/006-request-features-beside-the-model.md)).",
         "",
         _row(COLUMNS),
         _row(["---"] * len(COLUMNS)),

@@ -11,7 +11,7 @@ FEWEST_POSITIVES = 30
 
 
 def calibrate(labels: NDArray[np.int8], probability: NDArray[np.float64]) -> Calibration:
-    """Platt's two parameters by maximum likelihood (`docs/decisions/050`).
+    """Platt's two parameters by maximum likelihood (`docs/decisions/014-calibration.md`).
 
     The identity where there are too few positives, or where the booster ranks the slice no better
     than chance: a falling curve would turn the ranking round.
