@@ -3,7 +3,8 @@
     dagster dev -f containers/dagster/shop_day.py
 
 It calls the command as cron would, so order, lock, resuming and retraining stay where they are
-(docs/operating.md), and Dagster does not import our code: it only needs the path of the command. A failed day is a failed run, with the command's output; run it again.
+(docs/operating.md), and Dagster does not import our code: it only needs the path of the command. A
+failed day is a failed run, with the command's output; run it again.
 
 Environment: NEXTBUY (the command, `nextbuy` by default), NEXTBUY_DATA, NEXTBUY_LOGS (a day's log,
 where `{day}` stands for its date) and NEXTBUY_SOURCE (its mapping). Without logs a day
