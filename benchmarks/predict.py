@@ -27,9 +27,9 @@ from feast import FeatureStore
 
 from benchmarks import report
 from bento.export import export_champion
-from bento.handover import ready_workers
 from bento.model import Model
 from bento.reader import OnlineFeatures
+from bento.reload import worker_states
 from bento.serve import _await_ready, _stop, deployment_file, running
 from nextbuy.connection import duckdb_connection
 from nextbuy.network import free_port
@@ -166,8 +166,8 @@ def stock(settings: Settings, tag: str, workers: int) -> Iterator[str]:
 
 def peak_memory_gb(settings: Settings, url: str) -> float:
     """The most memory that one of our workers held."""
-    notes = ready_workers(deployment_file(settings, urlsplit(url).port or 0))
-    lines = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid, _ in notes]
+    workers = worker_states(deployment_file(settings, urlsplit(url).port or 0))
+    lines = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid, _ in workers]
     held = [int(line.split()[1]) for each in lines for line in each if line.startswith("VmHWM")]
     return round(max(held, default=0) / 1e6, 3)
 

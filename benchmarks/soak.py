@@ -18,7 +18,7 @@ from statistics import median
 from urllib.parse import urlsplit
 
 from benchmarks.predict import bodies, load, percentiles
-from bento.handover import ready_workers
+from bento.reload import worker_states
 from bento.serve import deployment_file, running
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import running_redis
@@ -31,7 +31,7 @@ ALLOWED = 1.02
 def memory_mb(settings: Settings, url: str) -> float:
     """What all workers hold now, in megabytes of resident memory."""
     held = 0
-    for pid, _ in ready_workers(deployment_file(settings, urlsplit(url).port or 0)):
+    for pid, _ in worker_states(deployment_file(settings, urlsplit(url).port or 0)):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         held += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
     return held / 1000

@@ -41,7 +41,7 @@ PART_ROWS = 2_000_000  # each part joins the whole of the feature tables
 
 
 @dataclass(frozen=True)
-class Scores:
+class BulkResult:
     """What a run of `score` left behind."""
 
     folder: Path
@@ -55,7 +55,7 @@ def score(
     settings: Settings,
     progress: Callable[[int, int], None] = lambda done, parts: None,
     part_rows: int = PART_ROWS,
-) -> Scores:
+) -> BulkResult:
     """Score each shopper's items of the latest session, as of the newest event.
 
     Features come point-in-time from the offline store, so the result does not depend on Redis; the
@@ -104,7 +104,7 @@ def score(
         progress(part + 1, parts)
     _point(folder)
     rows = sum(pq.read_metadata(f).num_rows for f in folder.glob("part-*.parquet"))
-    return Scores(folder, rows, parts, scored)
+    return BulkResult(folder, rows, parts, scored)
 
 
 def as_of_newest(settings: Settings) -> datetime:

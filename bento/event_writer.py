@@ -1,4 +1,4 @@
-"""Events of requests into the live store: one commit for all that wait."""
+"""Events of requests into the live store, by group commit: one commit for all that wait."""
 
 import queue
 import threading
@@ -23,37 +23,37 @@ EVENT = TypeAdapter(Event)
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What became of the good events of one request."""
+class WrittenEvents:
+    """The outcome of the valid events of one request."""
 
     outcomes: list[Outcome]
     new_items: list[str]
 
 
-class Intake:
-    """Takes events of many requests into the live store, a commit for all that wait."""
+class EventWriter:
+    """Writes the events of many requests to the live store from one thread."""
 
     def __init__(self, settings: Settings, service: ServiceSettings) -> None:
         self._settings = settings
         self._lateness_us = timedelta(hours=service.lateness_hours) // MICROSECOND
         self.supervisor = Supervisor(settings)
-        self._waiting: queue.SimpleQueue[tuple[list[EventRow], Future[Taken]] | None]
+        self._waiting: queue.SimpleQueue[tuple[list[EventRow], Future[WrittenEvents]] | None]
         self._waiting = queue.SimpleQueue()
         self._newest_us = _newest_published(settings)
-        self._thread = threading.Thread(target=self._work, name="intake", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="event-writer", daemon=True)
         self._thread.start()
         if (settings.live / "events.sqlite").exists():
             self.supervisor.wake()  # events of an earlier run may wait
 
     def close(self) -> None:
-        """Take what waits; afterwards nothing is taken any more."""
+        """Write what waits and end the thread and the live worker."""
         self._waiting.put(None)
         self._thread.join()
         self.supervisor.close()
 
-    def submit(self, rows: list[EventRow]) -> Future[Taken]:
-        """Have the events taken; done when the new ones are on the disk."""
-        future: Future[Taken] = Future()
+    def submit(self, rows: list[EventRow]) -> Future[WrittenEvents]:
+        """Queue the events of one request; the future is done when they are on the disk."""
+        future: Future[WrittenEvents] = Future()
         self._waiting.put((rows, future))
         return future
 
@@ -94,30 +94,32 @@ class Intake:
                 continue
             try:
                 store = store or LiveStore(self._settings)
-                taken = self._take(store, [rows for rows, _ in requests])
-            except Exception as error:  # whatever it was, each request hears of it
+                written = self._write(store, [rows for rows, _ in requests])
+            except Exception as error:  # whatever it is, each request reports it
                 for _, future in requests:
                     future.set_exception(error)
             else:
-                for (_, future), each in zip(requests, taken, strict=True):
+                for (_, future), each in zip(requests, written, strict=True):
                     future.set_result(each)
                 self.supervisor.wake()
 
-    def _take(self, store: LiveStore, requests: list[list[EventRow]]) -> list[Taken]:
+    def _write(self, store: LiveStore, requests: list[list[EventRow]]) -> list[WrittenEvents]:
         rows = [row for request in requests for row in request]
         items = {row.item_id for row in rows if row.item_id is not None}
-        # Until the published events are copied, nobody knows which items are new.
+        # Which items are new is not known until the published events are copied.
         unknown = set(store.unknown_items(items) if store.get_meta("published") else ())
         outcomes = store.append(rows, now_us())
         self._newest_us = store.newest_us()
-        taken, start = [], 0
+        written, start = [], 0
         for request in requests:
             own = {row.item_id for row in request}
-            taken.append(
-                Taken(outcomes[start : start + len(request)], sorted(unknown.intersection(own)))
+            written.append(
+                WrittenEvents(
+                    outcomes[start : start + len(request)], sorted(unknown.intersection(own))
+                )
             )
             start += len(request)
-        return taken
+        return written
 
 
 def _newest_published(settings: Settings) -> int | None:

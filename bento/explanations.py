@@ -1,4 +1,4 @@
-"""Why a probability is what it is, in words a shop's staff can read.
+"""Why a probability is what it is, in plain words for the shop's staff.
 
 A reason is one feature's contribution to the log-odds (TreeSHAP: approximate for XGBoost, whose
 exact form takes thirty times as long, exact for LightGBM) with the value that the model saw.
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bento.model import Model
-from bento.reader import Described
+from bento.reader import FeatureDescription
 from bento.schemas import Reason
 
 UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"))
 
 
 class Explainer:
-    """Puts a model's contributions into words."""
+    """Describes a model's contributions in words."""
 
-    def __init__(self, model: Model, described: Mapping[str, Described]) -> None:
+    def __init__(self, model: Model, descriptions: Mapping[str, FeatureDescription]) -> None:
         self._model = model
-        self._described = described
+        self._descriptions = descriptions
 
     def explain(self, matrix: NDArray[np.float32], count: int) -> list[list[Reason]]:
         """For each row the `count` features that move its log-odds most, the strongest first.
@@ -40,27 +40,27 @@ class Explainer:
 
     def _reason(self, place: int, value: float, effect: float) -> Reason:
         name = self._model.contract.features[place]
-        described = self._described[name]
+        description = self._descriptions[name]
         side = "for" if effect > 0 else "against"
         text = (
-            f"{described.text} ({described.subject}): {self._shown(name, value)}, "
+            f"{description.text} ({description.subject}): {self._display(name, value)}, "
             f"speaks {side} a purchase"
         )
         return Reason(feature=name, text=text, effect=effect)
 
-    def _shown(self, name: str, value: float) -> str:
+    def _display(self, name: str, value: float) -> str:
         if np.isnan(value):
             return "not known"
         if name in self._model.contract.categories:
             return self._model.contract.categories[name][int(value)]
-        return shown(value, self._described[name].unit)
+        return display(value, self._descriptions[name].unit)
 
 
-def shown(value: float, unit: str) -> str:
+def display(value: float, unit: str) -> str:
     """A value as people write it.
 
-    >>> [shown(1299, "cents"), shown(0.125, "share"), shown(5400, "seconds"), shown(1, "flag")]
-    ['12.99', '12.5 %', '1.5 hours', 'yes']
+    >>> display(1299, "cents"), display(0.125, "share"), display(5400, "seconds")
+    ('12.99', '12.5 %', '1.5 hours')
     """
     if unit == "cents":
         return f"{value / 100:.2f}"

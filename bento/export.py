@@ -1,18 +1,74 @@
-"""The champion, from the MLflow registry into BentoML's model store.
+"""What the service is deployed with: models of BentoML's store, and the container image.
 
-The alias is resolved once, here. What serves is a tag that never changes its content, and serving
-needs no MLflow.
+The champion's alias in the MLflow registry is resolved once, here. What serves is a tag that never
+changes its content, and serving needs no MLflow.
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from bento.deployment import Deployment
+import bentoml
+from bentoml.exceptions import NotFound
+from bentoml.images import Image
+from pydantic import BaseModel, ConfigDict
+
 from bento.model import INFO, BentoModelInfo
+from nextbuy.atomic import write_text
 from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL
-from nextbuy.settings import Settings
+from nextbuy.settings import PROJECT, Settings
 from nextbuy.versioned_table import file_digest, fingerprint
+
+DEPLOYMENT_FILE = "NEXTBUY_DEPLOYMENT"
+"""Environment variable: path of the deployment file, where there is one."""
+BASE_IMAGE = "python:3.11.14-slim-bookworm"
+"""Pinned to the patch; an image of one's own registry may carry its tag (`docker tag`)."""
+
+
+class Deployment(BaseModel):
+    """Which models a server answers with, as tags in BentoML's model store.
+
+    `bentoml serve` and a container name them in the environment. `nextbuy serve` writes them to a
+    file, which each worker reads when it starts and which `nextbuy reload` replaces.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = f"{REGISTERED_MODEL}:latest"
+    """Its scores are the answer."""
+    shadow: str | None = None
+    """Scores the same requests beside it, for the prediction log alone."""
+
+    @classmethod
+    def read(cls, file: Path) -> "Deployment":
+        """What a deployment file names."""
+        return cls.model_validate_json(file.read_text())
+
+    @classmethod
+    def from_environment(cls) -> "Deployment":
+        """What the deployment file names, else `NEXTBUY_MODEL` and `NEXTBUY_SHADOW`."""
+        if file := os.environ.get(DEPLOYMENT_FILE):
+            return cls.read(Path(file))
+        tags = {name: os.environ.get(f"NEXTBUY_{name.upper()}") for name in cls.model_fields}
+        return cls(**{name: tag for name, tag in tags.items() if tag})
+
+    def write(self, file: Path) -> None:
+        """Replace a deployment file as a whole: a worker reads the old one or the new one."""
+        write_text(file, self.model_dump_json())
+
+
+def image() -> Image:
+    """Python, the one system library that LightGBM needs, and the service's locked packages."""
+    built = Image(
+        base_image=BASE_IMAGE, python_version="3.11", distro="none", lock_python_packages=False
+    )
+    built.run(
+        "apt-get update && apt-get install --yes --no-install-recommends libgomp1 "
+        "&& rm -rf /var/lib/apt/lists/*"
+    )
+    # `requirements_file` takes no absolute path, and a Bento is served from any folder.
+    return built.python_packages((PROJECT / "requirements" / "service.lock").read_text())
 
 
 def export_champion(settings: Settings) -> str:
@@ -35,10 +91,7 @@ def export_alias(settings: Settings, alias: str) -> str:
 
     Only the champion becomes `nextbuy:latest`.
     """
-    import bentoml
-    from bentoml.exceptions import NotFound
-
-    from nextbuy.models.registry import download  # with MLflow: not for who only serves
+    from nextbuy.models.registry import download  # MLflow; serving does without
 
     with tempfile.TemporaryDirectory(prefix="nextbuy-export-") as folder:
         stored = download(settings, alias, Path(folder))

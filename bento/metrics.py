@@ -1,9 +1,11 @@
-"""What the service counts. No label takes a client's value, so the number of series is bounded."""
+"""What the service counts. No label takes a client's value, so the number of series is bounded.
+
+prometheus_client is imported at first use and not at the top: when it is imported it looks for the
+folder of this worker's metrics, which `bento/service.py` sets.
+"""
 
 from functools import cache
 from typing import Any
-
-from prometheus_client import Counter, Histogram
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5)
 
@@ -15,6 +17,8 @@ class Metrics:
     """The service's Prometheus metrics; one object a process."""
 
     def __init__(self) -> None:
+        from prometheus_client import Counter, Histogram
+
         self.requests = Counter(
             "requests", "Requests by route and status.", ["route", "status"], **_ALONE
         )
@@ -52,3 +56,13 @@ class Metrics:
 def process_metrics() -> Metrics:
     """This process's metrics; made at first use, when the worker's environment is complete."""
     return Metrics()
+
+
+def exposition() -> tuple[bytes, str]:
+    """The metrics of all workers in Prometheus' text format, and its media type."""
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_LATEST

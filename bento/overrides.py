@@ -1,4 +1,4 @@
-"""What a request says of its items right now, in place of stored feature values."""
+"""Feature values that a request brings itself (its `context`), in place of stored ones."""
 
 import math
 from collections.abc import Sequence
@@ -9,46 +9,46 @@ from numpy.typing import NDArray
 from bento.schemas import PredictRequest
 from nextbuy.contract import ModelContract
 
-Changes = dict[str, dict[int, float]]
+Overrides = dict[str, dict[int, float]]
 """Item -> column of the matrix -> value."""
 
 
-class ContextError(ValueError):
-    """The request's context names what the model does not take; the message is for the client."""
+class OverrideError(ValueError):
+    """The request's context does not fit the model; the message is for the client."""
 
 
-class Context:
-    """Reads requests' context for one model."""
+class OverrideReader:
+    """Reads the context of requests for one model."""
 
     def __init__(self, contract: ModelContract) -> None:
         self._columns = {name: i for i, name in enumerate(contract.features)}
         self._codes = contract.codes
 
-    def changes(self, request: PredictRequest) -> Changes:
-        """What the request's context changes.
+    def read(self, request: PredictRequest) -> Overrides:
+        """The values of the request's context by column.
 
         Raises:
-            ContextError: the context does not fit the model.
+            OverrideError: the context does not fit the model.
         """
         return {
-            item: {self._column(name): self._value(name, value) for name, value in named.items()}
-            for item, named in request.context.items()
+            item: {self._column(name): self._value(name, value) for name, value in values.items()}
+            for item, values in request.context.items()
         }
 
-    def changes_where_known(self, request: PredictRequest) -> Changes:
-        """As `changes`, for a model that the client does not know of: what fits is taken."""
-        found: Changes = {}
-        for item, named in request.context.items():
-            for name, value in named.items():
+    def read_applicable(self, request: PredictRequest) -> Overrides:
+        """As `read`, without what does not fit: the client does not know this model."""
+        overrides: Overrides = {}
+        for item, values in request.context.items():
+            for name, value in values.items():
                 try:
-                    found.setdefault(item, {})[self._column(name)] = self._value(name, value)
-                except ContextError:
+                    overrides.setdefault(item, {})[self._column(name)] = self._value(name, value)
+                except OverrideError:
                     continue
-        return found
+        return overrides
 
     def _column(self, name: str) -> int:
         if name not in self._columns:
-            raise ContextError(f"context: the model takes no feature {name!r}; see GET /model")
+            raise OverrideError(f"context: the model takes no feature {name!r}; see GET /model")
         return self._columns[name]
 
     def _value(self, name: str, value: float | str | None) -> float:
@@ -56,16 +56,21 @@ class Context:
             return math.nan
         if (name in self._codes) != isinstance(value, str):
             kind = "a string" if name in self._codes else "a number"
-            raise ContextError(f"context: {name} is {kind}")
+            raise OverrideError(f"context: {name} is {kind}")
         if isinstance(value, str):
             return self._codes[name].get(value, math.nan)
         if abs(value) > np.finfo(np.float32).max:
-            raise ContextError(f"context: {name} is out of range")
+            raise OverrideError(f"context: {name} is out of range")
         return value
 
 
-def apply(changes: Changes, items: Sequence[str], matrix: NDArray[np.float32]) -> None:
-    """Put the changes into the rows of their items, in place."""
+def apply_overrides(
+    overrides: Overrides, items: Sequence[str], matrix: NDArray[np.float32]
+) -> None:
+    """Write the values into the rows of their items, in place.
+
+    `matrix` has one row per item, in the order of `items`.
+    """
     for row, item in enumerate(items):
-        for column, value in changes.get(item, {}).items():
+        for column, value in overrides.get(item, {}).items():
             matrix[row, column] = value

@@ -1,7 +1,7 @@
-"""The prediction log's writing side: never in a request's way.
+"""Writes the prediction log without delaying requests.
 
-Requests put rows on a bounded queue, a thread writes them as Parquet files. What does not fit, or
-cannot be written, is lost and counted.
+Requests put records on a bounded queue, a thread writes them as Parquet files. What does not fit,
+or cannot be written, is lost and counted.
 """
 
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger("bentoml.nextbuy")  # below BentoML's logger, whose h
 
 
 @dataclass(frozen=True)
-class Scored:
+class PredictionRecord:
     """The scored items of one request; arrays are of shape (n,), the matrix (n, features)."""
 
     request_id: str
@@ -41,11 +41,11 @@ class Scored:
     matrix: NDArray[np.float32]
 
 
-class PredictionLog:
+class PredictionWriter:
     """Collects what was answered and writes it every `seconds`, or when half full.
 
-    >>> log = PredictionLog(Settings(), max_rows=100_000, seconds=60)
-    >>> log.close()
+    >>> writer = PredictionWriter(Settings(), max_rows=100_000, seconds=60)
+    >>> writer.close()
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class PredictionLog:
         on_written: Callable[[int], None] = lambda rows: None,
         on_lost: Callable[[int], None] = lambda rows: None,
     ) -> None:
-        """`on_written` and `on_lost` are told the number of rows, from whichever thread."""
+        """`on_written` and `on_lost` are called with the number of rows, from any thread."""
         self._settings = settings
         self._max_rows = max_rows
         self._seconds = seconds
         self._on_written = on_written
         self._on_lost = on_lost
-        self._waiting: list[Scored] = []
+        self._waiting: list[PredictionRecord] = []
         self._rows = 0  # waiting or being written
         self._changed = threading.Condition()
         self._closing = False
@@ -70,13 +70,13 @@ class PredictionLog:
         self._thread = threading.Thread(target=self._work, name="prediction-log", daemon=True)
         self._thread.start()
 
-    def put(self, scored: Scored) -> None:
+    def put(self, record: PredictionRecord) -> None:
         """Take the rows of one request, or count them as lost. Returns at once."""
-        rows = len(scored.item_ids)
+        rows = len(record.item_ids)
         with self._changed:
             fits = not self._closing and self._rows + rows <= self._max_rows
             if fits:
-                self._waiting.append(scored)
+                self._waiting.append(record)
                 self._rows += rows
                 if self._rows * 2 >= self._max_rows:
                     self._changed.notify()
@@ -84,7 +84,7 @@ class PredictionLog:
             self._on_lost(rows)
 
     def close(self) -> None:
-        """Write what waits; afterwards nothing is taken any more."""
+        """Write what waits; later records are lost and counted."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -99,17 +99,17 @@ class PredictionLog:
                     lambda: self._closing or self._rows * 2 >= self._max_rows, self._seconds
                 )
                 closing = self._closing
-                taken, self._waiting = self._waiting, []
-            if taken:
-                rows = sum(len(scored.item_ids) for scored in taken)
-                self._write(taken, rows, number)
+                records, self._waiting = self._waiting, []
+            if records:
+                rows = sum(len(record.item_ids) for record in records)
+                self._write(records, rows, number)
                 number += 1
                 with self._changed:
                     self._rows -= rows
 
-    def _write(self, taken: list[Scored], rows: int, number: int) -> None:
+    def _write(self, records: list[PredictionRecord], rows: int, number: int) -> None:
         try:
-            write_predictions(self._settings, _table(taken), self._writer, number)
+            write_predictions(self._settings, _table(records), self._writer, number)
         except (OSError, pa.ArrowException) as error:
             logger.error("%d predictions were not logged: %s", rows, error)
             self._on_lost(rows)
@@ -117,25 +117,27 @@ class PredictionLog:
             self._on_written(rows)
 
 
-def _table(taken: list[Scored]) -> pa.Table:
-    each = np.repeat(np.arange(len(taken)), [len(scored.item_ids) for scored in taken])
+def _table(records: list[PredictionRecord]) -> pa.Table:
+    each = np.repeat(np.arange(len(records)), [len(record.item_ids) for record in records])
     # The models of a log differ in width: a challenger has features of its own.
     widths = np.repeat(
-        [scored.matrix.shape[1] for scored in taken], [len(scored.item_ids) for scored in taken]
+        [record.matrix.shape[1] for record in records], [len(record.item_ids) for record in records]
     )
     vectors = pa.ListArray.from_arrays(
         np.concatenate([[0], np.cumsum(widths)]).astype(np.int32),
-        np.concatenate([scored.matrix.ravel() for scored in taken]).astype(np.float32),
+        np.concatenate([record.matrix.ravel() for record in records]).astype(np.float32),
     )
 
     def per_request(name: str) -> pa.Array:
-        values = pa.array([getattr(s, name) for s in taken], PREDICTION_SCHEMA.field(name).type)
+        values = pa.array(
+            [getattr(record, name) for record in records], PREDICTION_SCHEMA.field(name).type
+        )
         return values.take(pa.array(each))
 
     columns = {
-        "item_id": pa.array([item for scored in taken for item in scored.item_ids]),
-        "probability": np.concatenate([scored.probabilities for scored in taken]),
-        "rank": np.concatenate([scored.ranks for scored in taken]).astype(np.int32),
+        "item_id": pa.array([item for record in records for item in record.item_ids]),
+        "probability": np.concatenate([record.probabilities for record in records]),
+        "rank": np.concatenate([record.ranks for record in records]).astype(np.int32),
         "vector": vectors,
     }
     return pa.table(

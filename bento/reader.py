@@ -1,11 +1,10 @@
 """Online features of (shopper, item) pairs, as the model's matrix.
 
-The one place that reads Feast and Redis: what reads faster goes in here, behind the same class.
+The one place of the service that reads Feast and Redis.
 """
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,13 +18,14 @@ from numpy.typing import NDArray
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bento.schemas import PredictRequest
 from nextbuy.contract import ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.stores.online.reader import OnlineReader
 from nextbuy.stores.online.redis_server import hold
 
-CANDIDATES = "recent_items:item_ids"
+RECENT_ITEMS = "recent_items:item_ids"
 """Items of a shopper's latest session, most recent first."""
 NEVER = np.datetime64("NaT", "us")
 SUBJECTS = {frozenset({"user_id"}): "shopper", frozenset({"item_id"}): "item"}
@@ -41,7 +41,7 @@ class FeaturesUnavailableError(Exception):
 
 
 @dataclass(frozen=True)
-class View:
+class ViewSchema:
     """A feature view of the contract's service."""
 
     name: str
@@ -51,7 +51,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Described:
+class FeatureDescription:
     """What the registry says of a feature, for people."""
 
     text: str
@@ -61,18 +61,18 @@ class Described:
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundContract:
     """A contract's features in Feast's registry."""
 
     service: Any
     """The feature service object: looked up once, because the look-up is slow."""
-    views: tuple[View, ...]
-    described: dict[str, Described]
+    views: tuple[ViewSchema, ...]
+    descriptions: dict[str, FeatureDescription]
 
 
 @dataclass(frozen=True)
-class Block:
-    """Features of n pairs."""
+class FeatureRows:
+    """Features of n pairs, encoded as the model takes them."""
 
     matrix: NDArray[np.float32]
     """(n, features), in the contract's order; NaN is missing."""
@@ -80,11 +80,45 @@ class Block:
     """View -> (n,) event timestamps of the values, NaT where there is none."""
 
 
+@dataclass(frozen=True)
+class CandidateRows:
+    """The pairs to score for several requests, one request's behind the other's.
+
+    Row i is the pair (users[i], items[i]); `slices` holds each request's rows.
+    """
+
+    users: list[str]
+    items: list[str]
+    slices: list[slice]
+
+    def ranked(self, part: slice, probabilities: NDArray[np.float64]) -> list[int]:
+        """The rows of `part`, the likeliest first; ties go by item id."""
+        rows = range(part.start, part.stop)
+        return sorted(rows, key=lambda row: (-probabilities[row], self.items[row]))
+
+
+def build_candidates(
+    requests: Sequence[PredictRequest], recent_items: Mapping[str, list[str]]
+) -> CandidateRows:
+    """The pairs of the requests: the items they name, else those of `recent_items` by shopper."""
+    candidates = CandidateRows([], [], [])
+    for request in requests:
+        items = request.item_ids
+        if items is None:
+            items = recent_items.get(request.user_id, [])
+        items = list(dict.fromkeys(items))
+        start = len(candidates.items)
+        candidates.slices.append(slice(start, start + len(items)))
+        candidates.users.extend([request.user_id] * len(items))
+        candidates.items.extend(items)
+    return candidates
+
+
 class OnlineFeatures:
     """Reads a contract's features for requests, within a time budget.
 
-    While Redis is away every read fails at once, and a thread looks out for its return: no request
-    waits for a server that is known to be gone.
+    While Redis is away every read fails at once, and a thread probes for its return: no request
+    waits for a server that is known to be away.
     """
 
     def __init__(
@@ -97,17 +131,19 @@ class OnlineFeatures:
         """
         self._settings = settings
         self._contract = contract
-        places = dict(enumerate(contract.features))
-        self._texts = [(i, n, contract.codes[n]) for i, n in places.items() if n in contract.codes]
-        self._numbers = [i for i, name in places.items() if name not in contract.codes]
+        columns = dict(enumerate(contract.features))
+        self._texts = [(i, n, contract.codes[n]) for i, n in columns.items() if n in contract.codes]
+        self._numbers = [i for i, name in columns.items() if name not in contract.codes]
         self._number_names = tuple(contract.features[i] for i in self._numbers)
         self._store = FeatureStore(repo_path=str(settings.feature_repo))
         bound = bind(self._store, contract)
-        self.views, self.described = bound.views, bound.described
+        self.views, self.descriptions = bound.views, bound.descriptions
         self._reader = OnlineReader(self._store, bound.service)
-        self._candidates = _has_candidates(self._store)
+        self._has_recent_items = _has_recent_items(self._store)
         self._budget = budget
         self._filled = False
+        self._client: redis.Redis | None = None
+        self._closing = threading.Event()
         self._away = threading.Event()
         try:
             self._connect()
@@ -119,7 +155,13 @@ class OnlineFeatures:
         """Whether Redis is known to be out of reach."""
         return self._away.is_set()
 
-    def read(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> Block:
+    def close(self) -> None:
+        """Close the connections to Redis; nothing may be read afterwards."""
+        self._closing.set()
+        if self._client is not None:
+            self._client.close()
+
+    def read(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> FeatureRows:
         """Features of the pairs (user_ids[i], item_ids[i]); the store drops what outlived its TTL.
 
         Raises:
@@ -127,38 +169,39 @@ class OnlineFeatures:
         """
         if len(set(user_ids)) == 1:
             user_ids = user_ids[:1]  # one value stands for all rows, and is looked up once
-        found = self._ask(lambda: self._reader.read({"user_id": user_ids, "item_id": item_ids}))
-        times = {view.name: found.stamps[view.name].view("datetime64[us]") for view in self.views}
-        # As `contract.matrix(found)` gives it, without a trip through Arrow for each column.
-        matrix = np.empty((found.rows, len(self._contract.features)), np.float32)
-        matrix[:, self._numbers] = found.matrix(self._number_names)
+        batch = self._query(lambda: self._reader.read({"user_id": user_ids, "item_id": item_ids}))
+        stamps = batch.stamps  # the least integer, for no row, is NaT
+        times = {view.name: stamps[view.name].view("datetime64[us]") for view in self.views}
+        # As `contract.matrix(batch)` gives it, without a trip through Arrow for each column.
+        matrix = np.empty((batch.rows, len(self._contract.features)), np.float32)
+        matrix[:, self._numbers] = batch.matrix(self._number_names)
         for place, name, codes in self._texts:
-            column = found.column(name)
+            column = batch.column(name)
             matrix[:, place] = [codes.get(value, np.nan) for value in column.values]
             matrix[~column.present, place] = np.nan
-        return Block(matrix, times)  # in `times`, the least integer is NaT
+        return FeatureRows(matrix, times)
 
-    def candidates(self, user_ids: Sequence[str]) -> list[list[str]]:
+    def recent_items(self, user_ids: Sequence[str]) -> list[list[str]]:
         """Items of each shopper's latest session, most recent first; empty for the unknown.
 
         Raises:
             FeaturesUnavailableError: Redis did not answer in time.
         """
-        if not self._candidates or not user_ids:
+        if not self._has_recent_items or not user_ids:
             return [[] for _ in user_ids]
-        response = self._ask(
+        response = self._query(
             lambda: self._store.get_online_features(
-                [CANDIDATES], {"user_id": list(user_ids)}, full_feature_names=True
+                [RECENT_ITEMS], {"user_id": list(user_ids)}, full_feature_names=True
             )
         )
-        found = response.to_dict()[CANDIDATES.replace(":", "__")]
-        return [list(items or ()) for items in found]
+        item_ids = response.to_dict()[RECENT_ITEMS.replace(":", "__")]
+        return [list(items or ()) for items in item_ids]
 
-    def _ask(self, question: Callable[[], T]) -> T:
+    def _query(self, query: Callable[[], T]) -> T:
         if self.away:
             raise FeaturesUnavailableError
         try:
-            return question()
+            return query()
         except (NextbuyError, redis.RedisError, OSError):
             self._lose()
             raise FeaturesUnavailableError from None
@@ -176,9 +219,10 @@ class OnlineFeatures:
         self._filled = size > 0
         # Feast takes no timeouts, but uses the client that its store already has.
         self._store._get_provider().online_store._client = client  # type: ignore[attr-defined]
+        self._client = client
 
     def _greet(self, connection: Any) -> None:
-        """On each new connection: a Redis that lost its data would make everybody unknown."""
+        """On each new connection: with a Redis that lost its data everyone would be unknown."""
         connection.on_connect()
         connection.send_command("DBSIZE")
         if not connection.read_response() and self._filled:
@@ -190,8 +234,7 @@ class OnlineFeatures:
             threading.Thread(target=self._await_return, name="redis-probe", daemon=True).start()
 
     def _await_return(self) -> None:
-        while True:
-            time.sleep(PROBE_SECONDS)
+        while not self._closing.wait(PROBE_SECONDS):
             try:
                 self._connect()
             except (NextbuyError, redis.RedisError, OSError):
@@ -200,8 +243,8 @@ class OnlineFeatures:
             return
 
 
-def bind(store: FeatureStore, contract: ModelContract) -> Bound:
-    """Check a contract against the registry and give what it stands for there.
+def bind(store: FeatureStore, contract: ModelContract) -> BoundContract:
+    """Check a contract against the registry and look up its service, views and descriptions.
 
     Raises:
         NextbuyError: the registry lacks the service or a feature, or a type differs.
@@ -215,8 +258,8 @@ def bind(store: FeatureStore, contract: ModelContract) -> Bound:
         ) from None
     place = {name: i for i, name in enumerate(contract.features)}
     types: dict[str, Any] = {}
-    views: list[View] = []
-    described: dict[str, Described] = {}
+    views: list[ViewSchema] = []
+    descriptions: dict[str, FeatureDescription] = {}
     for projection in service.feature_view_projections:
         view: Any = store.registry.get_any_feature_view(projection.name, store.project)
         title = projection.name_to_use()
@@ -226,13 +269,13 @@ def bind(store: FeatureStore, contract: ModelContract) -> Bound:
         if columns:
             keys = frozenset(getattr(view, "join_keys", ()))
             subject = SUBJECTS.get(keys, "shopper and item")
-            described |= {
-                name: Described(
+            descriptions |= {
+                name: FeatureDescription(
                     field.description or field.name, subject, field.tags.get("unit", "")
                 )
                 for name, field in fields.items()
             }
-            views.append(View(title, keys, np.array(columns)))
+            views.append(ViewSchema(title, keys, np.array(columns)))
     differing = [
         reason for name in contract.features if (reason := _difference(name, types, contract))
     ]
@@ -242,7 +285,7 @@ def bind(store: FeatureStore, contract: ModelContract) -> Bound:
             f"{'; '.join(differing)}. Bring the registry up to date (nextbuy apply), or train and "
             "export a model on the present features (nextbuy train)."
         )
-    return Bound(service, tuple(views), described)
+    return BoundContract(service, tuple(views), descriptions)
 
 
 def _difference(name: str, types: dict[str, Any], contract: ModelContract) -> str | None:
@@ -256,10 +299,10 @@ def _difference(name: str, types: dict[str, Any], contract: ModelContract) -> st
     return None
 
 
-def _has_candidates(store: FeatureStore) -> bool:
-    view, feature = CANDIDATES.split(":")
+def _has_recent_items(store: FeatureStore) -> bool:
+    view, feature = RECENT_ITEMS.split(":")
     try:
-        found = store.get_feature_view(view)
+        present = store.get_feature_view(view)
     except FeastObjectNotFoundException:
         return False
-    return any(field.name == feature for field in found.features)
+    return any(field.name == feature for field in present.features)

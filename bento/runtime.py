@@ -1,80 +1,105 @@
-"""What a worker process holds: models with their features, the log, and the way in for events."""
+"""What a worker process holds: the active scorer, the prediction writer and the event writer."""
 
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+import bentoml
 
-from bento.event_writer import Intake
+from bento.event_writer import EventWriter
+from bento.export import DEPLOYMENT_FILE, Deployment
 from bento.metrics import process_metrics
 from bento.model import Model
-from bento.overrides import ContextError
-from bento.prediction_writer import PredictionLog
-from bento.reader import FeaturesUnavailableError, OnlineFeatures
-from bento.schemas import Prediction, PredictRequest
-from bento.scorer import Scorer
+from bento.prediction_writer import PredictionWriter
+from bento.reader import OnlineFeatures
+from bento.reload import DeploymentWatcher
+from bento.scorer import ActiveScorer, Scorer
 from bento.settings import ServiceSettings
 from bento.shadow import Shadow
 from nextbuy.settings import Settings
 
 
 class Runtime:
-    """Answers requests and takes events."""
+    """Makes what answers requests and takes events, and closes it."""
 
-    def __init__(self, service: ServiceSettings, stored: Any, stored_shadow: Any = None) -> None:
+    def __init__(
+        self,
+        service: ServiceSettings,
+        deployment: Deployment,
+        stored: Any,
+        stored_shadow: Any = None,
+    ) -> None:
         """Load models of BentoML's store and check them against the feature registry.
+
+        Args:
+            service: limits and budgets.
+            deployment: the tags of these models.
+            stored: the model that answers.
+            stored_shadow: the model that scores beside it.
 
         Raises:
             NextbuyError: a model does not fit the registry, or is none of ours.
         """
-        settings = Settings()
-        metrics = process_metrics()
-        model, features = _load(settings, service, stored)
-        challenger = _load(settings, service, stored_shadow) if stored_shadow else None
-        self._log = PredictionLog(
-            settings,
+        self._settings = Settings()
+        self._service = service
+        self._metrics = process_metrics()
+        self._writer = PredictionWriter(
+            self._settings,
             service.log_rows,
             service.log_seconds,
-            on_written=metrics.logged.inc,
-            on_lost=metrics.log_lost.inc,
+            on_written=self._metrics.logged.inc,
+            on_lost=self._metrics.log_lost.inc,
         )
-        self._shadow = Shadow(*challenger, self._log, metrics) if challenger else None
-        self.intake = Intake(settings, service)
-        self.scorer = Scorer(model, features, self._log, metrics, service, self._shadow)
+        self.active = ActiveScorer(self._scorer(stored, stored_shadow))
+        self.event_writer = EventWriter(self._settings, service)
+        self._watcher = (
+            DeploymentWatcher(Path(file), deployment, self._swap)
+            if (file := os.environ.get(DEPLOYMENT_FILE))
+            else None
+        )
 
-    def answer(self, requests: Sequence[PredictRequest]) -> list[Prediction] | Response:
-        """The answers, in the order of the requests, or why there are none."""
-        try:
-            return self.scorer.answer(requests)
-        except ContextError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        except FeaturesUnavailableError:
-            return JSONResponse({"error": "The feature store does not answer."}, 503)
+    def start(self) -> None:
+        """Follow the deployment file, now that this worker answers."""
+        if self._watcher is not None:
+            self._watcher.start()
 
     def close(self) -> None:
-        """Finish what waits: shadow scores, events, the log."""
-        if self._shadow is not None:
-            self._shadow.close()
-        self.intake.close()
-        self._log.close()
+        """Finish what waits: a swap, shadow scores, events, the prediction log."""
+        if self._watcher is not None:
+            self._watcher.close()
+        self.active.scorer.close()
+        self.event_writer.close()
+        self._writer.close()
 
+    def _swap(self, deployment: Deployment) -> None:
+        stored = bentoml.models.get(deployment.model)
+        stored_shadow = bentoml.models.get(deployment.shadow) if deployment.shadow else None
+        self.active.replace(self._scorer(stored, stored_shadow))
 
-def _load(
-    settings: Settings, service: ServiceSettings, stored: Any
-) -> tuple[Model, OnlineFeatures]:
-    with _without("sklearn"):  # the boosters' wrappers for it are not used here, and take a second
-        model = Model(str(stored.tag), Path(stored.path))
-    budget = timedelta(milliseconds=service.time_budget_ms)
-    return model, OnlineFeatures(settings, model.contract, budget)
+    def _scorer(self, stored: Any, stored_shadow: Any) -> Scorer:
+        model, features = self._load(stored)
+        try:
+            beside = self._load(stored_shadow) if stored_shadow else None
+        except BaseException:
+            features.close()
+            raise
+        shadow = Shadow(*beside, self._writer, self._metrics) if beside else None
+        return Scorer(model, features, self._writer, self._metrics, self._service, shadow)
+
+    def _load(self, stored: Any) -> tuple[Model, OnlineFeatures]:
+        with _without("sklearn"):  # the boosters' wrappers for it are not used, and take a second
+            model = Model(str(stored.tag), Path(stored.path))
+        budget = timedelta(milliseconds=self._service.time_budget_ms)
+        return model, OnlineFeatures(self._settings, model.contract, budget)
 
 
 @contextmanager
 def _without(library: str) -> Iterator[None]:
-    """Make an optional library look absent to what is imported meanwhile."""
+    """Make an optional library look absent to imports inside the block."""
     if library in sys.modules:
         yield
         return

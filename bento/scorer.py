@@ -1,116 +1,152 @@
 """From requests to ranked answers: read features, score once, rank each request."""
 
+import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.responses import JSONResponse, Response
 
 from bento.explanations import Explainer
-from bento.fallback import ItemDefaults
+from bento.fallback import ItemFeatureCache
 from bento.metrics import Metrics
 from bento.model import Model
-from bento.overrides import Context, apply
-from bento.pairs import Pairs, pairs_of, ranked
-from bento.prediction_writer import PredictionLog, Scored
-from bento.reader import NEVER, Block, FeaturesUnavailableError, OnlineFeatures
+from bento.overrides import OverrideError, OverrideReader, apply_overrides
+from bento.prediction_writer import PredictionRecord, PredictionWriter
+from bento.reader import (
+    CandidateRows,
+    FeatureRows,
+    FeaturesUnavailableError,
+    OnlineFeatures,
+    build_candidates,
+)
 from bento.schemas import Prediction, PredictRequest, Reason, ScoredItem
 from bento.settings import EXPLAINED, ServiceSettings
 from bento.shadow import Shadow
-from nextbuy.times import EPOCH, MICROSECOND
+from nextbuy.times import EPOCH, MICROSECOND, NOT_SEEN_US
 
 STAGES = ("features", "model", "reasons", "total")
-NO_MOMENT = NEVER.astype(np.int64).item()
+
+
+@dataclass(frozen=True)
+class _ScoredRows:
+    """All candidates of a call, scored; arrays have one row per candidate."""
+
+    candidates: CandidateRows
+    features: FeatureRows
+    probabilities: NDArray[np.float64]
+    reasons: Mapping[int, list[Reason]]
+    """By row, where a request asks for them."""
+    read_at: datetime
+    predicted_at: datetime
+    degraded: bool
 
 
 class Scorer:
-    """Answers requests with one model."""
+    """Answers requests with one model; it does not change once it is made."""
 
     def __init__(
         self,
         model: Model,
         features: OnlineFeatures,
-        log: PredictionLog,
+        writer: PredictionWriter,
         metrics: Metrics,
         settings: ServiceSettings,
         shadow: Shadow | None = None,
     ) -> None:
         self.model = model
         self.features = features
-        self._log = log
+        self._writer = writer
         self._metrics = metrics
         self._shadow = shadow
-        self._context = Context(model.contract)
+        self._overrides = OverrideReader(model.contract)
         width = len(model.contract.features)
-        self._defaults = ItemDefaults(features.views, width, settings.item_defaults)
+        self._item_cache = ItemFeatureCache(features.views, width, settings.item_defaults)
         self._refuses = settings.without_redis == "refuse"
         self._seconds = {name: metrics.stage_seconds.labels(name) for name in STAGES}
         self._cold_shoppers = metrics.cold_starts.labels("shopper")
         self._cold_items = metrics.cold_starts.labels("item")
         self._stale_rows = {view.name: metrics.stale.labels(view.name) for view in features.views}
-        self._of_shopper = [view.name for view in features.views if view.keys == {"user_id"}]
-        self._of_item = [view.name for view in features.views if view.keys == {"item_id"}]
-        self._of_rows = [v.name for v in features.views if v.name not in self._of_shopper]
+        self._shopper_views = [view.name for view in features.views if view.keys == {"user_id"}]
+        self._item_views = [view.name for view in features.views if view.keys == {"item_id"}]
+        self._row_views = [v.name for v in features.views if v.name not in self._shopper_views]
         self._stale = np.timedelta64(timedelta(hours=settings.stale_hours))
-        self._explainer = Explainer(model, features.described)
+        self._explainer = Explainer(model, features.descriptions)
+
+    def close(self) -> None:
+        """Score what waits in the shadow and close the connections to Redis."""
+        if self._shadow is not None:
+            self._shadow.close()
+        self.features.close()
 
     def answer(self, requests: Sequence[PredictRequest]) -> list[Prediction]:
         """The answers, in the order of the requests.
 
         Raises:
-            ContextError: a request's context does not fit the model.
+            OverrideError: a request's context does not fit the model.
             FeaturesUnavailableError: Redis is away, and the service refuses rather than degrades.
         """
         with self._stage("total"):
-            overrides = [self._context.changes(request) for request in requests]
+            overrides = [self._overrides.read(r) if r.context else None for r in requests]
             read_at = datetime.now(UTC)
             with self._stage("features"):
-                pairs, block, degraded = self._read(requests)
-            matrix = block.matrix
-            for part, changes in zip(pairs.slices, overrides, strict=True):
-                apply(changes, pairs.items[part], matrix[part])
+                candidates, features, degraded = self._read(requests)
+            matrix = features.matrix
+            for part, values in zip(candidates.slices, overrides, strict=True):
+                if values:
+                    apply_overrides(values, candidates.items[part], matrix[part])
             with self._stage("model"):
                 probabilities = (
                     self.model.booster.predict(matrix) if len(matrix) else np.empty(0, np.float64)
                 )
-            orders = [ranked(pairs.items, probabilities, part) for part in pairs.slices]
+            orders = [candidates.ranked(part, probabilities) for part in candidates.slices]
             reasons = self._reasons(requests, orders, matrix)
-            now = datetime.now(UTC)
-            answers = [
-                self._answer(
-                    request, order, pairs, block, probabilities, reasons, read_at, now, degraded
-                )
+            scored = _ScoredRows(
+                candidates,
+                features,
+                probabilities,
+                reasons,
+                read_at,
+                predicted_at=datetime.now(UTC),
+                degraded=degraded,
+            )
+            predictions = [
+                self._prediction(request, order, scored)
                 for request, order in zip(requests, orders, strict=True)
             ]
-        self._count(answers, block)
+        self._count(predictions, features)
         if self._shadow is not None and not degraded:
-            self._shadow.put(requests, answers, pairs)
-        return answers
+            self._shadow.put(requests, predictions, candidates)
+        return predictions
 
-    def _read(self, requests: Sequence[PredictRequest]) -> tuple[Pairs, Block, bool]:
+    def _read(self, requests: Sequence[PredictRequest]) -> tuple[CandidateRows, FeatureRows, bool]:
+        """The candidates, their features, and whether Redis was away."""
         try:
-            pairs = pairs_of(requests, self._candidates(requests))
-            block = (
-                self.features.read(pairs.users, pairs.items)
-                if pairs.items
-                else self._defaults.recall([])
+            candidates = build_candidates(requests, self._recent_items(requests))
+            features = (
+                self.features.read(candidates.users, candidates.items)
+                if candidates.items
+                else self._item_cache.recall([])
             )
         except FeaturesUnavailableError:
             self._metrics.degraded.inc(len(requests))
             if self._refuses:
                 raise
-            pairs = pairs_of(requests, {})
-            return pairs, self._defaults.recall(pairs.items), True
-        self._defaults.remember(pairs.items, block)
-        return pairs, block, False
+            candidates = build_candidates(requests, {})
+            return candidates, self._item_cache.recall(candidates.items), True
+        self._item_cache.remember(candidates.items, features)
+        return candidates, features, False
 
-    def _candidates(self, requests: Sequence[PredictRequest]) -> dict[str, list[str]]:
+    def _recent_items(self, requests: Sequence[PredictRequest]) -> dict[str, list[str]]:
         users = list(dict.fromkeys(r.user_id for r in requests if r.item_ids is None))
-        return dict(zip(users, self.features.candidates(users), strict=True))
+        return dict(zip(users, self.features.recent_items(users), strict=True))
 
     def _reasons(
         self,
@@ -118,7 +154,7 @@ class Scorer:
         orders: Sequence[list[int]],
         matrix: NDArray[np.float32],
     ) -> dict[int, list[Reason]]:
-        """Row of the matrix -> reasons, for the likeliest items of requests that ask."""
+        """Row of the matrix -> reasons, for the likeliest items of requests that ask for them."""
         counts = {
             row: request.reasons
             for request, order in zip(requests, orders, strict=True)
@@ -129,82 +165,109 @@ class Scorer:
             return {}
         with self._stage("reasons"):
             rows = list(counts)
-            found = self._explainer.explain(matrix[rows], max(counts.values()))
-        return {row: why[: counts[row]] for row, why in zip(rows, found, strict=True)}
+            reasons = self._explainer.explain(matrix[rows], max(counts.values()))
+        return {row: each[: counts[row]] for row, each in zip(rows, reasons, strict=True)}
 
-    def _answer(
-        self,
-        request: PredictRequest,
-        order: list[int],
-        pairs: Pairs,
-        block: Block,
-        probabilities: NDArray[np.float64],
-        reasons: dict[int, list[Reason]],
-        read_at: datetime,
-        now: datetime,
-        degraded: bool,
+    def _prediction(
+        self, request: PredictRequest, order: list[int], scored: _ScoredRows
     ) -> Prediction:
-        """`order` holds the request's rows, the likeliest first."""
-        times = {name: _utc(values[order]) for name, values in block.event_times.items()}
-        at = {name: times[name][0] if order else None for name in self._of_shopper}
-        of_rows = _by_row([times[name] for name in self._of_rows], len(order))
-        of_item = _by_row([times[name] for name in self._of_item], len(order))
-        scored = [
+        """The answer to one request; `order` holds its rows, the likeliest first."""
+        times = {view: _utc(t[order]) for view, t in scored.features.event_times.items()}
+        shopper_times = {view: times[view][0] if order else None for view in self._shopper_views}
+        row_times = _by_row([times[view] for view in self._row_views], len(order))
+        item_times = _by_row([times[view] for view in self._item_views], len(order))
+        probabilities = scored.probabilities[order]
+        items = [
             ScoredItem(
-                item_id=pairs.items[row],
+                item_id=scored.candidates.items[row],
                 probability=probability,
-                rank=place,
-                cold_start=bool(known) and not any(known),
-                features_at=dict(zip(self._of_rows, moments, strict=True)),
-                reasons=reasons.get(row),
+                rank=rank,
+                cold_start=bool(item_at) and not any(item_at),
+                features_at=dict(zip(self._row_views, row_at, strict=True)),
+                reasons=scored.reasons.get(row),
             )
-            for place, (row, probability, known, moments) in enumerate(
-                zip(order, probabilities[order].tolist(), of_item, of_rows, strict=True), start=1
+            for rank, (row, probability, item_at, row_at) in enumerate(
+                zip(order, probabilities.tolist(), item_times, row_times, strict=True), start=1
             )
         ]
         prediction = Prediction.model_construct(  # ours: nothing to validate
             request_id=uuid.uuid4().hex,
             user_id=request.user_id,
             model=self.model.tag,
-            predicted_at=now,
-            cold_start=not order or (bool(at) and not any(at.values())),
-            degraded=degraded,
-            features_at=at,
-            items=scored,
+            predicted_at=scored.predicted_at,
+            cold_start=not order or (bool(shopper_times) and not any(shopper_times.values())),
+            degraded=scored.degraded,
+            features_at=shopper_times,
+            items=items,
         )
         if order:
-            self._log.put(
-                Scored(
+            self._writer.put(
+                PredictionRecord(
                     request_id=prediction.request_id,
-                    predicted_at=now,
-                    read_at=read_at,
+                    predicted_at=scored.predicted_at,
+                    read_at=scored.read_at,
                     user_id=request.user_id,
-                    item_ids=[item["item_id"] for item in scored],
-                    probabilities=probabilities[order],
+                    item_ids=[item["item_id"] for item in items],
+                    probabilities=probabilities,
                     ranks=np.arange(1, len(order) + 1, dtype=np.int32),
                     model=self.model.tag,
                     is_shadow=False,
-                    is_degraded=degraded,
+                    is_degraded=scored.degraded,
                     has_reasons=request.reasons > 0,
                     has_context=bool(request.context),
-                    matrix=block.matrix[order],
+                    matrix=scored.features.matrix[order],
                 )
             )
         return prediction
 
-    def _count(self, answers: Sequence[Prediction], block: Block) -> None:
-        self._metrics.rows.inc(len(block.matrix))
-        oldest = np.datetime64(answers[0].predicted_at.replace(tzinfo=None), "us") - self._stale
-        for view, times in block.event_times.items():
+    def _count(self, predictions: Sequence[Prediction], features: FeatureRows) -> None:
+        self._metrics.rows.inc(len(features.matrix))
+        now = predictions[0].predicted_at.replace(tzinfo=None)
+        oldest = np.datetime64(now, "us") - self._stale
+        for view, times in features.event_times.items():
             self._stale_rows[view].inc(int((times < oldest).sum()))  # NaT is not less
-        self._cold_shoppers.inc(sum(answer.cold_start for answer in answers))
-        self._cold_items.inc(sum(item["cold_start"] for a in answers for item in a.items))
+        self._cold_shoppers.inc(sum(prediction.cold_start for prediction in predictions))
+        self._cold_items.inc(sum(item["cold_start"] for p in predictions for item in p.items))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
         self._seconds[name].observe(time.perf_counter() - started)
+
+
+class ActiveScorer:
+    """The scorer that answers now; a reload replaces it while requests run."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self._running: Counter[Scorer] = Counter()
+        """Requests that a scorer is answering."""
+        self._ended = threading.Condition()
+
+    def answer(self, requests: Sequence[PredictRequest]) -> list[Prediction] | Response:
+        """The answers of one scorer in the order of the requests, or a response that refuses."""
+        with self._ended:
+            scorer = self.scorer
+            self._running[scorer] += 1
+        try:
+            return scorer.answer(requests)
+        except OverrideError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        except FeaturesUnavailableError:
+            return JSONResponse({"error": "The feature store does not answer."}, 503)
+        finally:
+            with self._ended:
+                self._running[scorer] -= 1
+                self._ended.notify_all()
+
+    def replace(self, scorer: Scorer) -> None:
+        """Answer with another scorer; closes the present one after the requests that use it."""
+        with self._ended:
+            previous, self.scorer = self.scorer, scorer
+            self._ended.wait_for(lambda: not self._running[previous])
+            del self._running[previous]
+        previous.close()
 
 
 def _by_row(columns: list[list[datetime | None]], rows: int) -> list[tuple[datetime | None, ...]]:
@@ -217,4 +280,4 @@ def _utc(times: NDArray[np.datetime64]) -> list[datetime | None]:
 
 @lru_cache(maxsize=100_000)  # most are a midnight, or none
 def _moment(us: int) -> datetime | None:
-    return None if us == NO_MOMENT else EPOCH + us * MICROSECOND
+    return None if us == NOT_SEEN_US else EPOCH + us * MICROSECOND

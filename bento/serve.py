@@ -1,6 +1,7 @@
 """Run the service: in the foreground, or beside the caller for as long as a block lasts."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +14,14 @@ from typing import IO
 
 import httpx
 
-from bento.deployment import FILE
-from bento.export import export_deployment
+from bento.export import DEPLOYMENT_FILE, export_deployment
 from nextbuy.errors import NextbuyError
 from nextbuy.network import check_free, free_port
 from nextbuy.settings import PROJECT, Settings
 
 START_SECONDS = 120
 STOP_SECONDS = 60
-ASK_AGAIN_SECONDS = 5
+SIGNAL_AGAIN_SECONDS = 5
 """The arbiter forgets a signal that comes while it looks after its workers."""
 SERVICE = "bento.service:Nextbuy"
 
@@ -46,22 +46,22 @@ def serve(
     host = "127.0.0.1" if host == "localhost" else host  # BentoML takes addresses, not names
     check_free(host, port)
     export_deployment(settings, shadow).write(deployment_file(settings, port))
-    asked = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: asked.set())
+    stopped = threading.Event()
+    handlers = {
+        number: signal.signal(number, lambda *_: stopped.set())
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     # The server has a session of its own, so that Ctrl-C reaches it once and through us.
     server = _start(settings, host, port, workers, None)
     try:
-        while server.poll() is None and not asked.wait(0.1):
+        while server.poll() is None and not stopped.wait(0.1):
             pass
     finally:
         _stop(server)
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     code = server.returncode
-    if not asked.is_set() and code not in (0, -signal.SIGTERM):
+    if not stopped.is_set() and code not in (0, -signal.SIGTERM):
         raise NextbuyError(f"The server ended with exit code {code}; its log is above.")
 
 
@@ -99,13 +99,18 @@ def deployment_file(settings: Settings, port: int) -> Path:
     return settings.data / "serving" / f"{port}.json"
 
 
+def worker_notes(file: Path) -> Path:
+    """The folder in which the workers of a deployment file say what they answer with."""
+    return file.with_suffix(".workers")
+
+
 def environment(settings: Settings, port: int, workers: int) -> dict[str, str]:
     """The environment that a server process is started with."""
     return {
         **os.environ,
         "NEXTBUY_DATA": str(settings.data),
         **({"REDIS_URL": settings.redis_url} if settings.redis_url else {}),
-        FILE: str(deployment_file(settings, port)),
+        DEPLOYMENT_FILE: str(deployment_file(settings, port)),
         "NEXTBUY_SERVICE_WORKERS": str(workers),
         # Feast's run-time type checks alone take five of its eight seconds of import; they are
         # compiled out together with assertions.
@@ -116,6 +121,8 @@ def environment(settings: Settings, port: int, workers: int) -> dict[str, str]:
 def _start(
     settings: Settings, host: str, port: int, workers: int, output: IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
+    file = deployment_file(settings, port)
+    shutil.rmtree(worker_notes(file), ignore_errors=True)  # a killed server leaves its own
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "bentoml", "serve", SERVICE),
@@ -128,7 +135,7 @@ def _start(
         stderr=output and subprocess.STDOUT,
         start_new_session=True,
     )
-    deployment_file(settings, port).with_suffix(".pid").write_text(str(server.pid))
+    file.with_suffix(".pid").write_text(str(server.pid))
     return server
 
 
@@ -149,7 +156,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     while server.poll() is None and time.monotonic() < deadline:
         server.terminate()
         with suppress(subprocess.TimeoutExpired):
-            server.wait(ASK_AGAIN_SECONDS)
+            server.wait(SIGNAL_AGAIN_SECONDS)
     with suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)  # its workers, if they outlived it
     server.wait()

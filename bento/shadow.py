@@ -1,8 +1,8 @@
-"""The challenger scores what the champion has answered, for the log alone.
+"""The challenger scores what the champion has answered, for the prediction log alone.
 
-It works behind the answers, on a thread of its own with a bounded queue: it can delay none, change
-none and fail none. What it could not score is counted. Features are read again by its own contract,
-which need not be the champion's.
+It works behind the answers, on a thread of its own with a bounded queue: it can neither delay nor
+change nor fail an answer. What it could not score is counted. Features are read again by its own
+contract, which need not be the champion's.
 """
 
 import logging
@@ -15,85 +15,89 @@ import numpy as np
 
 from bento.metrics import Metrics
 from bento.model import Model
-from bento.overrides import Context, apply
-from bento.pairs import Pairs, ranked
-from bento.prediction_writer import PredictionLog, Scored
-from bento.reader import FeaturesUnavailableError, OnlineFeatures
+from bento.overrides import OverrideReader, apply_overrides
+from bento.prediction_writer import PredictionRecord, PredictionWriter
+from bento.reader import CandidateRows, FeaturesUnavailableError, OnlineFeatures
 from bento.schemas import Prediction, PredictRequest
 
-WAITING = 1_000
-"""Calls that wait to be scored; what comes on top is left out and counted."""
+MAX_WAITING = 1_000
+"""Calls that wait to be scored; more are left out and counted."""
 
 logger = logging.getLogger("bentoml.nextbuy")
 
 
 @dataclass(frozen=True)
-class _Answered:
+class _AnsweredCall:
     requests: Sequence[PredictRequest]
-    answers: Sequence[Prediction]
-    pairs: Pairs
+    predictions: Sequence[Prediction]
+    candidates: CandidateRows
 
 
 class Shadow:
     """Scores beside the model that answers."""
 
     def __init__(
-        self, model: Model, features: OnlineFeatures, log: PredictionLog, metrics: Metrics
+        self, model: Model, features: OnlineFeatures, writer: PredictionWriter, metrics: Metrics
     ) -> None:
         self.model = model
         self._features = features
-        self._log = log
+        self._writer = writer
         self._metrics = metrics
-        self._context = Context(model.contract)
-        self._waiting: queue.Queue[_Answered | None] = queue.Queue(WAITING)
+        self._overrides = OverrideReader(model.contract)
+        self._waiting: queue.Queue[_AnsweredCall | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
         self._thread.start()
 
     def put(
-        self, requests: Sequence[PredictRequest], answers: Sequence[Prediction], pairs: Pairs
+        self,
+        requests: Sequence[PredictRequest],
+        predictions: Sequence[Prediction],
+        candidates: CandidateRows,
     ) -> None:
-        """Take what was answered, or count it as left out. Returns at once."""
-        if not pairs.items:
+        """Queue what was answered, or count it as left out. Returns at once."""
+        if not candidates.items:
             return
         try:
-            self._waiting.put_nowait(_Answered(requests, answers, pairs))
+            self._waiting.put_nowait(_AnsweredCall(requests, predictions, candidates))
         except queue.Full:
-            self._metrics.shadow_lost.inc(len(pairs.items))
+            self._metrics.shadow_lost.inc(len(candidates.items))
 
     def close(self) -> None:
-        """Score what waits; afterwards nothing is taken any more."""
+        """Score what waits, end the thread and close the connections to Redis."""
         self._waiting.put(None)
         self._thread.join()
+        self._features.close()
 
     def _work(self) -> None:
-        while (answered := self._waiting.get()) is not None:
+        while (call := self._waiting.get()) is not None:
             try:
-                self._score(answered)
+                self._score(call)
             except FeaturesUnavailableError:
-                self._metrics.shadow_lost.inc(len(answered.pairs.items))
+                self._metrics.shadow_lost.inc(len(call.candidates.items))
             except Exception:
                 # Whatever is wrong with the challenger, the champion goes on.
                 logger.exception("%s could not score", self.model.tag)
-                self._metrics.shadow_lost.inc(len(answered.pairs.items))
+                self._metrics.shadow_lost.inc(len(call.candidates.items))
 
-    def _score(self, answered: _Answered) -> None:
-        pairs = answered.pairs
-        matrix = self._features.read(pairs.users, pairs.items).matrix
-        for part, request in zip(pairs.slices, answered.requests, strict=True):
-            apply(self._context.changes_where_known(request), pairs.items[part], matrix[part])
+    def _score(self, call: _AnsweredCall) -> None:
+        candidates = call.candidates
+        matrix = self._features.read(candidates.users, candidates.items).matrix
+        for part, request in zip(candidates.slices, call.requests, strict=True):
+            overrides = self._overrides.read_applicable(request)
+            apply_overrides(overrides, candidates.items[part], matrix[part])
         probabilities = self.model.booster.predict(matrix)
-        for part, request, answer in zip(
-            pairs.slices, answered.requests, answered.answers, strict=True
+        for part, request, prediction in zip(
+            candidates.slices, call.requests, call.predictions, strict=True
         ):
-            order = ranked(pairs.items, probabilities, part)
+            order = candidates.ranked(part, probabilities)
             if order:
-                self._log.put(
-                    Scored(
-                        request_id=answer.request_id,
-                        predicted_at=answer.predicted_at,
+                self._writer.put(
+                    PredictionRecord(
+                        request_id=prediction.request_id,
+                        predicted_at=prediction.predicted_at,
                         read_at=None,  # later than the answer
-                        user_id=answer.user_id,
-                        item_ids=[pairs.items[row] for row in order],
+                        user_id=prediction.user_id,
+                        item_ids=[candidates.items[row] for row in order],
                         probabilities=probabilities[order],
                         ranks=np.arange(1, len(order) + 1, dtype=np.int32),
                         model=self.model.tag,
@@ -104,4 +108,4 @@ class Shadow:
                         matrix=matrix[order],
                     )
                 )
-        self._metrics.shadow_rows.inc(len(pairs.items))
+        self._metrics.shadow_rows.inc(len(candidates.items))

@@ -23,7 +23,7 @@ cleanup() {
 }
 trap cleanup EXIT
 
-base=$(python -c 'from bento.image import BASE; print(BASE)')
+base=$(python -c 'from bento.export import BASE_IMAGE; print(BASE_IMAGE)')
 if [ -n "${STAND_IN:-}" ] && ! buildah inspect --type image "docker.io/library/$base" > /dev/null 2>&1; then
   echo "== a stand-in for $base"
   debootstrap --variant=minbase --include=python3,python3-pip,python3-venv,ca-certificates \

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bento.image import BASE
+from bento.export import BASE_IMAGE
 from bento.settings import ServiceSettings
 from nextbuy.settings import PROJECT
 
@@ -26,7 +26,7 @@ def test_it_keeps_the_schema_of_compose_files():
 def test_our_dockerfile_passes_the_lint_and_builds_on_the_services_base():
     dockerfile = PROJECT / "containers" / "Dockerfile"
     subprocess.run([BIN / "hadolint", "--ignore", "DL3008", dockerfile], check=True)
-    assert f"FROM {BASE}\n" in dockerfile.read_text()
+    assert f"FROM {BASE_IMAGE}\n" in dockerfile.read_text()
 
 
 def test_every_part_of_the_platform_is_a_service():

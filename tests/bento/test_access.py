@@ -2,8 +2,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from bento.access import CLIENTS, Access
 from bento.client import predict
+from bento.middleware import MAX_CLIENTS, AccessControl
 from bento.serve import running
 from bento.settings import ServiceSettings
 from monitoring.latency import scrape
@@ -27,7 +27,7 @@ def scope(address="127.0.0.1", **headers):
 
 
 def access(clock=None, **changes):
-    return Access(ServiceSettings(**changes), clock or Clock())
+    return AccessControl(ServiceSettings(**changes), clock or Clock())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1"])
@@ -93,10 +93,10 @@ def test_rate_allows_twice_as_many_at_once_and_no_more_after_a_rest():
 
 def test_clients_that_are_remembered_are_bounded():
     limited = access(rate_limit=0.001, api_keys="")
-    for number in range(CLIENTS + 10):
+    for number in range(MAX_CLIENTS + 10):
         address = f"127.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         assert limited.refusal(scope(address)) is None
-    assert len(limited._tokens) == CLIENTS
+    assert len(limited._tokens) == MAX_CLIENTS
 
 
 def test_served_keys_and_rate(settings, store, monkeypatch):

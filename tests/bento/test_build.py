@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bento.export import export_champion
-from bento.image import BASE
+from bento.export import BASE_IMAGE, export_champion
 from bento.serve import _stop
 from nextbuy.network import free_port
 from nextbuy.settings import PROJECT
@@ -50,7 +49,7 @@ def test_it_holds_the_service_and_the_champion_and_nothing_else(built, champion)
 
 def test_the_image_is_pinned_runs_as_nobody_special_and_knows_no_secret(built):
     dockerfile = (built / "env" / "docker" / "Dockerfile").read_text()
-    assert re.search(rf"^FROM {re.escape(BASE)} ", dockerfile, re.M)
+    assert re.search(rf"^FROM {re.escape(BASE_IMAGE)} ", dockerfile, re.M)
     users = re.findall(r"^USER (\S+)", dockerfile, re.M)
     assert users == ["bentoml"]
     assert re.findall(r"^ARG BENTO_USER_UID=(\d+)", dockerfile, re.M) != ["0"]

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from bento.prediction_writer import PredictionLog, Scored
+from bento.prediction_writer import PredictionRecord, PredictionWriter
 from nextbuy.prediction_log import (
     ORDER,
     PREDICTION_SCHEMA,
@@ -39,7 +39,7 @@ def scored(request="r1", items=("a", "b"), at=NOON, **changes):
         "has_context": False,
         "matrix": np.arange(2 * n, dtype=np.float32).reshape(n, 2),
     }
-    return Scored(**(fields | changes))
+    return PredictionRecord(**(fields | changes))
 
 
 class Tally:
@@ -47,7 +47,7 @@ class Tally:
         self.written = self.lost = 0
 
     def log(self, settings, max_rows=1000, seconds=3600):
-        return PredictionLog(settings, max_rows, seconds, self.on_written, self.on_lost)
+        return PredictionWriter(settings, max_rows, seconds, self.on_written, self.on_lost)
 
     def on_written(self, rows):
         self.written += rows
