@@ -11,14 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from bento.settings import MAX_EVENTS, ServiceSettings
 from bento.worker_process import Supervisor
-from nextbuy.events import Event
+from nextbuy.events import TIME_LIMITS, Event
 from nextbuy.live.event_store import COLUMNS, EventRow, LiveStore, Outcome, now_us
 from nextbuy.settings import Settings
 from nextbuy.times import MICROSECOND, to_us
 from nextbuy.versioned_table import manifest
 
-AHEAD = timedelta(minutes=5)
-"""How far a shop's clock may be ahead of ours."""
 EVENT = TypeAdapter(Event)
 
 
@@ -68,7 +66,7 @@ class EventWriter:
         except ValidationError as error:
             raise ValueError(_reasons(error)) from None
         us = to_us(event.event_time)
-        if us > now_us() + AHEAD // MICROSECOND:
+        if us > now_us() + TIME_LIMITS.max_ahead_live // MICROSECOND:
             raise ValueError("event_time lies in the future; correct the sender's clock")
         if self._newest_us is not None and us < self._newest_us - self._lateness_us:
             raise ValueError(

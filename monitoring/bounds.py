@@ -19,14 +19,10 @@ class RuleOverride(BaseModel):
 
 
 class EventBounds(BaseModel):
-    """From where on a batch of events looks wrong, although each row alone is possible."""
+    """When a batch of events looks wrong although each event is valid (nextbuy/events.py)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    oldest_year: int = 1995
-    """No shop had a click log before."""
-    hours_ahead: float = Field(default=24, ge=0)
-    """Clocks may run this far ahead of ours."""
     shares: dict[EventType, tuple[float, float]] = {
         EventType.VIEW: (0.2, 1.0),
         EventType.ADD_TO_CART: (0.0, 0.5),
@@ -39,9 +35,9 @@ class EventBounds(BaseModel):
     """A full day has at most this many times, and at least one over this of, the median
     of the days two weeks before and after it."""
     min_rows: int = Field(default=1000, ge=1)
-    """Fewer events than this (per day, for what is told per day) are not judged by shares."""
+    """With fewer events than this (of a day, for daily checks) shares are not checked."""
     repeated_share: float = Field(default=0.15, gt=0, le=1)
-    """Share of a day's events that may say the same as another, but for the id. It is estimated
+    """Share of a day's events that may repeat another one under a different id. It is estimated
     with an error of some 2 %."""
     one_user_share: float = Field(default=0.4, gt=0, le=1)
     """Share of a day's events that one user may have; the shop's own crawlers are often there."""

@@ -1,7 +1,12 @@
-"""The canonical event: written once, used by ingestion, checks, simulator and live path."""
+"""The canonical event and what makes it valid, defined here alone.
 
+Ingestion (nextbuy/ingest/row_rules.py), the checks of the published table
+(monitoring/suites/events.py) and `POST /events` (bento/event_writer.py) take their limits from it.
+"""
+
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -30,7 +35,7 @@ EVENT_SCHEMA = pa.schema(
         pa.field("category", pa.string()),
         pa.field("brand", pa.string()),
         # Money is whole cents: integer sums are exact, in any order, on any engine.
-        pa.field("price", pa.int64()),  # cents asked for one piece, after the discount
+        pa.field("price", pa.int64()),  # cents of one piece, after the discount
         pa.field("discount", pa.int64()),  # cents taken off the list price
         pa.field("source_session_id", pa.string()),  # the shop's own session, if it has one
     ]
@@ -54,6 +59,33 @@ EVENT_ORDER = ("event_time", "event_id")
 """The total order of one shopper's events: ties in time are broken by id."""
 
 
+class TimeLimits(NamedTuple):
+    """When an event may have happened.
+
+    They differ by the way an event comes in, because so does the harm of a wrong time. A log is a
+    record of the past: a day ahead of the clock is tolerated, as that is what a wrong time zone or
+    a file dated by local midnight amounts to. A live event is sent as it happens, so it can only be
+    ahead by the difference of two clocks; one that is further ahead would stay the newest of its
+    shopper and distort every prediction until the clock reaches it. How old a live event may be is
+    the service's lateness, counted from the newest event.
+    """
+
+    not_before: datetime
+    """Earliest moment in a log, unless its source says otherwise."""
+    earliest: datetime
+    """Earliest moment that a source may allow: no shop had a click log before."""
+    max_ahead: timedelta
+    """How far a log may be ahead of the clock; a source may only allow less."""
+    max_ahead_live: timedelta
+    """How far a live event may be ahead of the clock."""
+
+
+TIME_LIMITS = TimeLimits(
+    not_before=datetime(2000, 1, 1, tzinfo=UTC),
+    earliest=datetime(1995, 1, 1, tzinfo=UTC),
+    max_ahead=timedelta(days=1),
+    max_ahead_live=timedelta(minutes=5),
+)
 TEXT_COLUMNS = ("event_id", "user_id", "item_id", "category", "brand", "source_session_id")
 """Free texts, of 1 to `MAX_TEXT` characters."""
 MONEY_COLUMNS = ("price", "discount")

@@ -1,6 +1,11 @@
-"""What must hold of canonical events, staged or published."""
+"""What must hold of canonical events, staged or published.
 
-from datetime import datetime, timedelta
+What a valid event is comes from nextbuy/events.py. Ingestion and the service refuse other events
+one by one, so the checks of single rows are for what reaches the table without them: a file written
+by other means, a damaged one, or a fault of our own. Checks of the whole batch follow below.
+"""
+
+from datetime import datetime
 
 from monitoring.bounds import EventBounds
 from monitoring.rules import (
@@ -12,22 +17,30 @@ from monitoring.rules import (
     shape_rules,
     unique,
 )
-from nextbuy.events import EVENT_SCHEMA, MAX_CENTS, MAX_TEXT, REQUIRED, EventType
+from nextbuy.events import (
+    EVENT_SCHEMA,
+    MAX_CENTS,
+    MAX_TEXT,
+    MONEY_COLUMNS,
+    REQUIRED,
+    TEXT_COLUMNS,
+    TIME_LIMITS,
+    WITHOUT_ITEM,
+    EventType,
+)
 from nextbuy.times import DAY
-
-TEXTS = ("user_id", "item_id", "category", "brand", "source_session_id")
 
 
 def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:
     """The suite of the events; `now` is the moment against which the future is told."""
-    latest = now + timedelta(hours=bounds.hours_ahead)
+    latest = now + TIME_LIMITS.max_ahead
     known = ", ".join(f"'{kind}'" for kind in EventType)
     return [
         *shape_rules(schema_types(EVENT_SCHEMA)),
         *(
             present(
                 name,
-                f"Map {name} in the source file, or mend it at its source.",
+                f"Map {name} in the source file, or correct it at its source.",
                 is_text=name != "event_time",
             )
             for name in ("event_id", *REQUIRED)
@@ -42,14 +55,14 @@ def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:
         row_rule(
             "event_time_plausible",
             "event_time",
-            f"event_time < TIMESTAMPTZ '{bounds.oldest_year}-01-01' "
+            f"event_time < TIMESTAMPTZ '{TIME_LIMITS.earliest.isoformat()}' "
             f"OR event_time > TIMESTAMPTZ '{latest.isoformat()}'",
             "Correct time.format or time.zone in the source file.",
         ),
         row_rule(
             "item_present",
             ("event_type", "item_id"),
-            f"(item_id IS NULL OR item_id = '') AND event_type <> '{EventType.LOGIN}'",
+            f"(item_id IS NULL OR item_id = '') AND event_type <> '{WITHOUT_ITEM}'",
             "Only a login goes without an item: map item_id, or ignore that event name.",
         ),
         *(
@@ -59,12 +72,12 @@ def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:
                 f"{money} < 0 OR {money} > {MAX_CENTS}",
                 f"{money.title()} is whole cents and not below 0; correct its mapping.",
             )
-            for money in ("price", "discount")
+            for money in MONEY_COLUMNS
         ),
         row_rule(
             "text_bounded",
-            TEXTS,
-            " OR ".join(f"length({name}) > {MAX_TEXT}" for name in TEXTS),
+            TEXT_COLUMNS,
+            " OR ".join(f"length({name}) > {MAX_TEXT}" for name in TEXT_COLUMNS),
             f"At most {MAX_TEXT} characters; shorten it by an sql expression in the source file.",
         ),
         row_rule(

@@ -1,13 +1,13 @@
 """What a shop's log looks like: the mapping from its columns and names to canonical events."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import available_timezones
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from nextbuy.events import REQUIRED, EventType
+from nextbuy.events import REQUIRED, TIME_LIMITS, EventType
 from nextbuy.versioned_table import fingerprint
 from nextbuy.yaml_file import load_yaml
 
@@ -104,10 +104,24 @@ class Limits(_Model):
 
     max_bad_share: float = Field(default=0.01, ge=0, le=1)
     """Largest share of refused rows; with more, nothing is published."""
-    not_before: AwareDatetime = datetime(2000, 1, 1, tzinfo=UTC)
+    not_before: AwareDatetime = TIME_LIMITS.not_before
     """Events before this moment are refused."""
-    max_ahead: timedelta = timedelta(days=1)
+    max_ahead: timedelta = TIME_LIMITS.max_ahead
     """Events later than now by more than this are refused."""
+
+    @model_validator(mode="after")
+    def _within_time_limits(self) -> Self:
+        if self.not_before < TIME_LIMITS.earliest:
+            raise ValueError(
+                f"not_before: no event before {TIME_LIMITS.earliest:%Y-%m-%d} is valid; give that "
+                "day or a later one"
+            )
+        if self.max_ahead > TIME_LIMITS.max_ahead:
+            raise ValueError(
+                f"max_ahead: no event more than {TIME_LIMITS.max_ahead / timedelta(hours=1):g} "
+                "hours ahead is valid; give that or less"
+            )
+        return self
 
 
 class Source(FileFormat):

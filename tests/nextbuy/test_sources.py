@@ -92,6 +92,14 @@ def test_what_a_shipped_source_provides(name: str, with_items: bool, provides: s
             "items: fields.price: a price without a stamp would leak later prices into",
         ),
         ({"limits": {"not_before": "2000-01-01T00:00:00"}}, "limits.not_before: "),
+        (
+            {"limits": {"not_before": "1994-12-31T00:00:00Z"}},
+            "limits: not_before: no event before 1995-01-01 is valid",
+        ),
+        (
+            {"limits": {"max_ahead": "PT25H"}},
+            "limits: max_ahead: no event more than 24 hours ahead is valid",
+        ),
         ({"limits": {"max_bad_share": 2}}, "limits.max_bad_share: "),
     ],
 )
