@@ -16,6 +16,7 @@ from nextbuy.errors import NextbuyError
 from nextbuy.models.registry import RegisteredModel
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
+from nextbuy.stores.offline.cached import cached_features
 from nextbuy.versioned_table import files, fingerprint, require
 
 MOST_ROWS = 60_000
@@ -61,26 +62,18 @@ def scored_since(settings: Settings, champion: RegisteredModel, training: pa.Tab
     digest = fingerprint(
         labels.fingerprint, tables, str(since), champion.version, MOST_ROWS, Path(__file__)
     )
-    kept = settings.data / "monitoring" / f"scored-{digest}.parquet"
-    if not kept.exists():
-        rows = _rows(settings, since).to_pandas()
-        job = store.get_historical_features(
-            entity_df=rows,
-            features=service,
-            full_feature_names=True,
-            filter_by_created_timestamp=True,
-        )
-        table = job.to_arrow().rename_columns({"event_timestamp": "predicted_at"})
+    file = settings.data / "monitoring" / f"scored-{digest}.parquet"
+
+    def finish(retrieved: pa.Table) -> pa.Table:
+        table = retrieved.rename_columns({"event_timestamp": "predicted_at"})
         table = table.append_column("probability", pa.array(champion.booster.score(table)))
-        wanted = [*KEYS, "probability", *champion.booster.contract.features]
-        table = table.select(wanted).sort_by([(name, "ascending") for name in KEYS[:3]])
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        for old in kept.parent.glob("scored-*.parquet"):
-            old.unlink()
-        fresh = kept.with_suffix(".tmp")
-        pq.write_table(table, fresh, compression="zstd")
-        fresh.rename(kept)
-    return pq.read_table(kept)
+        columns = [*KEYS, "probability", *champion.booster.contract.features]
+        return table.select(columns).sort_by([(name, "ascending") for name in KEYS[:3]])
+
+    scored = cached_features(file, store, service, lambda: _rows(settings, since), finish)
+    for old in set(file.parent.glob("scored-*.parquet")) - {file}:
+        old.unlink()
+    return scored
 
 
 def _rows(settings: Settings, since: datetime) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Scores anyone could make without a model. They stand in the same table, always."""
+"""Scores to compare a model with: single rules, a logistic regression, time and position alone."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +10,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 
 from nextbuy.contract import ModelContract
+from nextbuy.features.columns import (
+    ENTRY_HOUR,
+    ENTRY_WEEKDAY,
+    FIRST_POSITION,
+    IS_IN_CART,
+    ITEM_PURCHASES_30D,
+    SECONDS_SINCE_TOUCH,
+    USER_ITEM_VIEWS,
+)
 
 RULES = {
-    "popularity": ("item__n_purchases_30d", 1),
-    "last touched": ("user_item__seconds_since_touch", -1),
-    "was in the cart": ("user_item__is_in_cart", 1),
-    "views of the pair": ("user_item__n_views", 1),
+    "popularity": (ITEM_PURCHASES_30D, 1),
+    "last touched": (SECONDS_SINCE_TOUCH, -1),
+    "was in the cart": (IS_IN_CART, 1),
+    "views of the pair": (USER_ITEM_VIEWS, 1),
 }
 """Name -> the feature it ranks by, and in which direction. Ranks only: no probabilities."""
 
@@ -31,23 +40,23 @@ def rule_scores(table: pa.Table) -> dict[str, NDArray[np.float64]]:
     return scores
 
 
-ANCHORS = ("session__entry_hour", "session__entry_weekday", "user_item__first_position_session")
-"""Time and position of a row: what a model may learn from without knowing shopper or item."""
+TIME_AND_POSITION = (ENTRY_HOUR, ENTRY_WEEKDAY, FIRST_POSITION)
+"""Features that say when and where in its session a row stands, and nothing of shopper or item."""
 
 
-def anchor_scores(
+def time_and_position_scores(
     contract: ModelContract, train: pa.Table, labels: NDArray[np.int8], test: pa.Table
 ) -> NDArray[np.float64]:
     """Probabilities of a model that sees time and position only.
 
-    One that comes near the full model says that the rows were sampled so that their place in time
-    gives the label away.
+    If they come near the full model's, the rows were sampled so that their place in time gives the
+    label away.
     """
-    kept = [name for name in ANCHORS if name in contract.features]
+    names = [name for name in TIME_AND_POSITION if name in contract.features]
     model = HistGradientBoostingClassifier(max_depth=4, random_state=7)
-    seen = contract.model_copy(update={"features": tuple(kept)})
-    model.fit(seen.matrix(train), labels)
-    return np.asarray(model.predict_proba(seen.matrix(test))[:, 1], np.float64)
+    narrow = contract.model_copy(update={"features": tuple(names)})
+    model.fit(narrow.matrix(train), labels)
+    return np.asarray(model.predict_proba(narrow.matrix(test))[:, 1], np.float64)
 
 
 def logistic_scores(

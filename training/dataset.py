@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from feast import FeatureStore
 from feast.errors import FeatureServiceNotFoundException
 from numpy.typing import NDArray
@@ -16,15 +15,17 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.sql import read_parquet
+from nextbuy.stores.offline.cached import cached_features
 from nextbuy.times import to_datetime
 from nextbuy.versioned_table import files, fingerprint, require
 from training.metrics import Sample
 from training.splits import SplitConfig, Splits, split_by_time
 
 ROW_COLUMNS = ("user_id", "item_id", "event_timestamp", "label", "split")
-"""What is not a feature."""
+"""Columns that are no features."""
 
-STRAY = 0.001
+STRAY_SHARE = 0.001
 """Share of the earliest rows that do not decide where the labelled period begins: real logs hold
 a few events from long before (Taobao's has some, ten weeks early)."""
 
@@ -62,10 +63,9 @@ def build_dataset(
 ) -> Dataset:
     """Label the rows, split them by time, and join the features as of each row's moment.
 
-    `ago` asks for the dataset of an earlier day: as if the log had ended that much before its end.
-
-    Retrieval keeps out feature rows that were created after the moment asked for. The result is
-    kept below `data/datasets/` under the hash of everything it depends on.
+    `ago` gives the dataset of an earlier day: as if the log had ended that much before its end.
+    Feature rows that were created after a row's moment are kept out. The result is cached below
+    `data/datasets/` under the hash of everything it depends on.
 
     Raises:
         NextbuyError: a table is missing, the log is too short, or a split has only one class.
@@ -77,7 +77,7 @@ def build_dataset(
             "Look at what was ingested with: nextbuy monitor"
         )
     horizon = timedelta(days=labels.info["labels"]["horizon_days"])
-    newest = _moment(labels.info["newest_us"]) - ago
+    newest = to_datetime(labels.info["newest_us"]) - ago
     rows, splits = _labelled_rows(settings, horizon, newest, config)
     store = FeatureStore(repo_path=str(settings.feature_repo))
     try:
@@ -91,7 +91,7 @@ def build_dataset(
         require(settings.features / projection.name, "nextbuy features").fingerprint
         for projection in service.feature_view_projections
     ]
-    asked = [
+    features = [
         f"{projection.name}__{feature.name}"
         for projection in service.feature_view_projections
         for feature in projection.features
@@ -101,30 +101,25 @@ def build_dataset(
     digest = fingerprint(
         labels.fingerprint,
         tables,
-        asked,
+        features,
         config.model_dump(),
         ago.total_seconds(),
         Path(__file__).parent / "dataset.py",
     )
-    kept = settings.data / "datasets" / f"{digest}.parquet"
-    if not kept.exists():
-        job = store.get_historical_features(
-            entity_df=rows.to_pandas(),
-            features=service,
-            full_feature_names=True,
-            filter_by_created_timestamp=True,
-        )
-        table = job.to_arrow().select([*ROW_COLUMNS, *asked])
-        table = table.sort_by([(name, "ascending") for name in ROW_COLUMNS[:3]])
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(".tmp")
-        pq.write_table(table, fresh, compression="zstd")
-        fresh.rename(kept)
-    return Dataset(pq.read_table(kept), splits, digest, registry)
+    table = cached_features(
+        settings.data / "datasets" / f"{digest}.parquet",
+        store,
+        service,
+        lambda: rows,
+        lambda retrieved: retrieved.select([*ROW_COLUMNS, *features]).sort_by(
+            [(name, "ascending") for name in ROW_COLUMNS[:3]]
+        ),
+    )
+    return Dataset(table, splits, digest, registry)
 
 
 def sample_of(part: pa.Table) -> Sample:
-    """What the metrics need to know of some rows."""
+    """Labels, shoppers and moments of some rows, for the metrics."""
     return Sample(
         labels=np.asarray(part["label"].to_numpy(), np.int8),
         users=np.asarray(part["user_id"].to_numpy(zero_copy_only=False), object),
@@ -135,10 +130,10 @@ def sample_of(part: pa.Table) -> Sample:
 def _labelled_rows(
     settings: Settings, horizon: timedelta, newest: datetime, config: SplitConfig
 ) -> tuple[pa.Table, Splits]:
-    labelled = files(settings.labels)
+    labelled = read_parquet(files(settings.labels))
     with duckdb_connection(settings) as connection:
         ((oldest,),) = connection.execute(
-            f"SELECT quantile_disc(event_timestamp, {STRAY}) FROM read_parquet('{labelled}')"
+            f"SELECT quantile_disc(event_timestamp, {STRAY_SHARE}) FROM {labelled}"
         ).fetchall()
         splits = split_by_time(oldest.astimezone(UTC), newest, horizon, config)
         # A label that becomes known only inside the next split would look into it. The gap keeps
@@ -146,7 +141,7 @@ def _labelled_rows(
         known_by = {**splits.known_by(), "test": newest}
         parts = [
             f"SELECT user_id, item_id, event_timestamp, label, '{name}' AS split "
-            f"FROM read_parquet('{labelled}') WHERE label IS NOT NULL "
+            f"FROM {labelled} WHERE label IS NOT NULL "
             f"AND event_timestamp >= '{start}' AND event_timestamp < '{end}' "
             f"AND known_at <= '{known_by[name]}'"
             for name, (start, end) in splits.periods().items()
@@ -155,16 +150,12 @@ def _labelled_rows(
             f"{' UNION ALL '.join(parts)} ORDER BY event_timestamp, user_id, item_id"
         ).to_arrow_table()
     for name, (start, end) in splits.periods().items():
-        found_labels = rows.filter(pc.equal(rows["split"], name))["label"]
-        n_positive = pc.sum(found_labels).as_py() or 0
-        if not 0 < n_positive < len(found_labels):
+        labels = rows.filter(pc.equal(rows["split"], name))["label"]
+        n_positive = pc.sum(labels).as_py() or 0
+        if not 0 < n_positive < len(labels):
             raise NextbuyError(
                 f"The {name} split ({start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC) has "
-                f"{n_positive} positive rows of {len(found_labels)}: a model needs both classes. "
+                f"{n_positive} positive rows of {len(labels)}: a model needs both classes. "
                 "Ingest more data, or change horizon and split (nextbuy train --config FILE)."
             )
     return rows, splits
-
-
-def _moment(us: int) -> datetime:
-    return to_datetime(us)

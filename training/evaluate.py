@@ -1,33 +1,39 @@
 """A model on the untouched last period, beside the baselines and the best possible score."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import mlflow
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
+from nextbuy import atomic
+from nextbuy.connection import duckdb_connection
 from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
+from nextbuy.models.booster import Booster
 from nextbuy.models.economics import profit
 from nextbuy.settings import Settings
-from nextbuy.versioned_table import fingerprint, manifest
-from training.baselines import anchor_scores, logistic_scores, rule_scores
+from nextbuy.sql import read_parquet
+from nextbuy.versioned_table import files, fingerprint, manifest
+from training.baselines import logistic_scores, rule_scores, time_and_position_scores
+from training.breakdowns import session_level, slices
 from training.dataset import Dataset, sample_of
 from training.early_session import value_at_prefix
 from training.metrics import (
     PROBABILITY,
     RANKING,
     Interval,
+    Labels,
+    Sample,
+    Vector,
     paired_difference,
     session_ranking,
     with_intervals,
 )
-from training.model_card import write_card
-from training.oracle import true_probability
-from training.sessions import session_level
-from training.slices import slices
+from training.model_card import TEMPLATE, write_card
 from training.train import CODE, TrainConfig
 
 RULE_METRICS = {name: RANKING[name] for name in ("pr_auc", "precision_at_5")}
@@ -38,6 +44,9 @@ SLICE_METRICS = {
     "calibration_error": PROBABILITY["calibration_error"],
 }
 ORACLE = "oracle (the true probability)"
+
+Metrics = dict[str, dict[str, Interval]]
+"""Name of a score -> metric -> interval."""
 
 
 def evaluate(
@@ -72,6 +81,7 @@ def evaluate(
         truth.fingerprint if truth else None,
         config.offer.model_dump(),
         *CODE,
+        TEMPLATE,
     )
     suffix = "" if alias == CHAMPION else f"-{CHALLENGER}"
     report_file = settings.reports / f"evaluation{suffix}.json"
@@ -80,70 +90,89 @@ def evaluate(
         if kept.get("inputs") == inputs:
             return kept
 
-    booster = registry.load_version(settings, version).booster
-    contract = booster.contract
-    test = dataset.part("test")
-    sample = sample_of(test)
-    named = f"{alias} ({contract.family})"
-    scored = booster.score(test)
-    oracle = true_probability(settings, test)
-    train, labels = dataset.part("train"), dataset.labels("train")
-    probable = {
-        **({ORACLE: oracle} if oracle is not None else {}),
-        named: scored,
-        "logistic regression": logistic_scores(contract, train, labels, test),
-        "time and position": anchor_scores(contract, train, labels, test),
-    }
-    models: dict[str, dict[str, Interval]] = {
-        name: with_intervals(sample.labels, s, sample.users, {**RANKING, **PROBABILITY})
-        | session_ranking(sample, s)
-        for name, s in probable.items()
-    }
-    rules = rule_scores(test)
-    for name, rule in rules.items():
-        models[name] = with_intervals(sample.labels, rule, sample.users, RULE_METRICS)
-    baselines = {n: s for n, s in {**probable, **rules}.items() if n not in (ORACLE, named)}
-    best = max(baselines, key=lambda name: models[name]["pr_auc"]["value"])
+    model = registry.load_version(settings, version)
+    scores = _scores(settings, dataset, model.booster, f"{alias} ({model.booster.contract.family})")
     report = {
         "inputs": inputs,
-        "champion": named,
-        "family": contract.family,
-        "version": str(version.version),
-        "test": _period(dataset, sample.labels),
-        "models": models,
-        "achievable": _achievable(models, named, sample.labels) if oracle is not None else None,
-        "over_best_baseline": {
-            "baseline": best,
-            "ratio": models[named]["pr_auc"]["value"] / models[best]["pr_auc"]["value"],
-            "difference": paired_difference(sample, scored, baselines[best], RANKING["pr_auc"]),
-        },
-        "slices": {
-            name: {
-                "rows": int(rows.sum()),
-                "positives": int(sample.labels[rows].sum()),
-                "metrics": with_intervals(
-                    sample.labels[rows], scored[rows], sample.users[rows], SLICE_METRICS, 40
-                ),
-            }
-            for name, rows in slices(test, sample.labels)
-        },
-        "prefix": value_at_prefix(settings, booster, test, scored),
-        "sessions": session_level(sample, {**baselines, named: scored}, named),
-        "decisions": profit(sample.labels, scored, config.offer),
+        "champion": scores.model,
+        "family": model.booster.contract.family,
+        "version": model.version,
+        **_report(settings, dataset, model.booster, scores, config),
     }
     settings.reports.mkdir(parents=True, exist_ok=True)
     card = write_card(
-        settings.reports / f"model_card{suffix}", report, sample.labels, probable, booster, test,
-    )  # fmt: skip
+        settings.reports / f"model_card{suffix}",
+        report,
+        scores.sample.labels,
+        scores.probabilities,
+        model.booster,
+        dataset.part("test"),
+    )
     with registry.reachable(settings), mlflow.start_run(run_id=version.run_id):
-        mlflow.log_metrics({f"test_{k}": v["value"] for k, v in models[named].items()})
+        measured = report["models"][scores.model]
+        mlflow.log_metrics({f"test_{name}": v["value"] for name, v in measured.items()})
         mlflow.log_dict(report, "evaluation.json")
         mlflow.log_artifacts(str(card))
-    report_file.write_text(json.dumps(report, indent=1))
+    atomic.write_text(report_file, json.dumps(report, indent=1))
     return report
 
 
-def _period(dataset: Dataset, labels: NDArray[np.int8]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Scores:
+    """The test rows, scored in every way."""
+
+    sample: Sample
+    model: str
+    """Name of the model among the probabilities."""
+    probabilities: dict[str, Vector]
+    """Of the oracle, where there is one, of the model and of the fitted baselines."""
+    rules: dict[str, Vector]
+
+    @property
+    def baselines(self) -> dict[str, Vector]:
+        """Everything but the model and the oracle."""
+        every = {**self.probabilities, **self.rules}
+        return {name: s for name, s in every.items() if name not in (ORACLE, self.model)}
+
+
+def _scores(settings: Settings, dataset: Dataset, booster: Booster, name: str) -> _Scores:
+    test, train, labels = dataset.part("test"), dataset.part("train"), dataset.labels("train")
+    contract = booster.contract
+    oracle = true_probability(settings, test)
+    return _Scores(
+        sample_of(test),
+        name,
+        {
+            **({ORACLE: oracle} if oracle is not None else {}),
+            name: booster.score(test),
+            "logistic regression": logistic_scores(contract, train, labels, test),
+            "time and position": time_and_position_scores(contract, train, labels, test),
+        },
+        rule_scores(test),
+    )
+
+
+def _report(
+    settings: Settings, dataset: Dataset, booster: Booster, scores: _Scores, config: TrainConfig
+) -> dict[str, Any]:
+    test, sample, labels = dataset.part("test"), scores.sample, scores.sample.labels
+    probability = scores.probabilities[scores.model]
+    models = _metrics(scores)
+    return {
+        "test": _period(dataset, labels),
+        "models": models,
+        "achievable": _achievable(models, scores.model, labels) if ORACLE in models else None,
+        "over_best_baseline": _over_best_baseline(models, scores),
+        "slices": _slices(test, sample, probability),
+        "prefix": value_at_prefix(settings, booster, test, probability),
+        "sessions": session_level(
+            sample, {**scores.baselines, scores.model: probability}, scores.model
+        ),
+        "decisions": profit(labels, probability, config.offer),
+    }
+
+
+def _period(dataset: Dataset, labels: Labels) -> dict[str, Any]:
     start, end = dataset.splits.test
     return {
         "from": start.isoformat(),
@@ -154,14 +183,85 @@ def _period(dataset: Dataset, labels: NDArray[np.int8]) -> dict[str, Any]:
     }
 
 
-def _achievable(
-    models: dict[str, dict[str, Interval]], named: str, labels: NDArray[np.int8]
-) -> dict[str, float]:
+def _metrics(scores: _Scores) -> Metrics:
+    sample = scores.sample
+    probabilities = {
+        name: with_intervals(sample.labels, score, sample.users, {**RANKING, **PROBABILITY})
+        | session_ranking(sample, score)
+        for name, score in scores.probabilities.items()
+    }
+    rules = {
+        name: with_intervals(sample.labels, score, sample.users, RULE_METRICS)
+        for name, score in scores.rules.items()
+    }
+    return {**probabilities, **rules}
+
+
+def _achievable(models: Metrics, model: str, labels: Labels) -> dict[str, float]:
     """(model - base) / (oracle - base): how much of what can be known the model knows."""
     base = float(labels.mean())
     entropy = float(-(base * np.log(base) + (1 - base) * np.log(1 - base)))
     floors = {"pr_auc": base, "log_loss": entropy}
     return {
-        metric: (models[named][metric]["value"] - floor) / (models[ORACLE][metric]["value"] - floor)
+        metric: (models[model][metric]["value"] - floor) / (models[ORACLE][metric]["value"] - floor)
         for metric, floor in floors.items()
     }
+
+
+def _over_best_baseline(models: Metrics, scores: _Scores) -> dict[str, Any]:
+    baselines = scores.baselines
+    best = max(baselines, key=lambda name: models[name]["pr_auc"]["value"])
+    probability = scores.probabilities[scores.model]
+    gain = paired_difference(scores.sample, probability, baselines[best], RANKING["pr_auc"])
+    return {
+        "baseline": best,
+        "ratio": models[scores.model]["pr_auc"]["value"] / models[best]["pr_auc"]["value"],
+        "difference": gain,
+    }
+
+
+def _slices(test: pa.Table, sample: Sample, probability: Vector) -> dict[str, Any]:
+    return {
+        name: {
+            "rows": int(rows.sum()),
+            "positives": int(sample.labels[rows].sum()),
+            "metrics": with_intervals(
+                sample.labels[rows], probability[rows], sample.users[rows], SLICE_METRICS, 40
+            ),
+        }
+        for name, rows in slices(test, sample.labels)
+    }
+
+
+def true_probability(settings: Settings, test: pa.Table) -> Vector | None:
+    """The simulator's, of the test rows in their order, shape (rows,); None without a simulation.
+
+    Only evaluation and promotion may read it.
+
+    Raises:
+        NextbuyError: the truth belongs to another log.
+    """
+    if manifest(settings.truth) is None:
+        return None
+    rows = truth_of(settings, test, "probability")
+    probability = rows["probability"].to_numpy()
+    missing = int(np.isnan(probability).sum())
+    if missing or len(probability) != test.num_rows:
+        raise NextbuyError(
+            f"{missing} of {test.num_rows} test rows have no true probability in {settings.truth}: "
+            "the truth belongs to other events. Simulate and ingest again: nextbuy simulate"
+        )
+    return np.asarray(probability, np.float64)
+
+
+def truth_of(settings: Settings, rows: pa.Table, *columns: str) -> pa.Table:
+    """Columns of the truth table for these rows, in their order; null where it has no such row."""
+    keys = rows.select(["user_id", "item_id", "event_timestamp"])
+    keys = keys.append_column("row_number", pa.array(range(rows.num_rows), pa.int64()))
+    chosen = ", ".join(f"truth.{name}" for name in columns)
+    with duckdb_connection(settings) as connection:
+        connection.register("keys", keys)
+        return connection.sql(
+            f"SELECT {chosen} FROM keys LEFT JOIN {read_parquet(files(settings.truth))} truth "
+            "USING (user_id, item_id, event_timestamp) ORDER BY row_number"
+        ).to_arrow_table()

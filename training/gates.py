@@ -1,4 +1,4 @@
-"""What a model must show before it may serve. Each gate says yes or no, and why."""
+"""What a model must show before it may serve. Each gate passes or fails, and says why."""
 
 import time
 from collections.abc import Callable
@@ -9,21 +9,22 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.metrics import average_precision_score
 
-from training.metrics import RANKING, Sample, expected_calibration_error, paired_difference
-from training.slices import slices
+from nextbuy.models.metrics import expected_calibration_error
+from training.breakdowns import slices
+from training.metrics import RANKING, Sample, paired_difference
 
 Vector = NDArray[np.float64]
 PR_AUC = RANKING["pr_auc"]
 
 
 class GateConfig(BaseModel):
-    """How much each gate forgives."""
+    """The limit of each gate."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_calibration_error: float = Field(default=0.02, gt=0)
     max_slice_loss: float = Field(default=0.03, ge=0)
-    """PR-AUC that no slice may lose beyond doubt against the champion."""
+    """PR-AUC that no slice may certainly lose to the champion."""
     max_latency_ms: float = Field(default=20, gt=0)
     """Median of scoring 50 rows on one thread."""
     max_parity_share: float = Field(default=0, ge=0, lt=1)
@@ -33,7 +34,7 @@ class GateConfig(BaseModel):
     PR-AUC over the base rate points to a leak."""
 
 
-class Gate(BaseModel):
+class GateResult(BaseModel):
     """One gate's verdict."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,21 +44,21 @@ class Gate(BaseModel):
     why: str
 
 
-def better(sample: Sample, score: Vector, rival: Vector, named: str) -> Gate:
-    """PR-AUC above the rival's, the paired interval above zero."""
-    gain = paired_difference(sample, score, rival, PR_AUC)
-    return Gate(
+def better(sample: Sample, score: Vector, other: Vector, name: str) -> GateResult:
+    """PR-AUC above the other score's, the paired interval above zero."""
+    gain = paired_difference(sample, score, other, PR_AUC)
+    return GateResult(
         name="better",
         passed=gain["low"] > 0,
         why=f"PR-AUC {gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}) "
-        f"against {named}; the interval must lie above 0",
+        f"against {name}; the interval must lie above 0",
     )
 
 
-def calibrated(sample: Sample, score: Vector, config: GateConfig) -> Gate:
-    """Probabilities that can be taken at their word."""
+def calibrated(sample: Sample, score: Vector, config: GateConfig) -> GateResult:
+    """Probabilities close to the observed shares."""
     error = expected_calibration_error(sample.labels, score, np.ones(len(score)))
-    return Gate(
+    return GateResult(
         name="calibrated",
         passed=error <= config.max_calibration_error,
         why=f"calibration error {error:.4f}, at most {config.max_calibration_error:g}",
@@ -66,63 +67,67 @@ def calibrated(sample: Sample, score: Vector, config: GateConfig) -> Gate:
 
 def no_slice_lost(
     sample: Sample, table: pa.Table, score: Vector, champion: Vector, config: GateConfig
-) -> Gate:
-    """No slice surely worse than under the champion by more than the bound."""
-    lost, seen = [], 0
+) -> GateResult:
+    """No slice surely worse than under the champion by more than the limit."""
+    lost, compared = [], 0
     for name, rows in slices(table, sample.labels):
-        seen += 1
+        compared += 1
         gain = paired_difference(sample.where(rows), score[rows], champion[rows], PR_AUC, 50)
         if gain["value"] < -config.max_slice_loss and gain["high"] < 0:
             lost.append(f"{name} {gain['value']:+.3f}")
-    return Gate(
+    return GateResult(
         name="slices",
         passed=not lost,
-        why=f"lost: {', '.join(lost)}" if lost else f"none of {seen} slices is surely worse",
+        why=f"lost: {', '.join(lost)}" if lost else f"none of {compared} slices is surely worse",
     )
 
 
-def below_the_limit(sample: Sample, score: Vector, oracle: Vector) -> Gate:
-    """Nobody can beat the true probability: who does has seen the future."""
+def not_above_oracle(sample: Sample, score: Vector, oracle: Vector) -> GateResult:
+    """Not surely above the true probability: only knowledge of the outcome gets there."""
     gain = paired_difference(sample, score, oracle, PR_AUC)
-    return Gate(
-        name="below the limit",
+    return GateResult(
+        name="not above the oracle",
         passed=gain["low"] <= 0,
         why=f"PR-AUC {gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}) against the "
         "true probability; surely above it, a feature must know the outcome",
     )
 
 
-def no_telling_feature(
+def no_single_feature_leakage(
     sample: Sample, table: pa.Table, features: tuple[str, ...], score: Vector, config: GateConfig
-) -> Gate:
+) -> GateResult:
     """No feature alone, in either direction, comes near the whole model."""
     base, whole = _base(sample), average_precision_score(sample.labels, score)
     alone = {name: _alone(sample, table[name]) for name in features}
     name = max(alone, key=lambda feature: alone[feature])
     share = (alone[name] - base) / max(whole - base, 1e-12)
-    return Gate(
-        name="no telling feature",
+    return GateResult(
+        name="no single-feature leakage",
         passed=share < config.near,
         why=f"{name} alone has PR-AUC {alone[name]:.4f}, {share:.0%} of the model's gain "
         f"({whole:.4f}) over the base rate; from {config.near:.0%} on it looks like a leak",
     )
 
 
-def not_anchored(sample: Sample, anchors: Vector, score: Vector, config: GateConfig) -> Gate:
+def beats_time_and_position(
+    sample: Sample, baseline: Vector, score: Vector, config: GateConfig
+) -> GateResult:
     """Time and position alone do not come near the whole model."""
     base, whole = _base(sample), average_precision_score(sample.labels, score)
-    found = average_precision_score(sample.labels, anchors)
-    share = (found - base) / max(whole - base, 1e-12)
-    return Gate(
-        name="not anchored",
+    alone = average_precision_score(sample.labels, baseline)
+    share = (alone - base) / max(whole - base, 1e-12)
+    return GateResult(
+        name="beats time and position",
         passed=share < config.near,
-        why=f"time and position alone have PR-AUC {found:.4f}, {share:.0%} of the model's gain "
+        why=f"time and position alone have PR-AUC {alone:.4f}, {share:.0%} of the model's gain "
         f"({whole:.4f}) over the base rate; from {config.near:.0%} on the sampling gives it away",
     )
 
 
-def fast(predict: Callable[[NDArray[np.float32]], Vector], width: int, config: GateConfig) -> Gate:
-    """Scoring one request's rows takes no longer than the bound."""
+def fast(
+    predict: Callable[[NDArray[np.float32]], Vector], width: int, config: GateConfig
+) -> GateResult:
+    """Scoring one request's rows takes no longer than the limit."""
     rows = np.random.default_rng(7).random((50, width)).astype(np.float32)
     taken = []
     for _ in range(30):
@@ -130,7 +135,7 @@ def fast(predict: Callable[[NDArray[np.float32]], Vector], width: int, config: G
         predict(rows)
         taken.append(1000 * (time.perf_counter() - began))
     median = float(np.median(taken))
-    return Gate(
+    return GateResult(
         name="fast",
         passed=median <= config.max_latency_ms,
         why=f"50 rows in {median:.2f} ms (median of 30), at most {config.max_latency_ms:g}",
@@ -148,8 +153,8 @@ def _alone(sample: Sample, column: pa.ChunkedArray) -> float:
         names = np.array([value or "" for value in column.to_pylist()])
         codes = np.unique(names, return_inverse=True)[1]
         # With the row itself left out: a category of one row would give its label away.
-        count, found = np.bincount(codes)[codes], np.bincount(codes, labels)[codes]
-        values = (found - labels + _base(sample)) / count
+        count, positives = np.bincount(codes)[codes], np.bincount(codes, labels)[codes]
+        values = (positives - labels + _base(sample)) / count
         return float(average_precision_score(labels, values))
     values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
     known = values[np.isfinite(values)]

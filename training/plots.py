@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
+from nextbuy.models.metrics import CALIBRATION_BINS, calibration_curve
 from training.metrics import Labels, Vector
 
 SHOWN_FEATURES = 20
@@ -19,7 +20,7 @@ def plots(
     folder: Path,
     labels: Labels,
     scores: Mapping[str, Vector],
-    named: str,
+    model: str,
     curve: list[dict[str, float]],
     shap: tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float32]],
 ) -> list[Path]:
@@ -29,11 +30,11 @@ def plots(
         folder: exists.
         labels: of the test rows.
         scores: name -> probabilities of the test rows.
-        named: the model among them.
+        model: its name among them.
         curve: of `nextbuy.models.economics.profit`.
         shap: feature names, SHAP values and feature values of some rows, (rows, features) each.
     """
-    score = scores[named]
+    score = scores[model]
     drawn: dict[str, Callable[[Axes], None]] = {
         "precision_recall": lambda ax: _precision_recall(ax, labels, scores),
         "reliability": lambda ax: _reliability(ax, labels, score),
@@ -44,7 +45,7 @@ def plots(
     }
     files = []
     for name, draw in drawn.items():
-        # Without pyplot: it keeps global state and wants a display's backend.
+        # Without pyplot: it keeps global state and picks a display's backend.
         figure = Figure(figsize=(8, 7) if name == "shap" else (6, 4.2), layout="constrained")
         draw(figure.add_subplot())
         file = folder / f"{name}.png"
@@ -64,26 +65,24 @@ def _precision_recall(ax: Axes, labels: Labels, scores: Mapping[str, Vector]) ->
 
 
 def _reliability(ax: Axes, labels: Labels, score: Vector) -> None:
-    bins = np.array_split(np.argsort(score, kind="stable"), 15)
-    said = [score[b].mean() for b in bins if len(b)]
-    seen = [labels[b].mean() for b in bins if len(b)]
-    ends = (max(min(*said, *seen), 1e-4) / 2, 1.0)
+    predicted, observed, _ = zip(*calibration_curve(labels, score), strict=True)
+    ends = (max(min(*predicted, *observed), 1e-4) / 2, 1.0)
     ax.plot(ends, ends, color="grey", linestyle=":")
-    ax.plot(said, np.maximum(seen, ends[0]), marker="o")
+    ax.plot(predicted, np.maximum(observed, ends[0]), marker="o")
     ax.set(
         xscale="log",
         yscale="log",
         xlabel="predicted",
         ylabel="observed",
-        title="Reliability, 15 bins of equal size",
+        title=f"Reliability, {CALIBRATION_BINS} bins of equal size",
     )
 
 
 def _gain(ax: Axes, labels: Labels, scores: Mapping[str, Vector]) -> None:
     share = np.arange(1, len(labels) + 1) / len(labels)
     for name, score in scores.items():
-        found = np.cumsum(labels[np.argsort(-score, kind="stable")])
-        ax.plot(share, found / labels.sum(), label=name)
+        purchases = np.cumsum(labels[np.argsort(-score, kind="stable")])
+        ax.plot(share, purchases / labels.sum(), label=name)
     ax.plot([0, 1], [0, 1], color="grey", linestyle=":")
     ax.set(xlabel="share of the rows contacted", ylabel="share of purchases found", title="Gain")
     ax.legend(fontsize=8)
@@ -93,8 +92,8 @@ def _lift(ax: Axes, labels: Labels, scores: Mapping[str, Vector]) -> None:
     first = max(len(labels) // 200, 1)  # above that, a handful of rows decides
     share = np.arange(first, len(labels) + 1) / len(labels)
     for name, score in scores.items():
-        found = np.cumsum(labels[np.argsort(-score, kind="stable")])[first - 1 :]
-        ax.plot(share, found / labels.sum() / share, label=name)
+        purchases = np.cumsum(labels[np.argsort(-score, kind="stable")])[first - 1 :]
+        ax.plot(share, purchases / labels.sum() / share, label=name)
     ax.axhline(1, color="grey", linestyle=":")
     ax.set(xscale="log", xlabel="share of the rows contacted", ylabel="lift", title="Lift")
     ax.legend(fontsize=8)

@@ -13,10 +13,10 @@ from nextbuy.models import registry
 from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
 from training import gates
-from training.baselines import anchor_scores, rule_scores
+from training.baselines import rule_scores, time_and_position_scores
 from training.dataset import Dataset, sample_of
-from training.gates import Gate
-from training.oracle import true_probability
+from training.evaluate import true_probability
+from training.gates import GateResult
 from training.train import TrainConfig
 
 REPLACES = "replaces"
@@ -24,14 +24,14 @@ REPLACES = "replaces"
 
 
 class Promotion(BaseModel):
-    """Whether the challenger became champion, and what each gate said."""
+    """Whether the challenger became champion, and each gate's result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str
     replaces: str | None
     promoted: bool
-    gates: tuple[Gate, ...]
+    gates: tuple[GateResult, ...]
 
 
 def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promotion:
@@ -55,8 +55,10 @@ def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promot
             "new data or other settings: nextbuy train"
         )
     with registry.reachable(settings):
-        incumbent = registry.load_version(settings, champion).booster if champion else None
-        booster = registry.load_version(settings, challenger).booster
+        incumbent = (
+            registry.load_version(settings, champion, threads=1).booster if champion else None
+        )
+        booster = registry.load_version(settings, challenger, threads=1).booster
         verdicts = judge(settings, dataset, booster, incumbent, config)
         result = Promotion(
             version=str(challenger.version),
@@ -71,7 +73,7 @@ def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promot
         why = "; ".join(f"{g.name}: {'yes' if g.passed else 'NO'}, {g.why}" for g in verdicts)
         registry.tag(client, result.version, promotion=why[:5000])
         if result.promoted:
-            # The way back is written before the step is made.
+            # Written before the alias moves, so that a rollback is always possible.
             registry.tag(client, result.version, **{REPLACES: result.replaces or ""})
             registry.set_alias(client, CHAMPION, result.version)
     return result
@@ -103,20 +105,20 @@ def judge(
     booster: Booster,
     incumbent: Booster | None,
     config: TrainConfig,
-) -> tuple[Gate, ...]:
+) -> tuple[GateResult, ...]:
     """Every gate's verdict on the test period.
 
-    A champion that needs features there are no more cannot be compared; the challenger must then
-    beat the best rule, as it must where there is no champion.
+    A champion that needs features which no longer exist cannot be compared; the challenger must
+    then beat the best rule, as it must where there is no champion.
     """
     test = dataset.part("test")
     sample = sample_of(test)
     scored = booster.score(test)
     verdicts = []
     if incumbent is not None and set(incumbent.contract.features) <= set(dataset.features):
-        held = incumbent.score(test)
-        verdicts.append(gates.better(sample, scored, held, "the champion"))
-        verdicts.append(gates.no_slice_lost(sample, test, scored, held, config.gates))
+        champion = incumbent.score(test)
+        verdicts.append(gates.better(sample, scored, champion, "the champion"))
+        verdicts.append(gates.no_slice_lost(sample, test, scored, champion, config.gates))
     else:
         rules = rule_scores(test)
         values = {
@@ -128,25 +130,28 @@ def judge(
     verdicts.append(gates.calibrated(sample, scored, config.gates))
     oracle = true_probability(settings, test)
     if oracle is not None:
-        verdicts.append(gates.below_the_limit(sample, scored, oracle))
-    anchors = anchor_scores(booster.contract, dataset.part("train"), dataset.labels("train"), test)
+        verdicts.append(gates.not_above_oracle(sample, scored, oracle))
+    contract = booster.contract
+    baseline = time_and_position_scores(
+        contract, dataset.part("train"), dataset.labels("train"), test
+    )
     verdicts += [
-        gates.no_telling_feature(sample, test, booster.contract.features, scored, config.gates),
-        gates.not_anchored(sample, anchors, scored, config.gates),
-        gates.fast(booster.predict, len(booster.contract.features), config.gates),
+        gates.no_single_feature_leakage(sample, test, contract.features, scored, config.gates),
+        gates.beats_time_and_position(sample, baseline, scored, config.gates),
+        gates.fast(booster.predict, len(contract.features), config.gates),
         _parity(settings, config.gates),
     ]
     return tuple(verdicts)
 
 
-def _parity(settings: Settings, config: gates.GateConfig) -> Gate:
+def _parity(settings: Settings, config: gates.GateConfig) -> GateResult:
     """The live path gives what the training set holds, where that was measured."""
     file = settings.reports / "parity.json"
     if not file.exists():
-        return Gate(name="parity", passed=True, why="not measured (nextbuy parity)")
+        return GateResult(name="parity", passed=True, why="not measured (nextbuy parity)")
     report: dict[str, Any] = json.loads(file.read_text())
     worst = ", ".join(f"{name}: {count:,}" for name, count in report["features"].items())
-    return Gate(
+    return GateResult(
         name="parity",
         passed=report["mismatches"] <= config.max_parity_share * report["values"],
         why=f"{report['mismatches']:,} of {report['values']:,} live values are not what training "

@@ -16,9 +16,11 @@ from nextbuy.versioned_table import fingerprint
 from training.dataset import Dataset
 from training.train import contract_for
 
+FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+
 
 class Tuned(BaseModel):
-    """What a search found."""
+    """The result of a search."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,34 +48,66 @@ def tune(
     validation curve is worse than the median of the earlier ones at the same number of trees is
     pruned. The first trial is `start`. Trials are kept in `data/tuning.db`, one nested MLflow run
     each, under the fingerprint of the data and of `start`. One trial at a time, each seeded by its
-    number: a study that was stopped goes on as if it had not been.
+    number: a study that was stopped resumes as if it had not been.
 
     Raises:
         NextbuyError: MLflow does not answer; the finished trials are kept.
     """
     registry.client(settings)
+    study = _open_study(
+        settings, f"{family}-{fingerprint(dataset.digest, start.model_dump())[:12]}"
+    )
+    objective = _objective(dataset, start, family)
+    with (
+        registry.reachable(settings),
+        mlflow.start_run(run_name=f"tune {family}", tags={"study": study.study_name}),
+    ):
+        while (done := len(_finished(study))) < trials:
+            # Seeded by the trial, so that stopping and resuming changes nothing.
+            study.sampler = optuna.samplers.TPESampler(seed=start.seed + done, n_startup_trials=4)
+            study.optimize(objective, n_trials=1)
+            best = study.best_trial
+            say(f"trial {done + 1} of {trials}: best log-loss {best.value:.5f} ({best.number})")
+        best = study.best_trial
+        mlflow.log_params(best.user_attrs["config"])
+        mlflow.log_metric("validation_log_loss", float(best.value or 0.0))
+    finished = _finished(study)
+    return Tuned(
+        config=ModelConfig.model_validate(best.user_attrs["config"]),
+        log_loss=float(best.value or 0.0),
+        default_log_loss=float(finished[0].value or 0.0),
+        trials=len(finished),
+        pruned=sum(t.state == optuna.trial.TrialState.PRUNED for t in finished),
+    )
+
+
+def _open_study(settings: Settings, name: str) -> optuna.Study:
+    """The study of this name in `data/tuning.db`, made where there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings.data.mkdir(parents=True, exist_ok=True)
-    name = f"{family}-{fingerprint(dataset.digest, start.model_dump())[:12]}"
-    study = optuna.create_study(
+    return optuna.create_study(
         study_name=name,
         storage=f"sqlite:///{settings.data / 'tuning.db'}",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=20),
     )
+
+
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(states=FINISHED, deepcopy=False)
+
+
+def _objective(
+    dataset: Dataset, start: ModelConfig, family: str
+) -> Callable[[optuna.Trial], float]:
+    """Fit one trial in a nested MLflow run; its value is the log-loss on the validation split."""
     train = dataset.part("train")
     contract = contract_for(train, dataset.features, FEATURE_SERVICE, family, start)
-    fitted = contract.matrix(train), dataset.labels("train")
-    held = contract.matrix(dataset.part("validation")), dataset.labels("validation")
+    learned = contract.matrix(train), dataset.labels("train")
+    held_out = contract.matrix(dataset.part("validation")), dataset.labels("validation")
 
-    def finished() -> list[optuna.trial.FrozenTrial]:
-        return study.get_trials(
-            states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED),
-            deepcopy=False,
-        )
-
-    def attempt(trial: optuna.Trial) -> float:
-        config = _propose(trial, start) if finished() else start
+    def objective(trial: optuna.Trial) -> float:
+        config = _propose(trial, start) if _finished(trial.study) else start
 
         def report(round_number: int, loss: float) -> None:
             trial.report(loss, round_number)
@@ -83,36 +117,16 @@ def tune(
         with mlflow.start_run(run_name=f"trial {trial.number}", nested=True):
             mlflow.log_params({"family": family, **config.model_dump()})
             try:
-                booster = fit_booster(contract, fitted, held, config, report)
+                booster = fit_booster(contract, learned, held_out, config, report)
             except optuna.TrialPruned:
                 mlflow.set_tag("pruned", "true")
                 raise
-            loss = float(log_loss(held[1], booster.predict(held[0]), labels=[0, 1]))
+            loss = float(log_loss(held_out[1], booster.predict(held_out[0]), labels=[0, 1]))
             mlflow.log_metric("validation_log_loss", loss)
         trial.set_user_attr("config", config.model_dump())
         return loss
 
-    with (
-        registry.reachable(settings),
-        mlflow.start_run(run_name=f"tune {family}", tags={"study": name}),
-    ):
-        while (done := len(finished())) < trials:
-            # Seeded by the trial, so that stopping and going on changes nothing.
-            study.sampler = optuna.samplers.TPESampler(seed=start.seed + done, n_startup_trials=4)
-            study.optimize(attempt, n_trials=1)
-            best = study.best_trial
-            say(f"trial {done + 1} of {trials}: best log-loss {best.value:.5f} ({best.number})")
-        best = study.best_trial
-        mlflow.log_params(best.user_attrs["config"])
-        mlflow.log_metric("validation_log_loss", float(best.value or 0.0))
-    every = finished()
-    return Tuned(
-        config=ModelConfig.model_validate(best.user_attrs["config"]),
-        log_loss=float(best.value or 0.0),
-        default_log_loss=float(every[0].value or 0.0),
-        trials=len(every),
-        pruned=sum(t.state == optuna.trial.TrialState.PRUNED for t in every),
-    )
+    return objective
 
 
 def _propose(trial: optuna.Trial, start: ModelConfig) -> ModelConfig:

@@ -17,8 +17,8 @@ from nextbuy.models.booster import fit_booster
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import require
 from training.dataset import Dataset, sample_of
+from training.evaluate import truth_of
 from training.metrics import Labels, Sample, Vector, interval, resamples
-from training.oracle import truth_of
 from training.train import TrainConfig, contract_for
 
 Flags = NDArray[np.bool_]

@@ -87,6 +87,16 @@ class FeatureTable:
             *self.keys, "event_us", *(feature.column(rows) for feature in self.features)
         )
 
+    def full_name(self, feature: str) -> str:
+        """`view__feature`, as Feast names a feature of this table in a joined row.
+
+        Raises:
+            KeyError: the table has no such feature.
+        """
+        if feature not in {f.name for f in self.features}:
+            raise KeyError(f"{self.name} has no feature {feature!r}")
+        return f"{self.name}__{feature}"
+
     @property
     def carried(self) -> dict[str, str]:
         """Features that go on from their earlier value -> their type."""

@@ -1,4 +1,4 @@
-"""Calibration on a time slice of its own: what the booster says, and what then happened."""
+"""Fits the calibration of a booster, on a time slice of its own."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from nextbuy.contract import Calibration, log_odds
 
-FEWEST_POSITIVES = 30
+MIN_POSITIVES_TO_CALIBRATE = 30
 """Below this, two parameters would follow noise."""
 
 
@@ -20,7 +20,7 @@ def calibrate(labels: NDArray[np.int8], probability: NDArray[np.float64]) -> Cal
         labels: of the calibration slice, shape (rows,).
         probability: the booster's, shape (rows,).
     """
-    if min(labels.sum(), len(labels) - labels.sum()) < FEWEST_POSITIVES:
+    if min(labels.sum(), len(labels) - labels.sum()) < MIN_POSITIVES_TO_CALIBRATE:
         return Calibration()
     fitted = LogisticRegression(C=np.inf).fit(log_odds(probability)[:, None], labels)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])

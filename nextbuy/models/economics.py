@@ -4,11 +4,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+OLD_NAMES = {"gain_cents": "margin_cents", "contact_cents": "cost_cents"}
+"""Keys of earlier config files -> what they are called now."""
 
 
-class OfferConfig(BaseModel):
-    """The economics of contacting a shopper about an item."""
+class ContactEconomics(BaseModel):
+    """What a contact about an item costs and earns, for training and monitoring alike."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -16,6 +19,19 @@ class OfferConfig(BaseModel):
     """Earned when a contacted row is a purchase."""
     cost_cents: float = Field(default=250, gt=0)
     """Of one contact, the offer included, whatever comes of it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_old_names(cls, values: Any) -> Any:
+        old = [name for name in OLD_NAMES if isinstance(values, dict) and name in values]
+        if old:
+            raise ValueError("; ".join(f"{name} is now called {OLD_NAMES[name]}" for name in old))
+        return values
+
+
+class OfferConfig(ContactEconomics):
+    """The economics of an offer to many shoppers."""
+
     budget_cents: float | None = Field(default=None, gt=0)
     """Spent on contacts at most; unset: as much as pays."""
 

@@ -3,7 +3,7 @@ from sklearn.metrics import average_precision_score
 
 from nextbuy.models.family import ModelConfig
 from tests.training.small_dataset import dataset
-from training.baselines import anchor_scores, rule_scores
+from training.baselines import rule_scores, time_and_position_scores
 from training.train import contract_for
 
 
@@ -11,7 +11,7 @@ def test_time_and_position_see_neither_shopper_nor_item():
     data = dataset()
     train, test = data.part("train"), data.part("test")
     contract = contract_for(train, data.features, "s", "lightgbm", ModelConfig())
-    score = anchor_scores(contract, train, data.labels("train"), test)
+    score = time_and_position_scores(contract, train, data.labels("train"), test)
     base = data.labels("test").mean()
     assert average_precision_score(data.labels("test"), score) < 1.3 * base
     assert (score > 0).all()

@@ -14,7 +14,7 @@ from tests.training.small_dataset import chance, dataset
 from training.backtest import backtest
 from training.dataset import sample_of
 from training.evaluate import evaluate
-from training.gates import GateConfig, below_the_limit, fast, no_slice_lost
+from training.gates import GateConfig, fast, no_slice_lost, not_above_oracle
 from training.promote import judge, promote, rollback
 from training.train import TrainConfig, fit_calibrated, train
 
@@ -59,8 +59,8 @@ def test_a_better_challenger_is_promoted_and_rolled_back_and_nothing_else_moves_
 
     result = promote(settings, data, GOOD)
     assert {gate.name: gate.passed for gate in result.gates} == {
-        "better": True, "slices": True, "calibrated": True, "no telling feature": True,
-        "not anchored": True, "fast": True, "parity": True,
+        "better": True, "slices": True, "calibrated": True, "no single-feature leakage": True,
+        "beats time and position": True, "fast": True, "parity": True,
     }  # fmt: skip
     assert result.promoted
     assert alias(settings, CHAMPION) == second.version
@@ -89,7 +89,7 @@ def verdict(data, config=GOOD, settings=None):
 
 def test_a_feature_that_knows_the_outcome_stops_the_promotion_by_name(settings):
     data = dataset(leak__outcome=lambda rng, label: label + 0.3 * rng.random(len(label)))
-    gate = verdict(data, settings=settings)["no telling feature"]
+    gate = verdict(data, settings=settings)["no single-feature leakage"]
     assert not gate.passed
     assert "leak__outcome alone" in gate.why
 
@@ -98,7 +98,7 @@ def test_rows_sampled_by_outcome_and_hour_stop_the_promotion(settings):
     data = dataset(
         session__entry_weekday=lambda rng, label: label * 3 + rng.integers(0, 2, len(label))
     )
-    assert not verdict(data, settings=settings)["not anchored"].passed
+    assert not verdict(data, settings=settings)["beats time and position"].passed
 
 
 def test_a_live_path_that_differs_from_training_stops_the_promotion(settings):
@@ -121,8 +121,8 @@ def test_who_beats_the_true_probability_is_stopped(settings):
     cart = data.part("test")["user_item__is_in_cart"].to_numpy(zero_copy_only=False)
     truth = chance(cart, np.array(data.part("test")["item__brand"].to_pylist()))
     seer = truth + 0.5 * sample.labels
-    assert below_the_limit(sample, truth, truth).passed
-    assert not below_the_limit(sample, seer, truth).passed
+    assert not_above_oracle(sample, truth, truth).passed
+    assert not not_above_oracle(sample, seer, truth).passed
 
 
 def test_shuffled_labels_give_the_base_rate_and_no_promotion(settings):

@@ -3,9 +3,8 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import ndcg_score
 
+from training.breakdowns import session_level, slices
 from training.metrics import RANKING, Sample, paired_difference, session_ranking
-from training.sessions import session_level
-from training.slices import slices
 
 RNG = np.random.default_rng(11)
 
