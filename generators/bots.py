@@ -1,4 +1,4 @@
-"""Machines that crawl the shop: hundreds of views a run, several a second, nothing bought."""
+"""Bots that crawl the shop: hundreds of views a run, several a second, no purchases."""
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from nextbuy.times import DAY, SECOND
 def crawl(
     config: ShopConfig, shoppers: Shoppers, day: int, rng: np.random.Generator
 ) -> Clicks | None:
-    """The runs of one day, at most one a bot; None where no bot comes.
+    """The runs of one day, at most one per bot; None on a day without bots.
 
-    Bots carry the same kind of ids as everyone, every other one that of a visitor.
+    Bots have the same kinds of ids as shoppers; every second one a visitor's.
     """
     bots = np.flatnonzero(rng.random(config.bots) < config.bot_daily_rate)
     if not bots.size:
@@ -21,7 +21,7 @@ def crawl(
     views = rng.integers(150, 401, bots.size)
     run = np.repeat(np.arange(bots.size), views)
     pause = rng.integers(SECOND // 20, SECOND * 4 // 5, run.size)
-    # Whole runs stay in the first 23 hours and so apart from those of the next day.
+    # Runs end within the first 23 hours, so they stay apart from those of the next day.
     start = config.begin + day * DAY + rng.integers(DAY * 22 // 24, size=bots.size)
     passed = np.cumsum(pause)
     time = start[run] + passed - passed[np.cumsum(views) - views][run]

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from generators.config import ShopConfig
 
 STYLES = 3
-"""Hidden dimensions in which shoppers and brands meet."""
+"""Hidden dimensions of shoppers' taste and items' style."""
 
 
 class Category(NamedTuple):
-    """One department of the shop."""
+    """A category of items."""
 
     name: str
     typical_price: int
     """Cents."""
-    sated_days: float
-    """How slowly the need comes back after a purchase."""
+    satiation_days: float
+    """Time constant with which satiation fades after a purchase."""
     peak_day: int
-    """Day of the year on which the department is busiest."""
+    """Day of the year with the highest demand."""
 
 
 CATEGORIES = (
@@ -49,25 +49,25 @@ BRANDS = (
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Arrays of one entry per item; the items of a category lie side by side."""
+    """Arrays of one entry per item; items are sorted by category."""
 
     category: NDArray[np.int64]
     brand: NDArray[np.int64]
     list_price: NDArray[np.int64]
     """Cents."""
     price_level: NDArray[np.float64]
-    """How dear for its category, in standard deviations."""
+    """Price relative to the category, in standard deviations."""
     style: NDArray[np.float64]
     """(items, STYLES)."""
     popularity: NDArray[np.float64]
     """Long-tailed weight, not normalised."""
-    sated_days: NDArray[np.float64]
+    satiation_days: NDArray[np.float64]
     ids: pa.StringArray
     categories: pa.StringArray
     brands: pa.StringArray
 
 
-def stock_up(config: ShopConfig, rng: np.random.Generator) -> Catalogue:
+def create_catalogue(config: ShopConfig, rng: np.random.Generator) -> Catalogue:
     """Draw the shop's items; every category has at least one."""
     count, kinds = config.items, len(CATEGORIES)
     share = rng.dirichlet(np.full(kinds, 6.0))
@@ -88,7 +88,7 @@ def stock_up(config: ShopConfig, rng: np.random.Generator) -> Catalogue:
         price_level=level,
         style=brand_style[brand] + 0.5 * rng.normal(size=(count, STYLES)),
         popularity=np.power(rank + 5.0, -0.8, dtype=np.float64),
-        sated_days=np.array([c.sated_days for c in CATEGORIES])[category],
+        satiation_days=np.array([c.satiation_days for c in CATEGORIES])[category],
         ids=ids,
         categories=pa.array([c.name for c in CATEGORIES]).take(pa.array(category)),
         brands=pa.array(BRANDS).take(pa.array(brand)),

@@ -1,4 +1,4 @@
-"""Events as arrays: before the writer gives them their names."""
+"""Events as arrays of numbers; the writer replaces these by ids and names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nextbuy.events import EventType
 
 KINDS = tuple(EventType)
-"""Event types; a click carries the position."""
+"""Event types; `Clicks.kind` is a position in this tuple."""
 VIEW, SCROLL, ADD, REMOVE, PURCHASE, LOGIN = range(len(KINDS))
 
 
@@ -29,7 +29,7 @@ class Clicks:
 
     @classmethod
     def join(cls, parts: Sequence["Clicks"]) -> "Clicks":
-        """One after the other."""
+        """Concatenate."""
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
@@ -40,12 +40,13 @@ def timed(
     start: NDArray[np.int64],
     longest: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Lay the events of sessions 0..n-1 out in time.
+    """Give the events of sessions 0..n-1 their times.
 
     The events of a session happen in the order of `key`; the first at its `start`, each next one
-    after the `pause` of the one before. Sessions over `longest` are sped up to fit.
+    after the `pause` of the one before. Sessions longer than `longest` are shortened
+    by scaling their pauses.
 
-    Returns:
+    ReturnDistribution:
         order: positions of the events, session by session;
         time: of each event, in that order;
         dwell: time until the next event, in that order; 0 for a session's last.

@@ -1,4 +1,4 @@
-"""What shop to simulate."""
+"""Settings of the simulated shop."""
 
 from datetime import UTC, date, datetime
 from typing import Annotated
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nextbuy.times import DAY, SECOND
 
 MAX_AWAY = 60
-"""Days: a shopper who has not come back by then never does."""
+"""Days after which a shopper does not come back."""
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
@@ -30,19 +30,19 @@ class ShopConfig(BaseModel):
     horizon_days: int = Field(default=30, ge=1, le=MAX_AWAY)
     """The truth asks for a purchase in the next session, begun within this many days."""
     session_gap_minutes: int = Field(default=30, ge=5, le=60)
-    """Events of one shopper stay well within this gap, sessions stay well apart."""
+    """Events of a session stay closer together than this, sessions further apart."""
 
     guest_share: Share = 0.15
     """Shoppers who begin as anonymous visitors."""
     sign_up_rate: Share = 0.15
-    """Chance that a guest who comes back logs in for good."""
+    """Probability that a returning guest signs up."""
     logged_out_share: Share = 0.05
     """Sessions of members that begin on a device where they are not yet logged in."""
     offer_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Chance that a session ends with an offer for the next one: a randomized arm. 0: no arm."""
+    """Probability that a session ends with an offer for the next one, at random. 0: no offers."""
     bots: int = Field(default=12, ge=0)
     bot_daily_rate: Share = 0.05
-    """Chance that a bot crawls the shop on a given day."""
+    """Probability that a bot crawls the shop on a given day."""
     late_share: Share = 0.005
     """Events that arrive minutes to two days after they happened."""
     duplicate_share: Share = 0.005

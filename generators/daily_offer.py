@@ -1,4 +1,4 @@
-"""What an item costs on a day and whether it is there: promotions and restocks."""
+"""Price and stock of every item on every day: promotions and outages."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ CAMPAIGN_DEPTH = 0.15
 
 
 @dataclass(frozen=True)
-class Shelf:
+class DailyOffer:
     """(days, items) tables that reach past the last day: the truth looks a horizon ahead.
 
     A price holds for a whole session, the one that begins on that day.
@@ -24,12 +24,14 @@ class Shelf:
     discount: NDArray[np.int64]
     """Cents off the list price."""
     price: NDArray[np.int64]
-    """Cents asked."""
+    """Cents, after the discount."""
     in_stock: NDArray[np.bool_]
 
 
-def plan(config: ShopConfig, catalogue: Catalogue, rng: np.random.Generator) -> Shelf:
-    """Draw the calendar of promotions, campaigns and outages."""
+def plan_daily_offer(
+    config: ShopConfig, catalogue: Catalogue, rng: np.random.Generator
+) -> DailyOffer:
+    """Draw promotions, campaigns and outages."""
     days, items = config.days + MAX_AWAY + 2, config.items
     depth = np.zeros((days, items))
     day, item, which = _windows(rng, days, items, every=45, shortest=3, longest=9)
@@ -42,7 +44,7 @@ def plan(config: ShopConfig, catalogue: Catalogue, rng: np.random.Generator) -> 
     in_stock = np.ones((days, items), bool)
     in_stock[day, item] = False
     discount = np.round(catalogue.list_price * depth).astype(np.int64)
-    return Shelf(discount, catalogue.list_price - discount, in_stock)
+    return DailyOffer(discount, catalogue.list_price - discount, in_stock)
 
 
 def _windows(

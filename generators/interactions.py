@@ -1,12 +1,12 @@
-"""What a session does with each item it touches, and what that leaves in mind."""
+"""What a session does with each item it touches, and how that changes the shopper's state."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.intent import World, liking
-from generators.state import Minds
+from generators.intent import World, affinity
+from generators.state import ShopperItemState
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -14,16 +14,16 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Looks:
+class ItemInteractions:
     """Arrays of one entry per (session, item touched), session by session."""
 
     entry: Ints
     """Which of the sessions."""
     slot: Ints
-    """Where in the minds."""
+    """Which slot of the shopper's `ShopperItemState`."""
     item: Ints
     rank: Ints
-    """0 for the item that the session meets first."""
+    """Order within the session, from 0."""
     pull: Floats
     """How much the item attracts in this session."""
     views: Ints
@@ -38,31 +38,31 @@ class Looks:
         return np.bincount(self.entry, minlength=sessions)
 
 
-def look(
+def interact(
     world: World,
-    minds: Minds,
+    items: ShopperItemState,
     bought: Flags,
     who: Ints,
     day: int,
     rng: np.random.Generator,
-) -> Looks:
-    """Decide what the shoppers `who` do with the items in `minds.touched`.
+) -> ItemInteractions:
+    """Decide what the shoppers `who` do with the touched items.
 
     `bought` (shoppers, slots) says which of the items known before are bought; the new ones may
     be bought on impulse.
     """
-    entry, slot = np.nonzero(minds.touched)
-    item, shopper = minds.item[entry, slot], who[entry]
+    entry, slot = np.nonzero(items.touched)
+    item, shopper = items.item[entry, slot], who[entry]
     rank = np.lexsort((rng.random(entry.size), entry)).argsort() - np.searchsorted(entry, entry)
-    shelf, traits = world.shelf, world.shoppers
-    bargain = traits.sensitivity[shopper] * shelf.discount[day, item]
+    daily, traits = world.daily_offer, world.shoppers
+    bargain = traits.discount_sensitivity[shopper] * daily.discount[day, item]
     bargain = bargain / world.catalogue.list_price[item]
-    in_stock, in_cart = shelf.in_stock[day, item], minds.in_cart[entry, slot]
+    in_stock, in_cart = daily.in_stock[day, item], items.in_cart[entry, slot]
     pull = (
-        0.45 * liking(world, shopper, item)
-        + 0.45 * minds.want[entry, slot]
-        - 0.20 * minds.tired[entry, slot]
-        - 1.00 * minds.sated[entry, slot]
+        0.45 * affinity(world, shopper, item)
+        + 0.45 * items.intent[entry, slot]
+        - 0.20 * items.fatigue[entry, slot]
+        - 1.00 * items.satiation[entry, slot]
         + 0.70 * bargain
         + 0.60 * rng.normal(size=entry.size)
     )
@@ -75,22 +75,23 @@ def look(
     removed = (in_cart | added) & ~buys & _happens(-2.4 - 0.7 * pull, rng)
     views = 1 + np.minimum(rng.poisson(np.exp(np.minimum(-0.9 + 0.55 * pull, 2.0))), 6)
     scrolls = np.minimum(rng.poisson(np.exp(np.minimum(-0.6 + 0.45 * pull, 2.0))), 6)
-    return Looks(entry, slot, item, rank, pull, views, scrolls, added, removed, buys)
+    return ItemInteractions(entry, slot, item, rank, pull, views, scrolls, added, removed, buys)
 
 
-def remember(minds: Minds, looks: Looks, dwell: Floats) -> None:
-    """Move the minds on by what was done; `dwell` is the seconds spent on each look.
+def update_items(items: ShopperItemState, actions: ItemInteractions, dwell: Floats) -> None:
+    """Apply what was done; `dwell` is the seconds spent on each item.
 
-    Interest grows by what the log shows, so that who reads the log well knows nearly as much as
-    the shopper does.
+    Intent grows only by what the log shows, so a good model of the log can come close to the truth.
     """
-    at = looks.entry, looks.slot
-    gain = 0.40 * (looks.views - 1) + 0.30 * looks.scrolls + 0.50 * np.log1p(dwell / 20)
-    want = np.minimum(0.3 * minds.want[at] + gain, 5.0)
-    minds.want[at] = np.where(looks.bought, 0.5, np.where(looks.removed, 0.3 * want, want))
-    minds.tired[at] = np.where(looks.bought, 0.0, minds.tired[at] + 1)
-    minds.sated[at] = np.where(looks.bought, 1.0, minds.sated[at])
-    minds.in_cart[at] = (minds.in_cart[at] | looks.added) & ~looks.bought & ~looks.removed
+    at = actions.entry, actions.slot
+    gain = 0.40 * (actions.views - 1) + 0.30 * actions.scrolls + 0.50 * np.log1p(dwell / 20)
+    intent = np.minimum(0.3 * items.intent[at] + gain, 5.0)
+    items.intent[at] = np.where(
+        actions.bought, 0.5, np.where(actions.removed, 0.3 * intent, intent)
+    )
+    items.fatigue[at] = np.where(actions.bought, 0.0, items.fatigue[at] + 1)
+    items.satiation[at] = np.where(actions.bought, 1.0, items.satiation[at])
+    items.in_cart[at] = (items.in_cart[at] | actions.added) & ~actions.bought & ~actions.removed
 
 
 def _happens(logit: Floats, rng: np.random.Generator) -> Flags:

@@ -1,10 +1,10 @@
-"""Who a session's events belong to: guests, those who sign up, members not yet logged in.
+"""Which id a session's events carry: of guests, of those who sign up, of members logging in.
 
-A guest shops under the visitor id of their device until they sign up; from that log-in on they
-are a member under their user id. Now and then a member begins on the device as a visitor and
-logs in. Either way some views before the log-in, the prelude, stand under the visitor id, in the
-same session of the shop. The session of the user id begins with the log-in itself, at the moment
-that the law of returns drew, so a prelude changes no truth of the user id.
+A guest shops under the visitor id of their device until they sign up; that login makes them a
+member with a user id. Some sessions of members also begin as a visitor and log in. In both cases
+a few views before the login carry the visitor id, in the same session of the shop. The session of
+the user id begins with the login itself, at the moment drawn from the `ReturnDistribution`, so the
+views before it do not change the truth of the user id.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from generators.clicks import VIEW, Clicks
 from generators.config import ShopConfig
-from generators.interactions import Looks
+from generators.interactions import ItemInteractions
 from generators.truth import TruthRows
 from nextbuy.times import SECOND
 
@@ -27,9 +27,9 @@ class Identity:
     """Arrays of one entry per session."""
 
     person: Ints
-    """Whose id the session carries; after the log-in, if there is one."""
+    """Whose id the session carries, after a login if it has one."""
     visitor: Ints
-    """The id of the device, of what comes before a log-in."""
+    """The device's id, for what comes before a login."""
     guest: Flags
     """Still anonymous at the end."""
     signs_up: Flags
@@ -52,19 +52,23 @@ def identify(
     return Identity(np.where(guest, visitor, who), visitor, guest, signs_up, signs_up | logged_out)
 
 
-def prelude(
-    config: ShopConfig, identity: Identity, looks: Looks, start: Ints, rng: np.random.Generator
+def pre_login_views(
+    config: ShopConfig,
+    identity: Identity,
+    actions: ItemInteractions,
+    start: Ints,
+    rng: np.random.Generator,
 ) -> tuple[Clicks, TruthRows]:
-    """The views before the log-ins: of the first one to three items that the session touches.
+    """The views before the logins, of the first one to three items that the session touches.
 
-    Their rows of the truth are 0: the visitor id buys nothing any more.
+    Their truth is 0: the visitor id buys nothing afterwards.
     """
-    most = np.minimum(looks.items_by_session(start.size), 3)
+    most = np.minimum(actions.items_by_session(start.size), 3)
     views = identity.logs_in * rng.integers(1, most + 1)
     step = rng.integers(15 * SECOND, config.gap // 12, start.size)
-    seen = looks.rank < views[looks.entry]
-    entry, rank = looks.entry[seen], looks.rank[seen]
+    viewed = actions.rank < views[actions.entry]
+    entry, rank = actions.entry[viewed], actions.rank[viewed]
     time = start[entry] - (views[entry] - rank) * step[entry]
-    person, item = identity.visitor[entry], looks.item[seen]
+    person, item = identity.visitor[entry], actions.item[viewed]
     clicks = Clicks(person, time, np.full(entry.size, VIEW), item, entry)
     return clicks, TruthRows.certain(person, item, (start - step)[entry])

@@ -1,4 +1,4 @@
-"""How events arrive: mostly at once, some late, some twice. What happened stays as it was."""
+"""When events arrive in the log: most at once, some late, some twice."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ def arrivals(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
     """When each event reaches the log.
 
-    Returns:
+    ReturnDistribution:
         which: positions in `time`, those of duplicated events twice;
         arrival: of each of them, in microseconds;
         late: how many events are late;

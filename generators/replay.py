@@ -1,6 +1,6 @@
-"""Plays a log against the service: `POST /events` in the order of the log, at any speed.
+"""Sends a log to the service: `POST /events` in the order of the log, at any speed.
 
-What is not acknowledged is sent again: an event counts once, however often it comes.
+Events that were not acknowledged are sent again; the service counts each event once.
 """
 
 import time
@@ -16,21 +16,21 @@ import pyarrow.parquet as pq
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
 
-PATIENCE_SECONDS = 60.0
-"""For so long a service that is away or overloaded is tried again."""
-AGAIN_SECONDS = 0.2
-TRY_AGAIN = (429, 503, 504)
+RETRY_FOR_SECONDS = 60.0
+"""How long requests to a service that is away or overloaded are repeated."""
+RETRY_SECONDS = 0.2
+RETRIED_STATUS = (429, 503, 504)
 
 
 @dataclass
 class ReplayReport:
-    """What became of the events."""
+    """Outcome of a replay."""
 
     sent: int = 0
     accepted: int = 0
     duplicates: int = 0
     refused: list[str] = field(default_factory=list)
-    """Why, event by event."""
+    """The reason for each refused event."""
     predictions: int = 0
     seconds: float = 0.0
 
@@ -41,7 +41,7 @@ class ReplayReport:
             f"{self.duplicates:,} known, {len(self.refused):,} refused"
         )
         if self.predictions:
-            text += f"; {self.predictions:,} predictions asked for"
+            text += f"; {self.predictions:,} predictions requested"
         return f"{text}\nfirst refused: {self.refused[0]}" if self.refused else text
 
 
@@ -55,19 +55,19 @@ def replay(
     headers: dict[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ReplayReport:
-    """Send the events of canonical Parquet files, in their order, and wait for each answer.
+    """Send the events of canonical Parquet files in order, and wait for each response.
 
     Args:
         files: files with the columns of `nextbuy.events.EVENT_SCHEMA`.
         url: the service.
-        speed: how many times faster than they happened; None is as fast as they are taken.
+        speed: times real speed; None is as fast as the service accepts.
         batch: events in one request.
-        predict: after each request, ask for a prediction for each of its shoppers.
-        headers: an API key, where the service wants one.
-        progress: told the number of events sent, and of all.
+        predict: request a prediction for each shopper of a request after it.
+        headers: with an API key, if the service requires one.
+        progress: called with the number of events sent, and of all events.
 
     Raises:
-        NextbuyError: a file is no event log, or the service stays away.
+        NextbuyError: a file is no event log, or the service does not accept the events.
     """
     events = pa.concat_tables([_read(file) for file in files])
     report, began = ReplayReport(), time.monotonic()
@@ -91,39 +91,39 @@ def replay(
 
 def _send(client: httpx.Client, rows: list[dict[str, Any]], report: ReplayReport) -> None:
     body = [_json(row) for row in rows]
-    answer = post(client, "/events", {"events": body})
-    if answer.status_code not in (200, 207, 400):
-        raise NextbuyError(f"The service answers {answer.status_code} to events: {answer.text}")
-    told = answer.json()
+    response = post(client, "/events", {"events": body})
+    if response.status_code not in (200, 207, 400):
+        raise NextbuyError(f"The service answers {response.status_code} to events: {response.text}")
+    result = response.json()
     report.sent += len(rows)
-    report.accepted += told.get("accepted", 0)
-    report.duplicates += told.get("duplicates", 0)
+    report.accepted += result.get("accepted", 0)
+    report.duplicates += result.get("duplicates", 0)
     report.refused += [
-        f"{rows[each['index']]['event_id']}: {each['error']}" for each in told.get("refused", ())
+        f"{rows[each['index']]['event_id']}: {each['error']}" for each in result.get("refused", ())
     ]
 
 
 def post(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
-    """Send until there is an answer other than "later".
+    """Send, again and again while the service is away or overloaded.
 
     Raises:
-        NextbuyError: there is none for `PATIENCE_SECONDS`.
+        NextbuyError: it was so for `RETRY_FOR_SECONDS`.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + RETRY_FOR_SECONDS
     while True:
         try:
-            answer = client.post(path, json=body)
-            if answer.status_code not in TRY_AGAIN:
-                return answer
-            trouble = f"it answers {answer.status_code}"
+            response = client.post(path, json=body)
+            if response.status_code not in RETRIED_STATUS:
+                return response
+            reason = f"it answers {response.status_code}"
         except httpx.TransportError as error:
-            trouble = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
         if time.monotonic() > deadline:
             raise NextbuyError(
-                f"The service at {client.base_url} does not take events: {trouble}. Start it with "
-                "`nextbuy serve` and replay again; what it has is not taken twice."
+                f"The service at {client.base_url} does not accept events: {reason}. Start it with "
+                "`nextbuy serve` and replay again; events it has already are not counted twice."
             )
-        time.sleep(AGAIN_SECONDS)
+        time.sleep(RETRY_SECONDS)
 
 
 def _read(file: Path) -> pa.Table:

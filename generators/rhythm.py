@@ -1,4 +1,4 @@
-"""When people shop: the week, the hours of the day and the seasons."""
+"""When people shop: by hour, weekday and season."""
 
 from datetime import date, timedelta
 
@@ -10,14 +10,14 @@ from nextbuy.times import DAY
 
 WEEKDAY = np.array([0.95, 0.9, 0.92, 0.95, 1.0, 1.2, 1.25])  # Monday first
 HOUR = np.array([0] * 6 + [1, 2, 3, 4, 4, 4, 5, 5, 4, 4, 4, 5, 6, 8, 9, 9, 6, 3], float)
-# Sessions begin from 6:00 on. One that begins before midnight is over by 3:00 at the latest, so
-# sessions of different days are always more than any allowed session gap apart.
+# Sessions begin after 6:00 and end by 3:00, so sessions of different days are always further apart
+# than any allowed session gap.
 _HOUR_CDF = np.concatenate([[0.0], np.cumsum(HOUR) / HOUR.sum()])
 _HOUR_EDGES = np.arange(25) * (DAY // 24)
 
 
 def traffic(start: date, days: int) -> NDArray[np.float64]:
-    """How busy each day is, about 1: weekday rhythm times a year with its peak in December."""
+    """How busy each day is, about 1: by weekday, and by season with the peak in December."""
     dates = [start + timedelta(days=d) for d in range(days)]
     weekday = np.array([d.weekday() for d in dates])
     year_day = np.array([d.timetuple().tm_yday for d in dates])
@@ -42,6 +42,6 @@ def draw_time_of_day(rng: np.random.Generator, size: int) -> NDArray[np.int64]:
 
 
 def share_begun(time_of_day: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of a day's sessions that begin up to `time_of_day`: the law `draw_time_of_day` has."""
+    """Share of a day's sessions that begin up to `time_of_day`, as `draw_time_of_day` draws."""
     begun: NDArray[np.float64] = np.interp(time_of_day, _HOUR_EDGES, _HOUR_CDF)
     return begun

@@ -1,4 +1,4 @@
-"""The simulated shop, day by day: a log to learn from and the truth to be measured against."""
+"""Simulates a shop day by day: a log to train on, and the true probability behind each label."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from pydantic import BaseModel, ConfigDict
 
 from generators import rhythm
 from generators.bots import crawl
-from generators.catalogue import stock_up
+from generators.catalogue import create_catalogue
 from generators.clicks import LOGIN, Clicks
 from generators.config import MAX_AWAY, ShopConfig
-from generators.daily_offer import plan
+from generators.daily_offer import plan_daily_offer
 from generators.intent import World
 from generators.noise import arrivals
-from generators.session import hold_sessions, score_ripe
-from generators.shoppers import gather
-from generators.state import Minds, State
-from generators.truth import Score
+from generators.session import run_sessions, score_matured
+from generators.shoppers import create_shoppers
+from generators.state import ShopperItemState, ShopState
+from generators.truth import OracleScore
 from generators.writer import DayFiles, event_table, replaced, truth_table
 from nextbuy.times import DAY
 from nextbuy.versioned_table import fingerprint, new_version
@@ -27,7 +27,7 @@ from nextbuy.versioned_table import fingerprint, new_version
 __all__ = ["ShopConfig", "SimulationSummary", "inputs", "open_shop", "simulate"]
 
 BATCH = 4096
-"""Shoppers at once: bounds the memory, however large the shop."""
+"""Shoppers simulated at once; bounds the memory."""
 COUNTED = (
     "events", "late_events", "duplicate_events", "bot_events", "bot_runs", "log_ins", "sessions",
     "truth_rows",
@@ -49,21 +49,21 @@ class SimulationSummary(BaseModel):
     sessions: int
     """Of shoppers."""
     shoppers: int
-    """Who came at least once."""
+    """Shoppers who came at least once."""
     anonymous_visitors: int
-    """Shoppers who began as one."""
+    """Shoppers who came and began as anonymous visitors."""
     truth_rows: int
-    ripe_rows: int
+    matured_rows: int
     """Truth rows whose whole horizon lies in the simulated days. Only these are without bias:
-    of later ones, the outcome is known sooner where the shopper comes back."""
+    among later rows, outcomes of shoppers who come back are known sooner."""
     base_rate: float
     """Share of matured rows that were bought."""
     oracle_pr_auc: float
-    """Average precision of the true probability on the matured rows: nobody can do better."""
+    """Average precision of the true probability on the matured rows: the best a model can reach."""
 
 
 def inputs(config: ShopConfig) -> str:
-    """Identifies what a simulation makes: the settings and the simulator's own code.
+    """Fingerprint of a simulation: the settings and the simulator's own code.
 
     Equal to the `inputs` of the truth table's manifest when there is nothing to do.
     """
@@ -76,10 +76,10 @@ def simulate(
     truth_folder: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> SimulationSummary:
-    """Simulate the shop and replace both folders with what it gave.
+    """Simulate the shop and replace both folders with the result.
 
     The log is one Parquet file of canonical events per day of arrival, in order of arrival. The
-    truth is a published table of one row per (user, item touched, session); see `truth_table`.
+    truth is a published table of one row per (user, touched item, session); see `truth_table`.
     Equal settings give equal bytes.
 
     Args:
@@ -102,30 +102,30 @@ def simulate(
     return summary
 
 
-def open_shop(config: ShopConfig) -> tuple[World, State]:
+def open_shop(config: ShopConfig) -> tuple[World, ShopState]:
     """The shop and its shoppers on the morning of the first day."""
     rng = _stream(config, 0)
-    catalogue = stock_up(config, rng)
-    shelf = plan(config, catalogue, rng)
-    shoppers = gather(config, rng)
+    catalogue = create_catalogue(config, rng)
+    daily_offer = plan_daily_offer(config, catalogue, rng)
+    shoppers = create_shoppers(config, rng)
     days = config.days + MAX_AWAY + 2
     season, traffic = rhythm.season(config.start, days), rhythm.traffic(config.start, days)
-    state = State(
-        minds=Minds.empty(config.shoppers),
+    state = ShopState(
+        items=ShopperItemState.empty(config.shoppers),
         wallet=shoppers.budget.copy(),
         last_end=np.full(config.shoppers, -1, np.int64),
         next_start=shoppers.first_visit.copy(),
         guest=shoppers.guest.copy(),
         offered=np.zeros(config.shoppers, bool),
     )
-    return World(catalogue, shelf, shoppers, season, traffic), state
+    return World(catalogue, daily_offer, shoppers, season, traffic), state
 
 
 def _run(
     config: ShopConfig, log: DayFiles, truth: DayFiles, progress: Callable[[int, int], None]
 ) -> SimulationSummary:
     world, state = open_shop(config)
-    score, tally = Score(), Counter(dict.fromkeys(COUNTED, 0))
+    score, tally = OracleScore(), Counter(dict.fromkeys(COUNTED, 0))
     for day in range(config.days):
         rng = _stream(config, 1 + day)
         midnight = config.begin + (day + 1) * DAY
@@ -139,7 +139,7 @@ def _run(
 
         # A shopper who comes back on the same day is due again in a later round.
         while (due := np.flatnonzero(state.next_start < midnight)[:BATCH]).size:
-            clicks, rows = hold_sessions(config, world, state, due, score, rng)
+            clicks, rows = run_sessions(config, world, state, due, score, rng)
             record(clicks)
             truth.add(truth_table(world, rows), pa.array(rows.time))
             log_ins = int((clicks.kind == LOGIN).sum())
@@ -152,13 +152,13 @@ def _run(
         progress(day + 1, config.days)
     log.close(config.end + DAY)
     truth.close(config.end + DAY)
-    score_ripe(config, score, state.minds, state.last_end, np.zeros_like(state.minds.touched))
+    score_matured(config, score, state.items, state.last_end, np.zeros_like(state.items.touched))
     came = state.last_end >= 0
     return SimulationSummary(
         **tally,
         shoppers=int(came.sum()),
         anonymous_visitors=int((came & world.shoppers.guest).sum()),
-        ripe_rows=score.rows,
+        matured_rows=score.rows,
         base_rate=score.base_rate,
         oracle_pr_auc=score.average_precision,
     )

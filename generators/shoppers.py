@@ -1,4 +1,4 @@
-"""Who shops: traits that never change and that no log shows."""
+"""Shoppers: traits that do not change and that the log does not show."""
 
 from dataclasses import dataclass
 
@@ -17,21 +17,21 @@ class Shoppers:
     """Arrays of one entry per shopper."""
 
     style: NDArray[np.float64]
-    """(shoppers, STYLES): what they like, in the space of the brands' styles."""
+    """(shoppers, STYLES): their taste, in the space of the brands' styles."""
     category_cdf: NDArray[np.float64]
-    """(shoppers, categories): which departments they walk into."""
+    """(shoppers, categories): cumulative probability of browsing each category."""
     price_level: NDArray[np.float64]
-    """How dear they buy, in standard deviations of a category's prices."""
+    """Preferred price level, in standard deviations of a category's prices."""
     conversion: NDArray[np.float64]
-    """How readily they buy, in logits."""
-    sensitivity: NDArray[np.float64]
-    """What a discount does to them, in logits per share of the list price."""
+    """General tendency to buy, in logits."""
+    discount_sensitivity: NDArray[np.float64]
+    """Effect of a discount, in logits per share of the list price."""
     budget: NDArray[np.float64]
-    """Cents they like to spend in a month."""
+    """Cents in a full wallet."""
     return_rate: NDArray[np.float64]
-    """How often they come, sessions a day."""
+    """Sessions a day."""
     breadth: NDArray[np.float64]
-    """New items they look at in a session, on average."""
+    """New items viewed in a session, on average."""
     guest: NDArray[np.bool_]
     """Begins as an anonymous visitor."""
     first_visit: NDArray[np.int64]
@@ -42,8 +42,8 @@ class Shoppers:
     """Shoppers and bots; `names[people + p]` is the visitor id of person `p`."""
 
 
-def gather(config: ShopConfig, rng: np.random.Generator) -> Shoppers:
-    """Draw the crowd."""
+def create_shoppers(config: ShopConfig, rng: np.random.Generator) -> Shoppers:
+    """Draw the traits of all shoppers."""
     count, kinds = config.shoppers, len(CATEGORIES)
     people = count + config.bots
     taste = rng.dirichlet(np.full(kinds, 0.5), size=count)
@@ -54,7 +54,7 @@ def gather(config: ShopConfig, rng: np.random.Generator) -> Shoppers:
         rng.integers(min(14, config.days), size=count),
         rng.integers(config.days, size=count),
     )
-    # Two unrelated orders: a visitor id must not give away the user id behind it.
+    # Two unrelated orders, so that a visitor id does not reveal the user id behind it.
     users = [f"u{n:06d}" for n in rng.permutation(people)]
     visitors = [f"a{n:06d}" for n in rng.permutation(people)]
     return Shoppers(
@@ -62,7 +62,7 @@ def gather(config: ShopConfig, rng: np.random.Generator) -> Shoppers:
         category_cdf=np.cumsum(taste, axis=1),
         price_level=level,
         conversion=rng.normal(0, 0.25, count),
-        sensitivity=rng.lognormal(np.log(2.5), 0.3, count),
+        discount_sensitivity=rng.lognormal(np.log(2.5), 0.3, count),
         budget=rng.lognormal(np.log(30_000), 0.5, count) * np.exp(0.4 * level),
         return_rate=np.minimum(rng.gamma(4.0, 0.025, count) + 0.05, 0.8),
         breadth=rng.gamma(4.0, 0.5, count),

@@ -1,4 +1,4 @@
-"""What a shopper carries from one session to the next: the simulator's whole hidden state."""
+"""What shoppers carry from one session to the next: the simulator's whole hidden state."""
 
 from dataclasses import dataclass, fields
 
@@ -6,77 +6,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLOTS = 12
-"""Items a shopper keeps in mind; a session touches no more than that."""
+"""Items a shopper remembers; a session touches at most this many."""
 NEVER = np.iinfo(np.int64).max
 
 
 @dataclass
-class Minds:
-    """Items in mind, as (shoppers, SLOTS) arrays. They change in a session and at no other time."""
+class ShopperItemState:
+    """State of remembered items, as (shoppers, SLOTS) arrays. Only sessions change it."""
 
     item: NDArray[np.int64]
     """-1 for an empty slot."""
-    want: NDArray[np.float64]
-    """Interest gathered from looking: views, scrolls and dwell."""
-    tired: NDArray[np.float64]
+    intent: NDArray[np.float64]
+    """Interest from views, scrolls and dwell time."""
+    fatigue: NDArray[np.float64]
     """Sessions that touched the item and did not buy it."""
-    sated: NDArray[np.float64]
-    """1 just after buying it; the need comes back with the days."""
+    satiation: NDArray[np.float64]
+    """1 right after buying it; fades with the days."""
     in_cart: NDArray[np.bool_]
     touched: NDArray[np.bool_]
     """By the last session."""
     probability: NDArray[np.float64]
-    """What the truth table says of it since the last session; kept for the score."""
+    """The truth of the last session; the oracle's score needs it when the outcome is known."""
 
     @classmethod
-    def empty(cls, shoppers: int, slots: int = SLOTS) -> "Minds":
-        """Nothing in mind."""
+    def empty(cls, shoppers: int, slots: int = SLOTS) -> "ShopperItemState":
+        """No item remembered."""
         shape = (shoppers, slots)
         return cls(
             item=np.full(shape, -1, np.int64),
-            want=np.zeros(shape),
-            tired=np.zeros(shape),
-            sated=np.zeros(shape),
+            intent=np.zeros(shape),
+            fatigue=np.zeros(shape),
+            satiation=np.zeros(shape),
             in_cart=np.zeros(shape, bool),
             touched=np.zeros(shape, bool),
             probability=np.zeros(shape),
         )
 
-    def of(self, who: NDArray[np.int64]) -> "Minds":
+    def of(self, who: NDArray[np.int64]) -> "ShopperItemState":
         """A copy of the rows of some shoppers."""
-        return Minds(*(getattr(self, f.name)[who] for f in fields(self)))
+        return ShopperItemState(*(getattr(self, f.name)[who] for f in fields(self)))
 
-    def put(self, who: NDArray[np.int64], minds: "Minds") -> None:
+    def put(self, who: NDArray[np.int64], items: "ShopperItemState") -> None:
         """Write rows back."""
         for f in fields(self):
-            getattr(self, f.name)[who] = getattr(minds, f.name)
+            getattr(self, f.name)[who] = getattr(items, f.name)
 
-    def with_new(self, items: NDArray[np.int64]) -> "Minds":
-        """Widen by columns of newly met items, (shoppers, n); -1 where there is none."""
-        new = Minds.empty(*items.shape)
+    def with_new(self, items: NDArray[np.int64]) -> "ShopperItemState":
+        """Add slots with newly met items, (shoppers, n); -1 leaves a slot empty."""
+        new = ShopperItemState.empty(*items.shape)
         new.item = items
-        return Minds(
+        return ShopperItemState(
             *(np.hstack([getattr(self, f.name), getattr(new, f.name)]) for f in fields(self))
         )
 
-    def strongest(self) -> "Minds":
-        """The SLOTS items that stay in mind: first what was touched, then cart, then want."""
-        rank = self.want + 100.0 * self.in_cart + 10_000.0 * self.touched - 1e6 * (self.item < 0)
+    def keep_strongest(self) -> "ShopperItemState":
+        """The SLOTS items that stay remembered: first touched ones, then by cart and intent."""
+        rank = self.intent + 100.0 * self.in_cart + 10_000.0 * self.touched - 1e6 * (self.item < 0)
         keep = np.argsort(-rank, axis=1, kind="stable")[:, :SLOTS]
-        return Minds(*(np.take_along_axis(getattr(self, f.name), keep, 1) for f in fields(self)))
+        return ShopperItemState(
+            *(np.take_along_axis(getattr(self, f.name), keep, 1) for f in fields(self))
+        )
 
 
 @dataclass
-class State:
+class ShopState:
     """Everything about the shoppers that changes."""
 
-    minds: Minds
+    items: ShopperItemState
     wallet: NDArray[np.float64]
     """Cents left at the end of the last session."""
     last_end: NDArray[np.int64]
     """When the last session ended, in microseconds; -1 before the first."""
     next_start: NDArray[np.int64]
-    """When the next session begins; NEVER for those who are lost."""
+    """When the next session begins; NEVER for those who do not come back."""
     guest: NDArray[np.bool_]
     """Still anonymous."""
     offered: NDArray[np.bool_]

@@ -1,4 +1,4 @@
-"""The true probability behind every label, and the score of whoever knows it."""
+"""The true probability behind every label, and the score that ranking by it reaches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from generators.config import ShopConfig
-from generators.intent import InMind, World, purchase_probability
-from generators.visits import Returns
+from generators.intent import PurchaseInputs, World, purchase_probability
+from generators.visits import ReturnDistribution
 from nextbuy.times import DAY
 
 
@@ -25,7 +25,7 @@ class TruthRows:
     probability: NDArray[np.float64]
     offered: NDArray[np.bool_]
     uplift: NDArray[np.float64]
-    """What an offer adds to the probability; NaN in a shop without the arm."""
+    """What an offer adds to the probability; NaN in a shop without offers."""
 
     @classmethod
     def certain(
@@ -37,26 +37,30 @@ class TruthRows:
 
     @classmethod
     def join(cls, parts: Sequence["TruthRows"]) -> "TruthRows":
-        """One after the other."""
+        """Concatenate."""
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
 def next_session_buys(
-    config: ShopConfig, world: World, mind: InMind, law: Returns, entry: NDArray[np.int64]
+    config: ShopConfig,
+    world: World,
+    inputs: PurchaseInputs,
+    returns: ReturnDistribution,
+    entry: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Chance that the next session begins within the horizon and buys the item.
+    """Probability that the next session begins within the horizon and buys the item.
 
-    `entry` is each item's row in `law`. The sum over the days of the return is the whole truth:
-    the session draws its day and its purchases from these very two laws.
+    `entry` is each item's row in `returns`. The sum over the days of the return is exact:
+    the session draws its day and its purchases from the same two distributions.
     """
     away = np.arange(config.horizon_days + 1)
-    day = (law.end[entry] - config.begin)[:, None] // DAY + away
-    buys = purchase_probability(world, mind, np.broadcast_to(away, day.shape), day)
-    total: NDArray[np.float64] = (law.within(config.horizon_days)[entry] * buys).sum(axis=1)
+    day = (returns.end[entry] - config.begin)[:, None] // DAY + away
+    buys = purchase_probability(world, inputs, np.broadcast_to(away, day.shape), day)
+    total: NDArray[np.float64] = (returns.within(config.horizon_days)[entry] * buys).sum(axis=1)
     return total
 
 
-class Score:
+class OracleScore:
     """Outcomes counted by their true probability, in constant memory."""
 
     LEVELS = 1 << 16
@@ -88,5 +92,7 @@ class Score:
         label = np.repeat([0, 1], self.LEVELS)
         level = np.tile(np.arange(self.LEVELS), 2)
         weight = self._count.ravel()
-        seen = weight > 0
-        return float(average_precision_score(label[seen], level[seen], sample_weight=weight[seen]))
+        counted = weight > 0
+        return float(
+            average_precision_score(label[counted], level[counted], sample_weight=weight[counted])
+        )

@@ -28,25 +28,25 @@ TRUTH_SCHEMA = pa.schema(
     ]
 )
 """One row per (user, item, session); `event_timestamp` is the session's last event. `probability`
-is what it is with the offer made or not made; `uplift`, what an offer adds to it, is null in a shop
-without the randomized arm."""
+is that of the session as it was, with or without an offer; `uplift`, what an offer adds to it, is
+null in a shop without offers."""
 
 
 class DayFiles:
-    """Rows that are kept until their day is over and then written, in order, to its file."""
+    """Buffers rows until their day is over, then writes them in order to the day's file."""
 
     def __init__(self, file: Callable[[date], Path], then_by: tuple[str, ...]) -> None:
-        """`file` says where a day belongs; rows of the same moment are ordered by `then_by`."""
+        """`file` gives a day's path; rows of the same moment are ordered by `then_by`."""
         self._file = file
         self._order = [("_at", "ascending"), *((name, "ascending") for name in then_by)]
         self._waiting: list[pa.Table] = []
 
     def add(self, rows: pa.Table, at: pa.Array) -> None:
-        """Keep rows, `at` (microseconds) being the moment each one belongs to."""
+        """Buffer rows; `at` (microseconds) is the moment each of them belongs to."""
         self._waiting.append(rows.append_column("_at", at))
 
     def close_day(self, midnight: int) -> None:
-        """Write what lies before `midnight`, the end of a day."""
+        """Write the rows before `midnight`, the end of a day."""
         if not self._waiting:
             return
         rows = pa.concat_tables(self._waiting)
@@ -58,18 +58,18 @@ class DayFiles:
             pq.write_table(done, self._file(day), compression="zstd", row_group_size=ROW_GROUP)
 
     def close(self, midnight: int) -> None:
-        """Write the rest, the first of it being of the day that ends with `midnight`."""
+        """Write the rest; its first rows are of the day that ends with `midnight`."""
         while any(rows.num_rows for rows in self._waiting):
             self.close_day(midnight)
             midnight += DAY
 
 
 def event_table(world: World, clicks: Clicks, day: int, first_id: int, session: int) -> pa.Table:
-    """Canonical events of one day's sessions, numbered from `first_id` and `session` on.
+    """Canonical events of one day's sessions, numbered from `first_id` and `session`.
 
-    They carry the prices of the day on which their session began.
+    Their prices are those of the day on which their session began.
     """
-    catalogue, shelf, size = world.catalogue, world.shelf, clicks.time.size
+    catalogue, daily, size = world.catalogue, world.daily_offer, clicks.time.size
     item = pa.array(clicks.item, mask=clicks.item < 0)
     columns = [
         _names("e", pa.array(range(first_id, first_id + size), pa.int64()), 12),
@@ -79,15 +79,15 @@ def event_table(world: World, clicks: Clicks, day: int, first_id: int, session: 
         catalogue.ids.take(item),
         catalogue.categories.take(item),
         catalogue.brands.take(item),
-        pa.array(shelf.price[day]).take(item),
-        pa.array(shelf.discount[day]).take(item),
+        pa.array(daily.price[day]).take(item),
+        pa.array(daily.discount[day]).take(item),
         _names("s", pa.array(clicks.session + session), 9),
     ]
     return pa.Table.from_arrays(columns, schema=EVENT_SCHEMA)
 
 
 def truth_table(world: World, rows: TruthRows) -> pa.Table:
-    """The truth with its names."""
+    """The truth with ids instead of numbers, in `TRUTH_SCHEMA`."""
     columns = [
         world.shoppers.names.take(pa.array(rows.person)),
         world.catalogue.ids.take(pa.array(rows.item)),
@@ -101,7 +101,7 @@ def truth_table(world: World, rows: TruthRows) -> pa.Table:
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when the block ends without an error."""
+    """A new folder that replaces `folder` when the block ends without an error."""
     new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -176,7 +176,7 @@ def test_truth_with_little_time_left_is_calibrated(tmp_path: Path) -> None:
 
 def test_task_is_neither_rare_nor_easy(shop: Shop, labelled: pd.DataFrame) -> None:
     summary = shop.summary
-    assert summary.ripe_rows == len(labelled)
+    assert summary.matured_rows == len(labelled)
     assert summary.base_rate == pytest.approx(labelled.label.mean())
     oracle = average_precision_score(labelled.label, labelled.probability)
     assert summary.oracle_pr_auc == pytest.approx(oracle, abs=1e-3)
@@ -271,7 +271,7 @@ def test_what_is_out_of_stock_is_looked_at_but_never_bought(shop: Shop) -> None:
         FROM event JOIN session USING (user_id, session) WHERE item_id IS NOT NULL AND NOT is_bot
     """).df()
     day = (rows.start - shop.config.begin) // 86_400_000_000
-    gone = ~world.shelf.in_stock[day, rows.item]
+    gone = ~world.daily_offer.in_stock[day, rows.item]
     assert rows.viewed[gone].sum() > 20
     assert rows.bought[gone].sum() == 0
 
