@@ -68,18 +68,16 @@ def self_join(given: argparse.Namespace) -> dict[str, Any]:
 
 def ours(given: argparse.Namespace) -> dict[str, Any]:
     """The feature tables from published sessions; `--only` names some of them."""
-    from nextbuy.tables.build import build_features
+    from nextbuy.tables.build import stage_features
 
     seconds: dict[str, float] = {}
     rows: dict[str, int] = {}
     last = time.perf_counter()
-
-    def done(name: str, n: int, built: bool) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        seconds[name], rows[name], last = round(now - last, 2), n, now
-
-    build_features(Settings(data=Path(given.folder)), done, given.only.split())
+    with stage_features(Settings(data=Path(given.folder)), given.only.split()) as tables:
+        for staged in tables:
+            table, now = staged.publish(), time.perf_counter()
+            seconds[table.name], rows[table.name] = round(now - last, 2), table.rows
+            last = now
     return {"measured": [sum(seconds.values())], "seconds": seconds, "rows": rows}
 
 
@@ -101,7 +99,7 @@ CONTENDERS = {"ours": ours, "self_join": self_join, "scan": scan}
 
 
 def main() -> None:
-    from nextbuy.tables.build import build_sessions
+    from nextbuy.tables.build import stage_sessions
     from nextbuy.tables.sessions import SessionConfig
 
     given = report.arguments(folder="", only="", sizes="1000000 10000000", joined=500_000)
@@ -116,7 +114,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             settings = Settings(data=Path(folder))
             shop_log.publish(settings, events)
-            build_sessions(settings, SessionConfig(), lambda *_: None)
+            with stage_sessions(settings, SessionConfig()) as sessions:
+                sessions.publish()
             if events == joined:
                 peer = report.measure("benchmarks.features", "self_join", folder=folder)
                 floor = report.measure("benchmarks.features", "scan", folder=folder)

@@ -23,22 +23,28 @@ LATE = 5
 def build(settings: Settings) -> dict[str, Any]:
     """All tables: seconds of each, and what they hold."""
     from nextbuy.features import TABLES
-    from nextbuy.tables.build import build_features, build_labels, build_sessions
+    from nextbuy.tables.build import stage_features, stage_labels, stage_sessions
     from nextbuy.tables.labels import LabelConfig
     from nextbuy.tables.sessions import SessionConfig
+    from nextbuy.tables.writer import StagedTable
     from nextbuy.versioned_table import manifest
 
     seconds: dict[str, float] = {}
     last = time.perf_counter()
 
-    def done(name: str, rows: int, built: bool) -> None:
+    def publish(staged: StagedTable) -> None:
         nonlocal last
+        name = staged.publish().name
         now = time.perf_counter()
         seconds[name], last = round(now - last, 2), now
 
-    build_sessions(settings, SessionConfig(), done)
-    build_labels(settings, LabelConfig(), done)
-    build_features(settings, done)
+    with stage_sessions(settings, SessionConfig()) as sessions:
+        publish(sessions)
+    with stage_labels(settings, LabelConfig()) as labels:
+        publish(labels)
+    with stage_features(settings) as features:
+        for table in features:
+            publish(table)
     tables = [settings.sessions, settings.labels, *(settings.features / t.name for t in TABLES)]
     found = {table.name: manifest(table) for table in tables}
     return {

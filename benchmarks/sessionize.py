@@ -58,15 +58,13 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 def ours_published(given: argparse.Namespace) -> dict[str, Any]:
     """`nextbuy sessionize` without the labels."""
-    from nextbuy.tables.build import build_sessions
-    from nextbuy.versioned_table import manifest
+    from nextbuy.tables.build import stage_sessions
 
     settings = Settings(data=Path(given.folder))
     begun = time.perf_counter()
-    build_sessions(settings, SessionConfig(), lambda *_: None)
-    written = manifest(settings.sessions)
-    assert written is not None
-    return {"measured": [time.perf_counter() - begun], "rows": written.rows}
+    with stage_sessions(settings, SessionConfig()) as staged:
+        sessions = staged.publish()
+    return {"measured": [time.perf_counter() - begun], "rows": sessions.rows}
 
 
 def pandas(given: argparse.Namespace) -> dict[str, Any]:

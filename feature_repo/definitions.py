@@ -26,7 +26,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Bool, FeastType, Float64, Int64, String
 
 from nextbuy.contract import FEATURE_SERVICE
-from nextbuy.features import TABLES, Feature, FeatureTable, request_features
+from nextbuy.features import Feature, FeatureTable, request_features, supported_tables
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import manifest
 
@@ -52,14 +52,6 @@ DESCRIPTIONS = {
 }
 
 
-def _given() -> list[FeatureTable]:
-    sessions = manifest(SETTINGS.sessions)
-    if sessions is None:  # nothing ingested yet: everything there could be
-        return list(TABLES)
-    given = [table.supported_by(sessions.info["provides"]) for table in TABLES]
-    return [table for table in given if table.features]
-
-
 def _field(feature: Feature) -> Field:
     return Field(
         name=feature.name,
@@ -70,17 +62,17 @@ def _field(feature: Feature) -> Field:
 
 
 def _source(table: FeatureTable) -> DataSource:
-    given: dict[str, Any] = {
+    described: dict[str, Any] = {
         "name": f"{table.name}_table",
         "timestamp_field": "event_timestamp",
         "created_timestamp_column": "created_timestamp",
     }
     folder = SETTINGS.features / table.name
     if not IS_SPARK:
-        return FileSource(path=str(folder), **given)
+        return FileSource(path=str(folder), **described)
     from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-    return SparkSource(path=f"{folder}/day=*", file_format="parquet", **given)
+    return SparkSource(path=f"{folder}/day=*", file_format="parquet", **described)
 
 
 def _view(table: FeatureTable) -> FeatureView:
@@ -100,7 +92,8 @@ def _view(table: FeatureTable) -> FeatureView:
 
 project = Project(name="nextbuy", description="Will this shopper buy this item next time?")
 
-tables = _given()
+sessions = manifest(SETTINGS.sessions)
+tables = supported_tables(sessions.info["provides"] if sessions else None)
 
 entities = {
     key: Entity(
@@ -148,6 +141,16 @@ request_context = FeatureService(
     features=[at_request_view],
 )
 
-# Feast collects the objects that are names of this module.
-globals().update({f"{name}_entity": entity for name, entity in entities.items()})
-globals().update({f"{name}_view": view for name, view in views.items()})
+# Feast declares the objects that are names of this module, not those in a dictionary: an entity or
+# a feature table needs a name here. What the log cannot support is None, which Feast passes over.
+user_id_entity = entities.get("user_id")
+item_id_entity = entities.get("item_id")
+category_entity = entities.get("category")
+
+user_view = views.get("user")
+session_view = views.get("session")
+item_view = views.get("item")
+category_view = views.get("category")
+user_item_view = views.get("user_item")
+recent_items_view = views.get("recent_items")
+last_event_view = views.get("last_event")

@@ -1,7 +1,7 @@
 """Checks everything that is published, or about to be, each table by its own suite."""
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,12 @@ from monitoring.suites.features import feature_rules
 from monitoring.suites.labels import label_rules
 from monitoring.suites.predictions import prediction_rules
 from monitoring.suites.sessions import session_rules
-from nextbuy.features import TABLES
+from nextbuy.features import TABLES, supported_tables
 from nextbuy.settings import Settings
 from nextbuy.tables.sessions import SessionConfig
-from nextbuy.tables.target import Gate
-from nextbuy.versioned_table import Version, files, manifest, require
+from nextbuy.tables.writer import StagedTable
+from nextbuy.times import to_datetime
+from nextbuy.versioned_table import files, manifest, require
 
 PREDICTION_DAYS = 7
 """Newest days of the prediction log that are checked: earlier runs checked the days before."""
@@ -72,26 +73,24 @@ def suites(settings: Settings, config: MonitoringConfig, now: datetime) -> Itera
         yield Suite("predictions", newest, prediction_rules(now))
 
 
-def staged_gate(settings: Settings) -> Gate:
-    """Keeps a version of sessions, labels or a feature table out that breaks a blocking rule.
+def check_staged(staged: StagedTable, settings: Settings) -> None:
+    """Check sessions, labels or a feature table before it is published.
 
-    Of a version that goes on from the last one, only the new days are looked at, by the rules that
+    Of a version that goes on from the last one, only the new days are checked, by the rules that
     block: every rule holds day by day, and the kept days have passed it.
+
+    Raises:
+        NextbuyError: a blocking rule is broken; the table must not be published.
     """
-    config = load_config()
-
-    def look(version: Version, info: dict[str, Any]) -> None:
-        new = version.written()
-        if not new:
-            return
-        of_events = (settings.events / file.parent.name / file.name for file in new)
-        n_events = sum(pq.read_metadata(file).num_rows for file in of_events if file.exists())
-        name, now = version.table.name, datetime.now(UTC)
-        rules = _rules(settings, name, info, n_events)
-        only: Severity | None = "block" if version.kept else None
-        gate(check(name, new, rules, settings, config, now, only=only))
-
-    return look
+    version, new = staged.version, staged.new_files
+    if version is None or not new:
+        return
+    of_events = (settings.events / file.parent.name / file.name for file in new)
+    n_events = sum(pq.read_metadata(file).num_rows for file in of_events if file.exists())
+    name, now = version.table.name, datetime.now(UTC)
+    rules = _rules(settings, name, version.info, n_events)
+    only: Severity | None = "block" if version.kept else None
+    gate(check(name, new, rules, settings, load_config(), now, only=only))
 
 
 def _rules(settings: Settings, table: str, info: dict[str, Any], n_events: int) -> list[Rule]:
@@ -99,12 +98,10 @@ def _rules(settings: Settings, table: str, info: dict[str, Any], n_events: int) 
     if table == settings.sessions.name:
         return session_rules(SessionConfig(**info["sessions"]), n_events)
     if table == settings.labels.name:
-        return label_rules(_moment(info["newest_us"]), info["labels"]["horizon_days"])
+        return label_rules(to_datetime(info["newest_us"]), info["labels"]["horizon_days"])
     sessions = require(settings.sessions, "nextbuy sessionize")
-    (definition,) = (each for each in TABLES if each.name == table)
-    kept = definition.supported_by(sessions.info["provides"])
-    return feature_rules(kept, _moment(sessions.info["newest_us"])) if kept.features else []
-
-
-def _moment(us: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+    newest = to_datetime(sessions.info["newest_us"])
+    for definition in supported_tables(sessions.info["provides"]):
+        if definition.name == table:
+            return feature_rules(definition, newest)
+    return []  # built from another log, which supported it

@@ -6,9 +6,9 @@ A published table is a symbolic link to a version folder:
     data/.versions/events-2/manifest.json
     data/.versions/events-2/day=2024-01-01/part-0.parquet
 
-A writer fills a new version folder (unchanged days are hard links into the last one) and then
-swaps the link in one atomic rename. A crash before the swap leaves the last good version in
-place; the leftover folder is swept by the next writer. Readers follow the link.
+A writer stages a version: it fills a new folder (unchanged days are hard links into the last
+one). Publishing it swaps the link in one atomic rename. A crash before that leaves the last good
+version in place, and the next writer removes the leftover folder. Readers follow the link.
 """
 
 import fcntl
@@ -91,16 +91,16 @@ def manifest(table: Path) -> Manifest | None:
 
 def require(table: Path, command: str) -> Manifest:
     """The manifest of a table that must be there; names the command that makes it."""
-    found = manifest(table)
-    if found is None:
+    published = manifest(table)
+    if published is None:
         raise NextbuyError(f"{table} is not there yet. Make it with: {command}")
-    return found
+    return published
 
 
 def files(table: Path) -> str:
     """The glob a DuckDB reader takes for a published table.
 
-    It names the version of this moment: a query that began before a swap is not led astray by it.
+    It names the version of this moment: a query that began before a swap goes on reading its own.
     """
     return f"{table.resolve()}/*/*.parquet"
 
@@ -116,22 +116,54 @@ def read_days(table: Path, days: Collection[str]) -> str:
 def version_of(table: Path, days: Mapping[str, str]) -> tuple[Path, Manifest] | None:
     """The version of `table` that holds exactly these days, if it is still there."""
     for folder in (table.parent / ".versions").glob(f"{table.name}-*"):
-        found = manifest(folder)
-        if found is not None and found.days == days:
-            return folder, found
+        version = manifest(folder)
+        if version is not None and version.days == days:
+            return folder, version
     return None
 
 
 class Version:
-    """A version being written: days are added or kept, then published together."""
+    """A staged version: its days are added or kept, then published together.
 
-    def __init__(self, table: Path, folder: Path) -> None:
+    Made by `staged_version`.
+    """
+
+    def __init__(self, table: Path, folder: Path, origin: Mapping[str, Any]) -> None:
         self.table = table
         self.published = manifest(table)
         """The version before this one."""
         self.folder = folder
         self.kept: dict[str, str] = {}
         """Day -> digest of its file, known without reading it."""
+        self.info: dict[str, Any] = dict(origin["info"])
+        """Goes into the manifest; may be added to until the version is published."""
+        self._origin = origin
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the table's link points to this version."""
+        return self.table.resolve() == self.folder.resolve()
+
+    def publish(self) -> Manifest:
+        """Write the manifest and let the table be this version.
+
+        All of it is on the disk before the link points to it: one `os.sync()` costs less than one
+        call per file. The version before stays for readers that have it open; the next writer
+        removes it.
+        """
+        days, rows = {}, 0
+        for path in sorted(self.folder.glob("day=[0-9]*/part-0.parquet")):
+            day = path.parent.name.removeprefix("day=")
+            days[day] = self.kept.get(day) or file_digest(path)
+            rows += pq.read_metadata(path).num_rows
+        written = Manifest(days=days, rows=rows, **{**self._origin, "info": self.info})
+        (self.folder / "manifest.json").write_text(written.model_dump_json(indent=1))
+        os.sync()
+        swap = self.folder.with_name(f"{self.table.name}.swap")
+        swap.unlink(missing_ok=True)
+        swap.symlink_to(os.path.relpath(self.folder, self.table.parent))
+        swap.rename(self.table)
+        return written
 
     def file(self, day: date | str) -> Path:
         """Where the rows of `day` belong."""
@@ -147,8 +179,8 @@ class Version:
 
     def written(self) -> list[Path]:
         """The files of the days that are new in this version, in order."""
-        found = sorted(self.folder.glob("day=*/part-0.parquet"))
-        return [file for file in found if file.parent.name[4:] not in self.kept]
+        files = sorted(self.folder.glob("day=*/part-0.parquet"))
+        return [file for file in files if file.parent.name[4:] not in self.kept]
 
     def write_days(
         self, connection: duckdb.DuckDBPyConnection, table: str, day: str, order_by: Sequence[str]
@@ -157,8 +189,8 @@ class Version:
 
         `day` is the SQL expression that gives a row's day; it is not stored. `order_by` must be a
         total order: then the bytes do not depend on the number of threads. One sort for all days
-        and one open file at a time, however many days there are. Of no day at all an empty file is
-        left, so that a reader finds the columns.
+        and one open file at a time, however many days there are. Without any day an empty file is
+        written, so that a reader finds the columns.
         """
         rows = connection.sql(
             f"SELECT *, CAST({day} AS DATE) AS {_DAY} FROM {table} "
@@ -213,7 +245,7 @@ def _by_day(rows: pa.RecordBatchReader) -> Iterator[tuple[Any, pa.Table]]:
 
 
 @contextmanager
-def new_version(
+def staged_version(
     table: Path,
     inputs: str,
     info: dict[str, Any] | None = None,
@@ -221,7 +253,7 @@ def new_version(
     definition: str = "",
     made_from: dict[str, str] | None = None,
 ) -> Iterator[Version]:
-    """Write the next version of `table`; publish it when the block ends without an error.
+    """The next version of `table`, to be written and published; else it is gone after the block.
 
     The arguments go into its manifest.
 
@@ -236,24 +268,31 @@ def new_version(
         number = int(current.rsplit("-", 1)[1]) + 1 if current else 1
         folder = versions / f"{table.name}-{number}"
         folder.mkdir()
+        origin = {
+            "inputs": inputs,
+            "info": info or {},
+            "definition": definition,
+            "made_from": made_from or {},
+        }
+        version = Version(table, folder, origin)
         try:
-            version = Version(table, folder)
             yield version
-            origin = {"definition": definition, "made_from": made_from or {}}
-            _finish(version, inputs=inputs, info=info or {}, **origin)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        swap = versions / f"{table.name}.swap"
-        swap.unlink(missing_ok=True)
-        swap.symlink_to(os.path.relpath(folder, table.parent))
-        swap.rename(table)
-        # The version before stays for readers that have it open; the next writer sweeps it.
+        finally:
+            if not version.is_published:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def new_version(table: Path, inputs: str, info: dict[str, Any] | None = None) -> Iterator[Version]:
+    """As `staged_version`, published when the block ends without an error."""
+    with staged_version(table, inputs, info) as version:
+        yield version
+        version.publish()
 
 
 @contextmanager
 def lock(path: Path, busy: str) -> Iterator[None]:
-    """Hold an exclusive lock that the kernel gives back even after kill -9."""
+    """Hold an exclusive lock that the kernel releases even after kill -9."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
@@ -265,7 +304,7 @@ def lock(path: Path, busy: str) -> Iterator[None]:
 
 @contextmanager
 def workplace(folder: Path, busy: str) -> Iterator[Path]:
-    """An empty folder for this run alone; what a killed run left in it is swept.
+    """An empty folder for this run alone; what a killed run left in it is removed.
 
     Raises:
         NextbuyError: another run holds it; `busy` says so.
@@ -284,14 +323,3 @@ def _sweep(versions: Path, name: str, current: str | None) -> None:
         number = folder.name.removeprefix(f"{name}-")
         if number.isdigit() and folder.name != current:
             shutil.rmtree(folder)
-
-
-def _finish(version: Version, **content: Any) -> None:
-    days, rows = {}, 0
-    for path in sorted(version.folder.glob("day=[0-9]*/part-0.parquet")):
-        day = path.parent.name.removeprefix("day=")
-        days[day] = version.kept.get(day) or file_digest(path)
-        rows += pq.read_metadata(path).num_rows
-    written = Manifest(days=days, rows=rows, **content)
-    (version.folder / "manifest.json").write_text(written.model_dump_json(indent=1))
-    os.sync()  # on the disk before the link points to it; one call costs less than one per file

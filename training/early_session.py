@@ -10,11 +10,13 @@ import pyarrow.compute as pc
 from feast import FeatureStore
 
 from nextbuy.connection import duckdb_connection
+from nextbuy.features import supported_tables
 from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
-from nextbuy.tables.build import feature_rows, feature_tables
-from nextbuy.tables.incremental import session_event_columns
+from nextbuy.tables.feature_sql import feature_rows
+from nextbuy.tables.identity import linked_users_sql
+from nextbuy.tables.sessions import SESSION_EVENTS, session_event_columns
 from nextbuy.times import END_OF_TIME_US
 from nextbuy.versioned_table import Manifest, files, manifest
 from training.dataset import sample_of
@@ -104,20 +106,21 @@ def rows_after(
     """
     connection.register("whole", whole)
     connection.register("lengths", pa.table({"length": pa.array(lengths, pa.int64())}))
-    _cut(connection, settings)
+    first_events = _cut(connection, settings, "whole")
     rows = connection.sql(
-        """
+        f"""
         SELECT f.length, f.user_id, f.item_id, stopped AS event_timestamp, label, at_end
-        FROM (SELECT length, user_id, ended, item_id FROM first_events
+        FROM (SELECT length, user_id, ended, item_id FROM {first_events}
               WHERE item_id IS NOT NULL GROUP BY ALL) AS f
-        JOIN (SELECT length, user_id, max(event_time) AS stopped FROM first_events GROUP BY ALL)
+        JOIN (SELECT length, user_id, max(event_time) AS stopped FROM {first_events} GROUP BY ALL)
         USING (length, user_id)
         JOIN whole ON f.user_id = whole.user_id AND f.item_id = whole.item_id
             AND ended = whole.event_timestamp
         ORDER BY ALL
         """
     ).to_arrow_table()
-    own = {table.name: table for table in feature_tables(sessions) if "user_id" in table.keys}
+    supported = supported_tables(sessions.info["provides"])
+    own = {table.name: table for table in supported if "user_id" in table.keys}
     asked = [tuple(name.split("__", 1)) for name in features]
     rows = (
         FeatureStore(repo_path=str(settings.feature_repo))
@@ -143,12 +146,17 @@ def rows_after(
     return {n: rows.filter(pc.equal(rows["length"], n)).drop_columns("length") for n in lengths}
 
 
-def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    """Leave `first_events`, of the chosen sessions, and `session_events`, what features see.
+def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings, chosen: str) -> str:
+    """Table of the first events of sessions: `length`, `ended` and the event, for every length.
 
-    That is the past of the chosen shoppers and of whoever was in a shop session with them (a
-    log-in there makes one person of two). Every length has a copy of its own: of all people and of
-    all shop sessions, so that one query computes them all.
+    Definitions then read the past of the chosen shoppers and of everybody who was in a shop session
+    with them (a log-in there makes one person of two). Every length has a copy of its own: of all
+    people and of all shop sessions, so that one query computes them all.
+
+    Args:
+        connection: has the relation `lengths`.
+        settings: where things are.
+        chosen: relation with the columns of `whole`; the last session of each shopper is cut.
     """
     published = read_parquet(files(settings.sessions))
     copied = {
@@ -159,29 +167,27 @@ def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
         f"""
         CREATE TABLE chosen AS
         WITH last AS (
-            SELECT user_id, max(event_timestamp) AS ended FROM whole GROUP BY user_id
+            SELECT user_id, max(event_timestamp) AS ended FROM {chosen} GROUP BY user_id
             ORDER BY md5(user_id) LIMIT {SHOPPERS})
         SELECT user_id, ended, any_value(session_id) AS session_id
         FROM last JOIN {published} AS s USING (user_id) WHERE s.event_time = ended GROUP BY ALL;
-        CREATE TABLE circle AS
-        WITH RECURSIVE visits AS (
-            SELECT DISTINCT source_session_id, user_id FROM {published}
-            WHERE source_session_id IS NOT NULL),
-        reached (user_id) AS (
-            SELECT user_id FROM chosen
-            UNION
-            SELECT b.user_id FROM reached JOIN visits AS a USING (user_id)
-            JOIN visits AS b USING (source_session_id))
-        FROM reached;
+        CREATE TABLE visits AS
+        SELECT DISTINCT source_session_id, user_id FROM {published}
+        WHERE source_session_id IS NOT NULL;
+        CREATE TABLE linked AS
+        SELECT user_id
+        FROM ({linked_users_sql("SELECT 0, user_id FROM chosen", "visits", "source_session_id")});
+        DROP TABLE visits;
         CREATE TABLE first_events AS
         SELECT length, ended, s.* FROM {published} AS s
         JOIN chosen USING (user_id, session_id) JOIN lengths ON event_number <= length;
         CREATE TABLE cut AS
-        FROM (SELECT length, s.* FROM {published} AS s SEMI JOIN circle USING (user_id)
+        FROM (SELECT length, s.* FROM {published} AS s SEMI JOIN linked USING (user_id)
               ANTI JOIN chosen USING (user_id, session_id) CROSS JOIN lengths)
         UNION ALL BY NAME SELECT * EXCLUDE ended FROM first_events;
-        CREATE VIEW session_events AS SELECT {session_event_columns()} FROM (
+        CREATE VIEW {SESSION_EVENTS.get_name()} AS SELECT {session_event_columns()} FROM (
             SELECT * REPLACE ({", ".join(f"{sql} AS {name}" for name, sql in copied.items())})
             FROM cut)
         """
     )
+    return "first_events"

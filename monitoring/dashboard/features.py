@@ -6,7 +6,7 @@ import streamlit as st
 from monitoring import reports
 from monitoring.dashboard.read import GOOD, page, parquet, series, show_chart
 from nextbuy.contract import FEATURE_SERVICE
-from nextbuy.features import TABLES
+from nextbuy.features import TABLES, supported_tables
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import manifest
 
@@ -20,7 +20,11 @@ def show() -> None:
     sessions = manifest(settings.sessions)
     if sessions is None:
         st.info("No feature table was built yet. Run `nextbuy demo`. This is what there can be:")
-    provided = None if sessions is None else sessions.info["provides"]
+    supported = {
+        (table.name, feature.name)
+        for table in supported_tables(sessions.info["provides"] if sessions else None)
+        for feature in table.features
+    }
     drift = series(reports.DRIFT)
     missing: dict[str, float] = {}
     if drift is not None:
@@ -28,9 +32,6 @@ def show() -> None:
         missing = last.groupby("feature")["missing"].last().to_dict()
     rows = []
     for table in TABLES:
-        kept = {
-            f.name for f in (table if provided is None else table.supported_by(provided)).features
-        }
         built = manifest(settings.features / table.name)
         rows += [
             {
@@ -41,7 +42,7 @@ def show() -> None:
                 "unit": feature.unit,
                 "missing": missing.get(f"{table.name}__{feature.name}"),
                 "newest day": max(built.days) if built and built.days else None,
-                "in model": table.in_model and feature.name in kept,
+                "in model": table.in_model and (table.name, feature.name) in supported,
             }
             for feature in table.features
         ]

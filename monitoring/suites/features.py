@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from monitoring.rules import Rule, one_row_per, present, query_rule, row_rule, shape_rules
 from nextbuy.features import Feature, FeatureTable
-from nextbuy.tables.build import SQL_TYPES
+from nextbuy.features.table import SQL_TYPES
 
 REBUILD = "Build the table again with the current code: nextbuy features"
 STAMPS = ("event_timestamp", "created_timestamp")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,17 +14,18 @@ from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
-    from nextbuy.tables.spark import Run
-    from nextbuy.tables.target import Gate
-    from nextbuy.versioned_table import Version
+    from nextbuy.tables.spark import Compute
+    from nextbuy.tables.writer import PublishedTable, StagedTable
 
 SIMULATED = "simulated"
 SOURCES = PROJECT / "configs" / "sources"
 
 
-def table_done(name: str, rows: int, built: bool) -> None:
-    """Say what became of one table."""
-    print_line(f"{name:<14} {rows:>11,} rows" + ("" if built else "   (up to date)"))
+def print_table(table: "PublishedTable") -> None:
+    """Print what became of one table."""
+    print_line(
+        f"{table.name:<14} {table.rows:>11,} rows" + ("" if table.is_new else "   (up to date)")
+    )
 
 
 @app.command()
@@ -112,15 +113,12 @@ def ingest(
     print_next_steps("nextbuy sessionize")
 
 
-def rules_of(settings: Settings) -> "Gate":
-    """What keeps out a table that breaks a blocking rule; loads the rules when there is one."""
+def check_table(staged: "StagedTable", settings: Settings) -> None:
+    """Refuse a table that breaks a blocking rule; loads the rules only where there is new data."""
+    if staged.new_files:
+        from monitoring.table_checks import check_staged
 
-    def look(version: "Version", info: dict[str, Any]) -> None:
-        from monitoring.table_checks import staged_gate
-
-        staged_gate(settings)(version, info)
-
-    return look
+        check_staged(staged, settings)
 
 
 def source_file(source: str) -> Path:
@@ -145,15 +143,15 @@ EngineOption = Annotated[Engine, typer.Option(help="What computes the tables; th
 
 
 @contextmanager
-def computed_by(engine: Engine, settings: Settings) -> "Iterator[Run | None]":
+def computed_by(engine: Engine, settings: Settings) -> "Iterator[Compute | None]":
     """What computes each table whole; None for DuckDB, which can also go on from the last one."""
     if engine is Engine.DUCKDB:
         yield None
         return
     from nextbuy.tables.spark import spark_engine
 
-    with spark_engine(settings) as run:
-        yield run
+    with spark_engine(settings) as compute:
+        yield compute
 
 
 @app.command()
@@ -164,14 +162,17 @@ def sessionize(config: ConfigFile = None, engine: EngineOption = Engine.DUCKDB) 
 
     Example: `nextbuy sessionize`, or `nextbuy sessionize --engine spark`
     """
-    from nextbuy.tables.build import build_labels, build_sessions
+    from nextbuy.tables.build import stage_labels, stage_sessions
 
     quiet_libraries()
     settings, run = Settings(), read_config(config)
-    gate = rules_of(settings)
-    with console.status("sessions and labels"), computed_by(engine, settings) as spark:
-        build_sessions(settings, run.sessions, table_done, run=spark, gate=gate)
-        build_labels(settings, run.labels, table_done, run=spark, gate=gate)
+    with console.status("sessions and labels"), computed_by(engine, settings) as compute:
+        with stage_sessions(settings, run.sessions, compute) as staged:
+            check_table(staged, settings)
+            print_table(staged.publish())
+        with stage_labels(settings, run.labels, compute) as staged:
+            check_table(staged, settings)
+            print_table(staged.publish())
     print_next_steps("nextbuy features")
 
 
@@ -187,14 +188,19 @@ def features(
     Example: `nextbuy features --only item`, or `nextbuy features --engine spark`
     """
     from nextbuy.features import TABLES
-    from nextbuy.tables.build import build_features
+    from nextbuy.tables.build import stage_features
 
     quiet_libraries()
     known = [table.name for table in TABLES]
     if unknown := set(only or ()) - set(known):
         raise NextbuyError(f"No feature table {', '.join(unknown)}. There are: {', '.join(known)}.")
     settings = Settings()
-    gate = rules_of(settings)
-    with console.status("feature tables"), computed_by(engine, settings) as run:
-        build_features(settings, table_done, only or (), run=run, gate=gate)
+    with (
+        console.status("feature tables"),
+        computed_by(engine, settings) as compute,
+        stage_features(settings, only or (), compute) as tables,
+    ):
+        for staged in tables:
+            check_table(staged, settings)
+            print_table(staged.publish())
     print_next_steps("nextbuy apply")

@@ -7,10 +7,19 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
-Rows = Callable[[ir.Table, ir.IntegerScalar | None], ir.Table]
+RowsBuilder = Callable[[ir.Table, ir.IntegerScalar | None], ir.Table]
 """(session events, `first_us`) -> keys, `event_us` and what features read.
 
-Rows stamped before `first_us` are not wanted; they may be left out or hold anything."""
+Rows stamped before `first_us` are not used; they may be left out or hold anything."""
+
+SQL_TYPES = {
+    "int64": "BIGINT",
+    "float64": "DOUBLE",
+    "string": "VARCHAR",
+    "boolean": "BOOLEAN",
+    "array<string>": "VARCHAR[]",
+}
+"""Type of a feature -> what is written; sums of 64-bit integers come back wider than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +69,7 @@ class FeatureTable:
     keys: tuple[str, ...]
     description: str
     features: tuple[Feature, ...]
-    rows: Rows
+    rows: RowsBuilder
     in_model: bool = True
     """Whether the model's feature service holds this view."""
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from nextbuy.events import COMPUTED_SCHEMA
 from nextbuy.settings import Settings
+from nextbuy.tables.identity import linked_users_sql
 
 COLUMNS = tuple(COMPUTED_SCHEMA.names)
 """Columns of an event, in order; `EventRow` has the same."""
@@ -243,11 +244,9 @@ class LiveStore:
         two of them.
         """
         rows = self.sql.execute(
-            "WITH RECURSIVE reached (root, user_id) AS ("
-            "SELECT value, value FROM json_each(?) "
-            "UNION SELECT root, b.user_id FROM reached JOIN shared AS a USING (user_id) "
-            "JOIN shared AS b ON b.source_session_id = a.source_session_id) "
-            "SELECT root, user_id FROM reached",
+            linked_users_sql(
+                "SELECT value, value FROM json_each(?)", "shared", "source_session_id"
+            ),
             [json.dumps(sorted(users))],
         )
         linked: dict[str, list[str]] = {}

@@ -12,9 +12,9 @@ import ibis
 import pyarrow as pa
 
 from nextbuy.events import COMPUTED_SCHEMA
-from nextbuy.features import TABLES, FeatureTable
+from nextbuy.features import FeatureTable, supported_tables
 from nextbuy.settings import Settings
-from nextbuy.tables.build import feature_rows, feature_tables
+from nextbuy.tables.feature_sql import feature_rows
 from nextbuy.tables.sessions import EVENTS, SessionConfig, sessionize
 from nextbuy.times import END_OF_TIME_US
 from nextbuy.versioned_table import manifest
@@ -26,7 +26,7 @@ def live_tables(settings: Settings) -> tuple[FeatureTable, ...]:
     Items and categories are as of each midnight, so no event of the day changes them.
     """
     sessions = manifest(settings.sessions)
-    supported = TABLES if sessions is None else feature_tables(sessions)
+    supported = supported_tables(sessions.info["provides"] if sessions else None)
     return tuple(table for table in supported if "user_id" in table.keys)
 
 

@@ -1,30 +1,31 @@
-"""A table's next version from its last one: what can have changed is made anew, the rest is kept.
+"""A table's next version from its last one: what can have changed is computed, the rest is kept.
 
-Three facts carry this. A row stamped before an event knows nothing of it (the leakage test holds
-that), so nothing changes before the earliest event that moved, but for a session that it extends.
+Three facts carry this. A row stamped before an event knows nothing of it (the leakage test proves
+that), so nothing changes before the earliest changed event, except for a session that it extends.
 A shopper's rows depend on the shopper's own events and on those of visitors that a log-in links
 to them, so the others' rows stay. And a table of midnights needs, for the days ahead, the events
 within the longest window and what its carried features were before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
-import ibis
 
-from nextbuy.features.history import links
 from nextbuy.settings import Settings
-from nextbuy.tables.sessions import SESSION_EVENTS
+from nextbuy.sql import read_parquet
+from nextbuy.tables.identity import find_login_groups, linked_users_sql
+from nextbuy.tables.sessions import session_event_columns
 from nextbuy.times import DAY, MINUTE, to_datetime
-from nextbuy.versioned_table import Manifest, Version, files, read_days, version_of
+from nextbuy.versioned_table import Manifest, files, read_days, version_of
 
 
-def iso(us: int) -> str:
+def iso_day(us: int) -> str:
     """The day (UTC) of a moment in microseconds.
 
-    >>> iso(86_400_000_000)
+    >>> iso_day(86_400_000_000)
     '1970-01-02'
     """
     return to_datetime(us).date().isoformat()
@@ -49,87 +50,101 @@ def only_in_one(one: str, other: str) -> str:
     )
 
 
-def find_moved(
-    connection: duckdb.DuckDBPyConnection, before: str, after: str, moment: str = "event_us"
-) -> tuple[int | None, int | None]:
-    """Leave in `moved` the shopper of every row that only one of the relations has.
+class ChangedUsers(NamedTuple):
+    """Shoppers with an event that only one of two versions has."""
 
-    Returns the earliest `event_us` and the earliest `moment` of such rows, None if there is none.
+    users: str
+    """Table (user_id, event_us, moment_us): each shopper with the earliest of these moments."""
+    first_us: int | None
+    """Earliest such event; None if the versions are equal."""
+
+
+def find_changed(
+    connection: duckdb.DuckDBPyConnection, before: str, after: str, moment: str = "event_us"
+) -> ChangedUsers:
+    """Compare two relations of events; the next call on this connection replaces the table.
+
+    `moment` is the column that the table gives as `moment_us`.
     """
     connection.execute(
-        "CREATE OR REPLACE TABLE moved AS "
+        "CREATE OR REPLACE TABLE changed_users AS "
         f"SELECT user_id, min(event_us) AS event_us, min({moment}) AS moment_us "
         f"FROM {only_in_one(before, after)} GROUP BY user_id"
     )
-    (found,) = connection.execute("SELECT min(event_us), min(moment_us) FROM moved").fetchall()
-    return found[0], found[1]
+    ((first_us,),) = connection.execute("SELECT min(event_us) FROM changed_users").fetchall()
+    return ChangedUsers("changed_users", first_us)
 
 
 @dataclass(frozen=True)
 class SessionChange:
-    """How sessions differ from those a table was made from.
-
-    The connection then has `moved`: the shoppers with a session event that moved.
-    """
+    """How sessions differ from those a table was made from."""
 
     folder: Path
     """The version of the sessions that the table was made from."""
-    gone: tuple[str, ...]
-    """Its days that the sessions no longer have so."""
-    come: tuple[str, ...]
-    """Days that it did not have so."""
-    first_us: int | None
-    """Earliest session event that moved."""
-    first_start_us: int | None
-    """Earliest start of a session with such an event."""
+    removed_days: tuple[str, ...]
+    """Its days that the sessions no longer have with this content."""
+    added_days: tuple[str, ...]
+    """Days that it did not have with this content."""
+    changed: ChangedUsers
+    """Shoppers with a changed session event; `moment_us` is the start of its session."""
     old_newest_us: int
     new_newest_us: int
     gap_us: int
 
     @property
     def rows_from_us(self) -> int:
-        """A session that ended up to a gap before a moved event may have ended later now."""
-        first_us = self.new_newest_us + DAY if self.first_us is None else self.first_us
+        """A session that ended up to a gap before a changed event may have ended later now."""
+        first_us = self.changed.first_us
+        first_us = self.new_newest_us + DAY if first_us is None else first_us
         return (first_us - self.gap_us) // DAY * DAY
 
     @property
     def midnights_from_us(self) -> int:
         """The first midnight whose rows can have changed."""
         newest = min(self.old_newest_us, self.new_newest_us)
-        return (min(newest, newest if self.first_us is None else self.first_us) // DAY + 1) * DAY
+        first_us = self.changed.first_us
+        return (min(newest, newest if first_us is None else first_us) // DAY + 1) * DAY
 
 
 def session_change(
     connection: duckdb.DuckDBPyConnection,
     settings: Settings,
     sessions: Manifest,
-    made_from: Manifest,
+    made_from: Mapping[str, str],
 ) -> SessionChange | None:
-    """Compare the sessions with those that a table was made from; None if these are gone."""
-    found = version_of(settings.sessions, made_from.made_from)
-    if found is None or not found[1].days:
+    """Compare the sessions with those of the days `made_from`; None if that version is gone."""
+    version = version_of(settings.sessions, made_from)
+    if version is None or not version[1].days:
         return None
-    folder, earlier = found
-    gone, come = differing(earlier.days, sessions.days)
+    folder, earlier = version
+    removed, added = differing(earlier.days, sessions.days)
     columns = (
         "(SELECT *, epoch_us(event_time) AS event_us, epoch_us(session_start) AS start_us FROM {})"
     )
-    first_us, first_start_us = find_moved(
+    changed = find_changed(
         connection,
-        columns.format(read_days(folder, gone)),
-        columns.format(read_days(settings.sessions, come)),
+        columns.format(read_days(folder, removed)),
+        columns.format(read_days(settings.sessions, added)),
         "start_us",
     )
     return SessionChange(
         folder,
-        tuple(gone),
-        tuple(come),
-        first_us,
-        first_start_us,
+        tuple(removed),
+        tuple(added),
+        changed,
         earlier.info["newest_us"],
         sessions.info["newest_us"],
         sessions.info["sessions"]["gap_minutes"] * MINUTE,
     )
+
+
+class AffectedUsers(NamedTuple):
+    """Shoppers whose features can have changed; no other shopper matters to them."""
+
+    users: str
+    """Table (user_id)."""
+    events: str
+    """Table of all their session events, in the shape of `SESSION_EVENTS`."""
 
 
 def find_affected(
@@ -137,111 +152,25 @@ def find_affected(
     settings: Settings,
     sessions: Manifest,
     change: SessionChange,
-) -> None:
-    """Leave `affected` and `affected_events` in the connection.
-
-    These are the shoppers whose features can have changed, and all their session events; no other
-    shopper matters to them.
-    """
-    shared = sessions.days.keys() - set(change.come)
-    parts = {
+) -> AffectedUsers:
+    """The changed shoppers and all linked ones; the next call replaces both tables."""
+    shared = sessions.days.keys() - set(change.added_days)
+    versions = {
         "both": read_days(settings.sessions, shared),
-        "old": read_days(change.folder, change.gone),
-        "new": read_days(settings.sessions, change.come),
+        "old": read_days(change.folder, change.removed_days),
+        "new": read_days(settings.sessions, change.added_days),
     }
-    find_links(connection, parts if "login" in sessions.info["provides"] else {})
-    # Old links and new ones, followed both ways: whoever gained or lost a past is reached.
+    has_logins = "login" in sessions.info["provides"]
+    groups = find_login_groups(connection, versions if has_logins else {})
+    # Old links and new ones: this reaches everybody who gained or lost a past.
+    start = f"SELECT 0, user_id FROM {change.changed.users}"
     connection.execute(
-        """CREATE OR REPLACE TABLE affected AS
-        WITH RECURSIVE pairs AS (
-            SELECT visitor_id AS a, user_id AS b FROM links
-            UNION SELECT user_id, visitor_id FROM links),
-        reached AS (
-            SELECT user_id FROM moved
-            UNION SELECT pairs.b FROM reached JOIN pairs ON pairs.a = reached.user_id)
-        FROM reached"""
+        "CREATE OR REPLACE TABLE affected_users AS "
+        f"SELECT user_id FROM ({linked_users_sql(start, groups, 'shopper_id')})"
     )
     connection.execute(
         "CREATE OR REPLACE TABLE affected_events AS "
-        f"SELECT {session_event_columns()} FROM read_parquet('{files(settings.sessions)}', "
-        "hive_partitioning = false) SEMI JOIN affected USING (user_id)"
+        f"SELECT {session_event_columns()} FROM {read_parquet(files(settings.sessions))} "
+        "SEMI JOIN affected_users USING (user_id)"
     )
-
-
-def session_event_columns() -> str:
-    """Columns of published sessions as definitions name and type them."""
-    given = {"event_us": "event_time", "session_start_us": "session_start"}
-    return ", ".join(
-        f"epoch_us({given[name]}) AS {name}" if name in given else name
-        for name in SESSION_EVENTS.columns
-    )
-
-
-def find_links(connection: duckdb.DuckDBPyConnection, parts: Mapping[str, str]) -> None:
-    """Leave in `links` which visitor turned out to be which shopper, by each version's log-ins.
-
-    `parts` maps versions of the published sessions to relations; what is named `both` belongs to
-    all others and is read once.
-    """
-    connection.execute("CREATE OR REPLACE TABLE links (visitor_id VARCHAR, user_id VARCHAR)")
-    if not parts:
-        return
-    events = " UNION ALL ".join(
-        "SELECT user_id, source_session_id, event_type, epoch_us(event_time) AS event_us, "
-        f"'{version}' AS version FROM {rows}"
-        for version, rows in parts.items()
-    )
-    # Only shop sessions with a log-in can link anyone.
-    connection.execute(
-        f"CREATE OR REPLACE TABLE of_logins AS FROM ({events}) SEMI JOIN "
-        f"(SELECT source_session_id FROM ({events}) WHERE event_type = 'login') "
-        "USING (source_session_id)"
-    )
-    sql = ibis.to_sql(links(SESSION_EVENTS), dialect="duckdb")
-    for version in parts.keys() - {"both"}:
-        connection.execute(
-            "CREATE OR REPLACE VIEW session_events AS FROM of_logins "
-            f"WHERE version IN ('both', '{version}')"
-        )
-        connection.execute(f"INSERT INTO links SELECT visitor_id, user_id FROM ({sql})")
-    connection.execute("DROP VIEW session_events; DROP TABLE of_logins")
-
-
-def write_changed(
-    connection: duckdb.DuckDBPyConnection,
-    version: Version,
-    stamp: str,
-    order_by: Sequence[str],
-    stale: str,
-    from_us: int,
-) -> None:
-    """Put the table `fresh` in the place of the last version's stale rows; keep equal days.
-
-    Args:
-        connection: holds `fresh`.
-        version: to be written.
-        stamp: column that gives a row's day.
-        order_by: total order of a day's rows.
-        stale: condition on rows of the last version, true for those that `fresh` replaces.
-        from_us: a midnight; no row before it is stale, nor in `fresh`.
-    """
-    assert version.published is not None
-    days = version.published.days
-    replaced = read_days(version.table, [day for day in days if day >= iso(from_us)])
-    connection.execute(f"CREATE OR REPLACE VIEW stale AS FROM {replaced} WHERE {stale}")
-    found = connection.execute(
-        f"SELECT DISTINCT CAST(CAST({stamp} AS DATE) AS VARCHAR) "
-        f"FROM {only_in_one('fresh', 'stale')}"
-    ).fetchall()
-    touched = {day for (day,) in found}
-    for day in days:
-        if day not in touched:
-            version.keep(day)
-    if touched:
-        staying = read_days(version.table, touched.intersection(days))
-        listed = ", ".join(f"DATE '{day}'" for day in sorted(touched))
-        connection.execute(
-            f"CREATE OR REPLACE VIEW merged AS FROM fresh WHERE CAST({stamp} AS DATE) IN ({listed})"
-            f" UNION ALL FROM {staying} WHERE NOT ({stale})"
-        )
-        version.write_days(connection, "merged", stamp, order_by)
+    return AffectedUsers("affected_users", "affected_events")

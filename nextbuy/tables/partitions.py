@@ -1,30 +1,42 @@
-"""A share of the keys at a time: what computes a large table within the memory there is.
+"""Sessions in partitions: what computes a large table within the memory there is.
 
-The keys of a table do not know of each other, but for shoppers and the visitors that a log-in
-links to them: those go into one bucket together.
+The rows of different keys do not depend on each other, except those of shoppers and the visitors
+that a log-in links to them: linked users are always in one partition.
 """
 
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import duckdb
 
 from nextbuy.features import FeatureTable
 from nextbuy.settings import Settings
-from nextbuy.tables.incremental import find_links, session_event_columns
+from nextbuy.tables.identity import find_login_groups, linked_users_sql
+from nextbuy.tables.sessions import session_event_columns
 from nextbuy.versioned_table import Manifest, read_days, workplace
 
-BUCKET_EVENTS = 2_000_000
+PARTITION_EVENTS = 2_000_000
 """A table is computed for so many events' worth of keys at a time: its rows are wide, and windows
 over spilled rows took more than half of a whole build."""
 
 
-class Buckets:
-    """Shows an connection the published sessions, one bucket of a table's keys at a time.
+class PartitionedEvents(NamedTuple):
+    """Session events, one partition at a time."""
 
-    They are parted once for all tables of shoppers, into files that go when the block ends.
+    events: str
+    """Query in the shape of `SESSION_EVENTS`; of many partitions, the one that the DuckDB variable
+    `partition` names."""
+    n_partitions: int
+    """They are numbered from 0."""
+
+
+class Partitions:
+    """The published sessions, partitioned by the keys of a table.
+
+    They are partitioned once for all tables of shoppers, into files that are removed when the block
+    ends.
     """
 
     def __init__(
@@ -43,58 +55,50 @@ class Buckets:
     @cached_property
     def _folder(self) -> Path:
         busy = f"Another run is building feature tables in {self._settings.data}"
-        place = self._settings.data / "tmp" / "buckets"
-        return self._open.enter_context(workplace(place, busy))
+        folder = self._settings.data / "tmp" / "partitions"
+        return self._open.enter_context(workplace(folder, busy))
 
-    def read(self, table: FeatureTable) -> int:
-        """Let `session_events` show the bucket that the variable `bucket` names.
-
-        Returns how many buckets there are, for the table's keys.
+    def events_for(self, table: FeatureTable) -> PartitionedEvents:
+        """The session events by the table's keys.
 
         Raises:
-            NextbuyError: another run has parted sessions.
+            NextbuyError: another run has partitioned sessions.
         """
-        count = 1 + self._sessions.rows // BUCKET_EVENTS
+        count = 1 + self._sessions.rows // PARTITION_EVENTS
         columns, rows = session_event_columns(), self._rows
-        if count > 1:
-            whose = "shopper" if "user_id" in table.keys else table.name
-            folder = self._folder / whose
-            if not folder.exists():
-                keys = ", ".join(table.keys)
-                if whose == "shopper":
-                    self._find_circles()
-                    keys = "coalesce(root, user_id)"
-                    rows += " LEFT JOIN circles USING (user_id)"
-                self._connection.execute(
-                    f"COPY (SELECT {columns}, hash({keys}) % {count} AS bucket FROM {rows}) "
-                    f"TO '{folder}' (FORMAT parquet, PARTITION_BY (bucket))"
-                )
-            columns = "* EXCLUDE bucket"
-            rows = (
-                f"read_parquet('{folder}/*/*.parquet', hive_partitioning = true, "
-                "hive_types = {'bucket': BIGINT}) WHERE bucket = getvariable('bucket')"
+        if count == 1:
+            return PartitionedEvents(f"SELECT {columns} FROM {rows}", count)
+        of_shoppers = "user_id" in table.keys
+        folder = self._folder / ("shopper" if of_shoppers else table.name)
+        if not folder.exists():
+            keys = ", ".join(table.keys)
+            if of_shoppers:
+                keys = "coalesce(root, user_id)"
+                rows += f" LEFT JOIN {self._find_roots()} USING (user_id)"
+            self._connection.execute(
+                f"COPY (SELECT {columns}, hash({keys}) % {count} AS partition FROM {rows}) "
+                f"TO '{folder}' (FORMAT parquet, PARTITION_BY (partition))"
             )
-        self._connection.execute(
-            f"CREATE OR REPLACE VIEW session_events AS SELECT {columns} FROM {rows}"
+        return PartitionedEvents(
+            f"SELECT * EXCLUDE partition FROM read_parquet('{folder}/*/*.parquet', "
+            "hive_partitioning = true, hive_types = {'partition': BIGINT}) "
+            "WHERE partition = getvariable('partition')",
+            count,
         )
-        return count
 
-    def _find_circles(self) -> None:
-        """Leave in `circles` the shopper (`root`) that each linked visitor leads to in the end.
+    def _find_roots(self) -> str:
+        """Table (root, user_id): every linked user with the shopper that the links lead to.
 
-        A visitor is linked to one shopper, who logged in before the visitor ever did; so the way
-        up has an end.
+        A visitor is linked to one shopper, who logged in before the visitor ever did: linked users
+        are a tree, and its root is the one who is nobody's visitor.
         """
-        find_links(
-            self._connection,
-            {"new": self._rows} if "login" in self._sessions.info["provides"] else {},
+        has_logins = "login" in self._sessions.info["provides"]
+        groups = find_login_groups(self._connection, {"new": self._rows} if has_logins else {})
+        roots = (
+            f"SELECT user_id, user_id FROM {groups} GROUP BY user_id "
+            "HAVING bool_and(user_id = shopper_id)"
         )
         self._connection.execute(
-            """CREATE OR REPLACE TABLE circles AS
-            WITH RECURSIVE up AS (
-                SELECT visitor_id, user_id AS root FROM links
-                UNION SELECT up.visitor_id, links.user_id
-                FROM up JOIN links ON links.visitor_id = up.root)
-            SELECT visitor_id AS user_id, root
-            FROM up ANTI JOIN links ON links.visitor_id = up.root"""
+            f"CREATE OR REPLACE TABLE roots AS {linked_users_sql(roots, groups, 'shopper_id')}"
         )
+        return "roots"

@@ -16,7 +16,7 @@ EVENTS = ibis.table(ibis.Schema.from_pyarrow(COMPUTED_SCHEMA), name="events")
 
 
 class SessionConfig(BaseModel):
-    """When a session ends, and who is taken for a bot."""
+    """When a session ends, and which sessions count as a bot's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,3 +80,15 @@ def sessionize(events: ir.Table, config: SessionConfig) -> ir.Table:
 
 SESSION_EVENTS = ibis.table(sessionize(EVENTS, SessionConfig()).schema(), name="session_events")
 """Events with their session, the input of every feature table."""
+
+
+MOMENTS = {"event_us": "event_time", "session_start_us": "session_start"}
+"""Column as definitions name it, in microseconds -> the published timestamp."""
+
+
+def session_event_columns() -> str:
+    """Columns of published sessions as definitions name and type them, for DuckDB."""
+    return ", ".join(
+        f"epoch_us({MOMENTS[name]}) AS {name}" if name in MOMENTS else name
+        for name in SESSION_EVENTS.columns
+    )

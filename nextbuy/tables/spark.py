@@ -17,19 +17,17 @@ import ibis.expr.types as ir
 
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.tables.sessions import EVENTS, MOMENTS, SESSION_EVENTS
 
-Run = Callable[[ir.Table, str], Path]
-"""(table of rows, its name) -> folder with the rows as Parquet."""
-
-MOMENTS = {"event_us": "event_time", "session_start_us": "session_start"}
-"""Column as definitions name it, in microseconds -> the published timestamp."""
+Compute = Callable[[ir.Table, str], Path]
+"""(definition of rows, name) -> folder with the rows as Parquet."""
 
 
 @contextmanager
-def spark_engine(settings: Settings) -> Iterator[Run]:
-    """Spark over what is published when it runs; its answers are gone when the block ends.
+def spark_engine(settings: Settings) -> Iterator[Compute]:
+    """Computes definitions over what is published; the results are removed when the block ends.
 
-    It is started by the first run: where every table is up to date, never.
+    The first definition starts Spark: where every table is up to date, it never starts.
 
     Raises:
         NextbuyError: pyspark or Java is not installed.
@@ -68,9 +66,9 @@ def spark_engine(settings: Settings) -> Iterator[Run]:
             .getOrCreate()
         )
 
-    published = {"events": settings.events, "session_events": settings.sessions}
+    published = {EVENTS.get_name(): settings.events, SESSION_EVENTS.get_name(): settings.sessions}
 
-    def run(rows: ir.Table, name: str) -> Path:
+    def compute(rows: ir.Table, name: str) -> Path:
         spark = session()
         for table in rows.op().find(ops.UnboundTable):
             spark.read.parquet(str(published[table.name].resolve())).selectExpr(
@@ -84,7 +82,7 @@ def spark_engine(settings: Settings) -> Iterator[Run]:
         return work / name
 
     try:
-        yield run
+        yield compute
     finally:
         if session.cache_info().currsize:
             session().stop()

@@ -11,9 +11,9 @@ from nextbuy.cli import data, serving
 from nextbuy.contract import FEATURE_SERVICE, ModelContract
 from nextbuy.features import TABLES
 from nextbuy.settings import Settings
-from nextbuy.tables.build import build_features, build_labels, build_sessions
 from nextbuy.tables.sessions import SessionConfig
 from tests.bento.small_shop import register
+from tests.tables import build_features, build_labels, build_sessions
 
 
 def build(settings, shoppers=80, days=60, last=1):
@@ -30,13 +30,9 @@ def build(settings, shoppers=80, days=60, last=1):
     source = load_source(data.source_file("simulated"))
     with stage_events(files[:-last], source, settings) as staged:
         publish(staged)
-
-    def done(*_):
-        return None
-
-    build_sessions(settings, SessionConfig(), done)
-    build_labels(settings, LabelConfig(), done)
-    build_features(settings, done)
+    build_sessions(settings, SessionConfig())
+    build_labels(settings, LabelConfig())
+    build_features(settings)
     serving.apply()
     serving.materialize()
     return files[-last:]

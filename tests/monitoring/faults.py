@@ -17,10 +17,10 @@ from monitoring.event_profile import ProfileConfig, anomalies, profile
 from monitoring.table_checks import check_published
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.tables.build import build_features, build_labels, build_sessions
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.tables.sessions import SessionConfig
 from tests.monitoring.small_events import publish
+from tests.tables import build_features, build_labels, build_sessions
 
 TABLE = PROJECT / "docs" / "monitoring-faults.md"
 FAULT_SEED = 3
@@ -191,9 +191,9 @@ def broken_rules(connection: duckdb.DuckDBPyConnection, end: int, settings: Sett
 def broken_in_tables(connection: duckdb.DuckDBPyConnection, settings: Settings) -> list[str]:
     """Rules that sessions, feature tables and labels of `clean` break."""
     publish(connection.execute("FROM clean").to_arrow_table().cast(EVENT_SCHEMA), settings)
-    build_sessions(settings, SessionConfig(), lambda *_: None)
-    build_features(settings, lambda *_: None)
-    build_labels(settings, LabelConfig(), lambda *_: None)
+    build_sessions(settings, SessionConfig())
+    build_features(settings)
+    build_labels(settings, LabelConfig())
     return [
         f"{report.table}.{result.rule}"
         for report in check_published(settings, MonitoringConfig(), NOW + timedelta(days=365))

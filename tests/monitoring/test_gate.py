@@ -1,17 +1,18 @@
 """Nothing that breaks a blocking rule is published: the last good version stays."""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.table_checks import staged_gate
+from monitoring.table_checks import check_staged
 from nextbuy.cli import data
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.tables.build import build_features, build_labels, build_sessions
+from nextbuy.tables.build import stage_features, stage_labels, stage_sessions
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.tables.sessions import SessionConfig
 from nextbuy.versioned_table import manifest
@@ -21,16 +22,23 @@ DAYS = 8
 EVENTS = month(days=DAYS, per_day=150)
 
 
-def build(settings, table, gate):
-    def done(*_):
-        return None
-
+@contextmanager
+def stage(settings, table):
     if table == "sessions":
-        build_sessions(settings, SessionConfig(), done, gate=gate)
+        with stage_sessions(settings, SessionConfig()) as staged:
+            yield staged
     elif table == "labels":
-        build_labels(settings, LabelConfig(horizon_days=3), done, gate=gate)
+        with stage_labels(settings, LabelConfig(horizon_days=3)) as staged:
+            yield staged
     else:
-        build_features(settings, done, [table], gate=gate)
+        with stage_features(settings, [table]) as tables:
+            yield next(tables)
+
+
+def build(settings, table, check=check_staged):
+    with stage(settings, table) as staged:
+        check(staged, settings)
+        staged.publish()
 
 
 def path(settings, table):
@@ -49,7 +57,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = Settings(data=tmp_path_factory.mktemp("grown"), memory_limit="1GB", threads=1)
     publish(EVENTS.slice(0, (DAYS - 1) * 150), settings)
     for table in ("sessions", "labels", "user"):
-        build(settings, table, staged_gate(settings))
+        build(settings, table)
     publish(EVENTS, settings)
     return settings.data
 
@@ -71,13 +79,12 @@ FAULTS = {
 def test_a_day_that_breaks_a_rule_leaves_the_last_good_table(table: str, shop: Settings) -> None:
     change, rule = FAULTS[table]
     if table != "sessions":
-        build(shop, "sessions", staged_gate(shop))
+        build(shop, "sessions")
     target = path(shop, table)
     before, good = target.resolve(), manifest(target)
-    real = staged_gate(shop)
 
-    def spoil_and_look(version, info):
-        file = version.written()[-1]
+    def spoil_and_check(staged, settings):
+        file = staged.new_files[-1]
         column = change.split(" AS ")[1]
         spoiled = duckdb.sql(
             f"SELECT * REPLACE ({change}) FROM read_parquet('{file}', hive_partitioning = false)"
@@ -86,10 +93,10 @@ def test_a_day_that_breaks_a_rule_leaves_the_last_good_table(table: str, shop: S
         index = schema.get_field_index(column)
         schema = schema.set(index, schema.field(index).with_nullable(True))
         pq.write_table(spoiled.cast(schema), file)
-        real(version, info)
+        check_staged(staged, settings)
 
     with pytest.raises(NextbuyError, match=rule) as refused:
-        build(shop, table, spoil_and_look)
+        build(shop, table, spoil_and_check)
     assert "not published" in str(refused.value)
     assert target.resolve() == before
     assert manifest(target) == good
@@ -97,13 +104,13 @@ def test_a_day_that_breaks_a_rule_leaves_the_last_good_table(table: str, shop: S
     rows = pq.read_table(folder / "rows.parquet")
     assert rule in set(rows["reason"].to_pylist())
     assert str(folder) in str(refused.value)
-    build(shop, table, real)
+    build(shop, table)
     assert max(manifest(target).days) > max(good.days)
 
 
 def test_an_increment_is_checked_on_its_new_days_alone(shop: Settings) -> None:
     seen = len(checked(shop))
-    build(shop, "sessions", staged_gate(shop))
+    build(shop, "sessions")
     new = checked(shop).sort_values("checked_at").iloc[seen:]
     assert set(new["table"]) == {"sessions"}
     assert set(new["severity"]) == {"block"}
@@ -112,16 +119,14 @@ def test_an_increment_is_checked_on_its_new_days_alone(shop: Settings) -> None:
 
 
 def test_sessions_that_lost_an_event_are_kept_out(shop: Settings) -> None:
-    real = staged_gate(shop)
-
-    def lose_and_look(version, info):
-        file = version.written()[-1]
+    def lose_and_check(staged, settings):
+        file = staged.new_files[-1]
         rows = pq.ParquetFile(file).read()
         pq.write_table(rows.slice(1), file)
-        real(version, info)
+        check_staged(staged, settings)
 
     with pytest.raises(NextbuyError, match="rows_complete"):
-        build(shop, "sessions", lose_and_look)
+        build(shop, "sessions", lose_and_check)
 
 
 def test_the_commands_build_through_the_gate(

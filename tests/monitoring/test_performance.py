@@ -9,11 +9,11 @@ from monitoring.outcomes import join_outcomes
 from monitoring.performance import PerformanceConfig, by_week, estimate, measure, profit_curve
 from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
-from nextbuy.tables.build import build_labels, build_sessions
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.tables.sessions import SessionConfig
 from nextbuy.versioned_table import files
 from tests.monitoring.small_events import START, month, publish
+from tests.tables import build_labels, build_sessions
 
 CONFIG = PerformanceConfig(gain_cents=1000, contact_cents=100, min_rows=20)
 HORIZON = timedelta(days=3)
@@ -23,8 +23,8 @@ HORIZON = timedelta(days=3)
 def shop(tmp_path_factory):
     settings = Settings(data=tmp_path_factory.mktemp("shop"), memory_limit="1GB", threads=1)
     publish(month(days=10, per_day=400), settings)
-    build_sessions(settings, SessionConfig(), lambda *_: None)
-    build_labels(settings, LabelConfig(horizon_days=HORIZON.days), lambda *_: None)
+    build_sessions(settings, SessionConfig())
+    build_labels(settings, LabelConfig(horizon_days=HORIZON.days))
     return settings
 
 

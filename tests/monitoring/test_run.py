@@ -10,11 +10,11 @@ from monitoring.performance import unsettled_since
 from monitoring.run import monitor, newest_event
 from nextbuy.prediction_log import write_predictions
 from nextbuy.settings import Settings
-from nextbuy.tables.build import build_labels, build_sessions
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.tables.sessions import SessionConfig
 from tests.monitoring.small_events import month, publish
 from tests.monitoring.test_table_checks import predictions
+from tests.tables import build_labels, build_sessions
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def shop(tmp_path_factory):
     """Forty days of events and a few served predictions, no model."""
     settings = Settings(data=tmp_path_factory.mktemp("shop"), memory_limit="1GB", threads=1)
     publish(month(days=40, per_day=300), settings)
-    build_sessions(settings, SessionConfig(), lambda *_: None)
-    build_labels(settings, LabelConfig(horizon_days=3), lambda *_: None)
+    build_sessions(settings, SessionConfig())
+    build_labels(settings, LabelConfig(horizon_days=3))
     write_predictions(settings, predictions(), "test", 1)
     return settings
 
@@ -62,8 +62,8 @@ def test_a_spoiled_state_file_is_no_green_light(shop):
 def test_a_week_whose_outcomes_are_known_is_measured_once(tmp_path):
     settings = Settings(data=tmp_path, memory_limit="1GB", threads=1)
     publish(month(days=40, per_day=300), settings)
-    build_sessions(settings, SessionConfig(), lambda *_: None)
-    build_labels(settings, LabelConfig(horizon_days=3), lambda *_: None)
+    build_sessions(settings, SessionConfig())
+    build_labels(settings, LabelConfig(horizon_days=3))
     mondays = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 8, 15)]
     last = datetime(2024, 2, 9, 12, tzinfo=UTC)
     for number, moment in enumerate([*mondays, last]):

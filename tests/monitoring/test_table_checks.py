@@ -11,10 +11,10 @@ from monitoring.table_checks import check_published, suites
 from nextbuy.connection import duckdb_connection
 from nextbuy.prediction_log import PREDICTION_SCHEMA, read_predictions, write_predictions
 from nextbuy.settings import Settings
-from nextbuy.tables.build import build_features, build_labels, build_sessions
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.tables.sessions import SessionConfig
 from tests.monitoring.small_events import NOW, month, publish
+from tests.tables import build_features, build_labels, build_sessions
 
 CONFIG = MonitoringConfig()
 
@@ -46,9 +46,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Everything published, from ten days of events."""
     settings = Settings(data=tmp_path_factory.mktemp("shop"), memory_limit="1GB", threads=1)
     publish(month(days=10, per_day=200), settings)
-    build_sessions(settings, SessionConfig(), lambda *_: None)
-    build_features(settings, lambda *_: None)
-    build_labels(settings, LabelConfig(horizon_days=3), lambda *_: None)
+    build_sessions(settings, SessionConfig())
+    build_features(settings)
+    build_labels(settings, LabelConfig(horizon_days=3))
     write_predictions(settings, predictions(), "test", 1)
     return settings
 

@@ -12,11 +12,11 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
 from nextbuy.features import TABLES
 from nextbuy.settings import Settings
-from nextbuy.tables.build import build_features, build_labels, build_sessions
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.times import DAY, HOUR, MINUTE
 from nextbuy.versioned_table import manifest, new_version
 from tests.nextbuy.histories import CONFIG, event, histories
+from tests.tables import build_features, build_labels, build_sessions
 
 COLUMNS = ("category", "brand", "price", "discount", "source_session_id")
 INFO = {"source": "test", "provides": sorted({*EventType, *COLUMNS})}
@@ -38,17 +38,14 @@ def publish(data, events):
         version.write_days(connection, "made", "event_time", EVENT_ORDER)
 
 
-def build(data, run=None):
+def build(data, compute=None):
     """All tables; returns the names of those that were written."""
-    written = []
-
-    def done(name, rows, built):
-        written.extend([name] * built)
-
-    build_sessions(data, CONFIG, done, run=run)
-    build_labels(data, LABELS, done, run=run)
-    build_features(data, done, run=run)
-    return written
+    published = [
+        build_sessions(data, CONFIG, compute),
+        build_labels(data, LABELS, compute),
+        *build_features(data, compute=compute),
+    ]
+    return [table.name for table in published if table.is_new]
 
 
 def tables(data):
@@ -174,7 +171,7 @@ def test_sessions_made_twice_in_between_lead_to_a_whole_build(tmp_path):
     data = Settings(data=tmp_path / "data", threads=1)
     for n in (3, 5):
         publish(data, views("u1", *range(n)))
-        build_sessions(data, CONFIG, lambda *_: None)
+        build_sessions(data, CONFIG)
         if n == 3:
             build(data)
     publish(data, views("u1", *range(8)))

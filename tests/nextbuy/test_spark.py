@@ -51,8 +51,8 @@ def test_spark_gives_the_tables_of_duckdb(tmp_path):
     shutil.rmtree(data.features)
     for table in (data.sessions, data.labels):
         table.unlink()
-    with spark_engine(data) as run:
-        build(data, run)
+    with spark_engine(data) as compute:
+        build(data, compute)
     for table, one in wanted.items():
         assert one.rows > 0
         assert manifest(table) == one, table.name

@@ -13,13 +13,14 @@ from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
 from nextbuy.ingest.source import load_source
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.tables.build import build_features, build_sessions
+from nextbuy.tables.build import stage_features
 from nextbuy.tables.sessions import SessionConfig
 from nextbuy.times import DAY, HOUR, SECOND
 from nextbuy.versioned_table import files, manifest
 from tests.nextbuy.histories import CONFIG, event, histories
 from tests.nextbuy.small_log import ingest
 from tests.nextbuy.test_incremental import build, publish
+from tests.tables import build_features, build_sessions
 
 SHARED = Path(os.environ.get("NEXTBUY_SHARED_DATA", PROJECT.parent / "shared" / "data"))
 LOGS = {
@@ -51,8 +52,8 @@ def test_one_event_in_total(tmp_path):
 def test_a_shopper_with_very_many_events_is_one_bot(tmp_path):
     data = Settings(data=tmp_path, threads=1)
     publish(data, [event("u1", i * SECOND, "view", f"i{i % 9}") for i in range(20_000)])
-    build_sessions(data, CONFIG, lambda *_: None)
-    build_features(data, lambda *_: None, ["session"])
+    build_sessions(data, CONFIG)
+    build_features(data, ["session"])
     assert one(data.sessions, "SELECT count(*) FROM {} WHERE NOT is_bot") == (
         CONFIG.bot_burst_events - 1
     )
@@ -66,23 +67,23 @@ def test_a_shopper_with_very_many_events_is_one_bot(tmp_path):
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(histories(), st.integers(1, 13), st.integers(1, 9))
-def test_tables_are_the_same_in_any_number_of_buckets(tmp_path_factory, events, bucket, span):
-    """Log-ins link visitors to shoppers, some of them in a row: no bucket parts them."""
-    data = Settings(data=tmp_path_factory.mktemp("buckets"), threads=1)
+def test_tables_are_the_same_in_any_number_of_partitions(tmp_path_factory, events, partition, span):
+    """Log-ins link visitors to shoppers, some of them in a row: no partition separates them."""
+    data = Settings(data=tmp_path_factory.mktemp("partitions"), threads=1)
     publish(data, events)
     build(data)
     wanted = {table.name: manifest(data.features / table.name) for table in TABLES}
     for name in wanted:
         (data.features / name).unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextbuy.tables.partitions.BUCKET_EVENTS", bucket)
-        patch.setattr("nextbuy.tables.target.SPAN_ROWS", span)
-        build_features(data, lambda *_: None)
+        patch.setattr("nextbuy.tables.partitions.PARTITION_EVENTS", partition)
+        patch.setattr("nextbuy.tables.writer.SPAN_ROWS", span)
+        build_features(data)
     assert {name: manifest(data.features / name) for name in wanted} == wanted
 
 
-def test_a_visitor_of_a_visitor_is_in_their_bucket(tmp_path, monkeypatch):
-    """Ann was anonymous before she was Bob's guest: three ids, one circle, whatever the hash."""
+def test_a_visitor_of_a_visitor_is_in_their_partition(tmp_path, monkeypatch):
+    """Ann was anonymous before she was Bob's guest: three ids, one person, whatever the hash."""
     data = Settings(data=tmp_path, threads=1)
     chains = [
         [
@@ -103,9 +104,27 @@ def test_a_visitor_of_a_visitor_is_in_their_bucket(tmp_path, monkeypatch):
     wanted = {table.name: manifest(data.features / table.name) for table in TABLES}
     for name in wanted:
         (data.features / name).unlink()
-    monkeypatch.setattr("nextbuy.tables.partitions.BUCKET_EVENTS", 3)
-    build_features(data, lambda *_: None)
+    monkeypatch.setattr("nextbuy.tables.partitions.PARTITION_EVENTS", 3)
+    build_features(data)
     assert {name: manifest(data.features / name) for name in wanted} == wanted
+
+
+def test_one_feature_table_is_staged_at_a_time(tmp_path):
+    data = Settings(data=tmp_path, threads=1)
+    publish(data, [event("u1", 0, "view"), event("u1", 2 * DAY, "view")])
+    build_sessions(data, CONFIG)
+    with stage_features(data, ["user", "session", "item"]) as tables:
+        assert next(tables).publish().is_new
+        session = next(tables)
+        assert session.new_files
+        folders = {f.name for f in (data.features / ".versions").glob("*-[0-9]*")}
+        assert folders == {"user-1", "session-1"}
+        next(tables)
+        assert not session.version.folder.exists()  # it was not published in time
+    assert [f.name for f in (data.features / ".versions").glob("*-[0-9]*")] == ["user-1"]
+    assert manifest(data.features / "session") is None
+    with stage_features(data, ["user", "session"]) as tables:
+        assert [table.publish().is_new for table in tables] == [False, True]
 
 
 def test_a_half_written_day_is_named_and_the_last_good_tables_stay(tmp_path):
@@ -140,8 +159,8 @@ def test_a_real_log_reconciles_down_to_the_sessions(name, tmp_path):
         + sum(report.ignored.values())
         + sum(report.quarantined.values())
     )
-    build_sessions(data, SessionConfig(), lambda *_: None)
-    build_features(data, lambda *_: None, ["session"])
+    build_sessions(data, SessionConfig())
+    build_features(data, ["session"])
     assert manifest(data.sessions).rows == report.published
     assert one(data.features / "session", "SELECT sum(n_events)::BIGINT FROM {}") == (
         report.published

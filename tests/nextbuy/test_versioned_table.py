@@ -7,6 +7,8 @@ import sys
 import textwrap
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nextbuy.connection import duckdb_connection
@@ -21,6 +23,7 @@ from nextbuy.versioned_table import (
     manifest,
     new_version,
     require,
+    staged_version,
 )
 
 
@@ -116,6 +119,36 @@ def test_an_error_half_way_leaves_the_last_good_version(table, error):
     assert [p.name for p in table.resolve().parent.glob("events-*")] == ["events-1"]
 
 
+def test_a_staged_version_is_published_by_its_caller_or_removed(table):
+    write(table, ["2024-01-01"])
+    good = table.readlink()
+    with staged_version(table, "other") as version:
+        version.keep("2024-01-01")
+        assert not version.is_published
+    assert table.readlink() == good
+    assert not version.folder.exists()
+    with staged_version(table, "other", {"source": "shop"}) as version:
+        version.keep("2024-01-01")
+        version.info["newest"] = 1
+        assert version.publish() == manifest(table)
+        assert version.is_published
+    assert manifest(table).inputs == "other"
+    assert manifest(table).info == {"source": "shop", "newest": 1}
+    assert count(table) == 3
+
+
+def test_an_error_after_publishing_takes_nothing_back(table):
+    def fail_after():
+        with staged_version(table, "i") as version:
+            pq.write_table(pa.table({"n": [1]}), version.file("2024-01-02"))
+            version.publish()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_after()
+    assert count(table) == 1
+
+
 def test_a_kill_half_way_leaves_the_last_good_version(table):
     write(table, ["2024-01-01"])
     code = f"""
@@ -158,6 +191,7 @@ def test_two_writers_do_not_meet(table):
 def test_a_writer_in_another_process_is_seen(table):
     code = f"""
         from pathlib import Path
+        from nextbuy.errors import NextbuyError
         from nextbuy.versioned_table import new_version
         try:
             with new_version(Path({str(table)!r}), "b"):
