@@ -16,8 +16,7 @@ from nextbuy.features.item import TABLE as ITEM
 from nextbuy.network import key_headers
 from nextbuy.settings import Settings
 from nextbuy.sql import literal, read_parquet
-from nextbuy.tables.incremental import session_event_columns
-from nextbuy.tables.sessions import SESSION_EVENTS
+from nextbuy.tables.sessions import SESSION_EVENTS, session_event_columns
 from nextbuy.versioned_table import files, manifest
 
 REASONS = 4
