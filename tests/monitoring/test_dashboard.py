@@ -7,10 +7,10 @@ from monitoring.dashboard import try_it
 from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
-from nextbuy.tables.build import build_features, build_sessions
 from nextbuy.tables.sessions import SessionConfig
 from nextbuy.versioned_table import files, new_version
 from tests.monitoring.small_events import month, publish
+from tests.tables import build_features, build_sessions
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -73,8 +73,8 @@ def test_a_spoiled_report_is_an_error_and_no_blank_page(data):
 
 def test_what_if_evaluates_the_definitions_of_the_features(data):
     publish(month(days=10, per_day=200), data)
-    build_sessions(data, SessionConfig(), lambda *_: None)
-    build_features(data, lambda *_: None)
+    build_sessions(data, SessionConfig())
+    build_features(data)
     with duckdb_connection(data) as connection:
         price, discount, rate_price, rate_discount = connection.execute(
             f"SELECT price, discount, rate_price, rate_discount FROM "
