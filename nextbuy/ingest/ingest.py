@@ -62,7 +62,7 @@ def is_up_to_date(
     return (
         last["inputs"] in made_from
         and last["version"] == settings.events.resolve().name
-        # A row refused for lying in the future may be good by now.
+        # A row refused as lying in the future may be valid by now.
         and not _quarantine_folder(settings, source, files).exists()
     )
 
@@ -223,7 +223,11 @@ def _item_files(source: Source, items: str | Path | None) -> list[Path]:
 def _info(
     source: Source, with_items: bool, published: Manifest | None, settings: Settings
 ) -> dict[str, Any]:
-    """What later stages need to know; refuses to mix what does not belong together."""
+    """What later stages need to know of the source.
+
+    Raises:
+        NextbuyError: the published events are of another source, or mapped in another way.
+    """
     info = {
         "source": source.name,
         "mapping": source.mapping,
@@ -232,7 +236,8 @@ def _info(
     if published is None:
         return info
     start_over = (
-        "Ingest into another data folder (NEXTBUY_DATA), or replace what is there (--replace)."
+        "Ingest into another data folder (NEXTBUY_DATA), or replace the published events "
+        "(--replace)."
     )
     if published.info["source"] != source.name:
         raise NextbuyError(
@@ -256,7 +261,7 @@ def _inputs(
 
 
 def _receipt(settings: Settings) -> Path:
-    """Which batch the published events end with; beside them, for equal events are equal bytes."""
+    """Which batch was published last. Not in the table itself: equal events are equal bytes."""
     return settings.reports / "ingest.json"
 
 

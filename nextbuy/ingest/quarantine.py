@@ -1,10 +1,10 @@
 """The refused rows of a log: where they are written, why, and what to do about it."""
 
-import shutil
 from pathlib import Path
 
 import duckdb
 
+from nextbuy.atomic import replacing
 from nextbuy.events import MAX_TEXT
 from nextbuy.sql import literal
 
@@ -37,15 +37,11 @@ REMEDIES = {
 
 def write(connection: duckdb.DuckDBPyConnection, refused: str, folder: Path) -> None:
     """Write the relation `refused` to `folder`, in place of what an earlier run wrote there."""
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    connection.execute(
-        f"COPY (SELECT * FROM {refused} ORDER BY file, row, reason, value, raw) "
-        f"TO {literal(new / 'rows.parquet')} (FORMAT parquet, COMPRESSION zstd)"
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
+    with replacing(folder / "rows.parquet") as file:
+        connection.execute(
+            f"COPY (SELECT * FROM {refused} ORDER BY file, row, reason, value, raw) "
+            f"TO {literal(file)} (FORMAT parquet, COMPRESSION zstd)"
+        )
 
 
 def explain(connection: duckdb.DuckDBPyConnection, refused: str) -> str:
@@ -57,10 +53,10 @@ def explain(connection: duckdb.DuckDBPyConnection, refused: str) -> str:
     ).fetchall()
     lines = []
     for reason, n, first in reasons:
-        where = f"{first['file']}, row {first['row']}"
+        place = f"{first['file']}, row {first['row']}"
         if first["column"] is not None:
-            where += f", column {first['column']}: {_shown(first['value'])}"
-        lines.append(f"  {reason}: {n:,} (first: {where}). {REMEDIES[reason]}")
+            place += f", column {first['column']}: {_shown(first['value'])}"
+        lines.append(f"  {reason}: {n:,} (first: {place}). {REMEDIES[reason]}")
     names = connection.execute(
         f"SELECT value, count(*) AS n FROM {refused} WHERE reason = 'unknown_event_type' "
         "GROUP BY value ORDER BY n DESC, value LIMIT 20"

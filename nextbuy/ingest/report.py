@@ -144,8 +144,8 @@ def check_acceptance(report: IngestReport, source: Source, *, is_first: bool) ->
     """Compare a report with the source's limits.
 
     Raises:
-        NextbuyError: too many rows are refused; or these would be the first events to be published
-            and there are none.
+        NextbuyError: too many rows are refused; or nothing is published yet and the log has no
+            event.
     """
     share = source.limits.max_bad_share
     refused = sum(report.quarantined.values())

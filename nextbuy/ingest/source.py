@@ -75,7 +75,7 @@ class FileFormat(_Model):
 
 
 class ItemTable(FileFormat):
-    """A second file with what is known of items, given to `ingest` beside the log."""
+    """A second file with attributes of items, passed to `ingest` with the log."""
 
     key: ColumnSpec
     """Column with the item's id."""
@@ -100,7 +100,7 @@ class ItemTable(FileFormat):
 
 
 class Limits(_Model):
-    """What is refused, and how much of it is too much."""
+    """Which events are refused, and how many refused rows are too many."""
 
     max_bad_share: float = Field(default=0.01, ge=0, le=1)
     """Largest share of refused rows; with more, nothing is published."""
