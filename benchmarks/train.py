@@ -81,9 +81,9 @@ def ready_matrix(given: argparse.Namespace) -> dict[str, Any]:
     names = tuple(name for name, _ in FEATURES)
     split = np.array(table["split"].to_pylist())
     labels = table["label"].to_numpy()
-    whole = {name: np.flatnonzero(split == name) for name in ("train", "validation")}
-    contract = contract_for(table.take(whole["train"]), names, "s", "lightgbm", CONFIG)
-    parts = [(contract.matrix(table.take(rows)), labels[rows]) for rows in whole.values()]
+    indices = {name: np.flatnonzero(split == name) for name in ("train", "validation")}
+    contract = contract_for(table.take(indices["train"]), names, "s", "lightgbm", CONFIG)
+    parts = [(contract.matrix(table.take(rows)), labels[rows]) for rows in indices.values()]
     del table
     measured = []
     for _ in range(given.repeats):

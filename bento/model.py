@@ -29,7 +29,7 @@ class Model:
     def __init__(self, tag: str, folder: Path, threads: int = 1) -> None:
         """Load the model in `folder`.
 
-        One thread is fastest for a request's few dozen rows; bulk scoring asks for more.
+        One thread is fastest for a request's few dozen rows; bulk scoring takes more.
 
         Raises:
             NextbuyError: the folder is not an exported model, or its columns are not the

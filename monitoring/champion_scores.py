@@ -1,7 +1,7 @@
 """What the champion says of every row since its training, as of each row's own moment.
 
-The prediction log knows only what was asked over HTTP. The rows that the labels name are all that
-could have been asked, so drift and performance have a past from the first run on.
+The prediction log knows only what was requested over HTTP. The rows that the labels name are all
+that could have been requested, so drift and performance have a past from the first run on.
 """
 
 from datetime import datetime
@@ -19,8 +19,8 @@ from nextbuy.sql import read_parquet
 from nextbuy.stores.offline.cached import cached_features
 from nextbuy.versioned_table import files, fingerprint, require
 
-MOST_ROWS = 60_000
-"""More than this, and whole shoppers are left out, always the same ones."""
+MAX_ROWS = 60_000
+"""Of more rows, some shoppers are left out, always the same ones."""
 KEYS = ("user_id", "item_id", "predicted_at", "label", "known_at")
 
 
@@ -30,10 +30,11 @@ def training_rows(settings: Settings) -> pa.Table:
     Raises:
         NextbuyError: nothing was trained yet.
     """
-    kept = sorted((settings.data / "datasets").glob("*.parquet"), key=lambda f: f.stat().st_mtime)
-    if not kept:
+    datasets = (settings.data / "datasets").glob("*.parquet")
+    newest = max(datasets, key=lambda file: file.stat().st_mtime, default=None)
+    if newest is None:
         raise NextbuyError("There is no training set yet. Make one with: nextbuy train")
-    return pq.read_table(kept[-1], filters=[("split", "=", "train")])
+    return pq.read_table(newest, filters=[("split", "=", "train")])
 
 
 def scored_since(settings: Settings, champion: RegisteredModel, training: pa.Table) -> pa.Table:
@@ -60,7 +61,7 @@ def scored_since(settings: Settings, champion: RegisteredModel, training: pa.Tab
     tables = [require(settings.features / view, "nextbuy features").fingerprint for view in views]
     since = max(training["event_timestamp"].to_pylist())
     digest = fingerprint(
-        labels.fingerprint, tables, str(since), champion.version, MOST_ROWS, Path(__file__)
+        labels.fingerprint, tables, str(since), champion.version, MAX_ROWS, Path(__file__)
     )
     file = settings.data / "monitoring" / f"scored-{digest}.parquet"
 
@@ -81,7 +82,7 @@ def _rows(settings: Settings, since: datetime) -> pa.Table:
         source = read_parquet(files(settings.labels))
         after = f"event_timestamp > '{since.isoformat()}'"
         ((n,),) = connection.execute(f"SELECT count(*) FROM {source} WHERE {after}").fetchall()
-        permille = min(1000, MOST_ROWS * 1000 // max(n, 1))
+        permille = min(1000, MAX_ROWS * 1000 // max(n, 1))
         return connection.sql(
             f"SELECT user_id, item_id, event_timestamp, label, known_at FROM {source} "
             f"WHERE {after} AND md5_number_lower(user_id) % 1000 < {permille} "

@@ -21,7 +21,7 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 """Alias of the version that waits for promotion."""
 FEATURE_SERVICE = "next_session_purchase"
-"""The Feast feature service that training and serving both ask for."""
+"""The Feast feature service that training and serving both read."""
 
 
 class Calibration(BaseModel):

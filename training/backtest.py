@@ -7,6 +7,7 @@ from typing import Any
 
 import mlflow
 
+from nextbuy import atomic
 from nextbuy.models import registry
 from nextbuy.settings import Settings
 from training.dataset import build_dataset, sample_of
@@ -24,7 +25,7 @@ def backtest(
 ) -> list[dict[str, Any]]:
     """Train and test as if the log had ended 0, 1, 2, … steps earlier; the earliest end first.
 
-    Each origin splits the log that it would have had, gaps included (Tashman, 2000). The models
+    Each origin splits the log as it was then, gaps included (Tashman, 2000). The models
     are measured and not kept. Writes `reports/backtest.json` and one nested MLflow run an origin.
 
     Returns:
@@ -36,7 +37,7 @@ def backtest(
             step.
     """
     registry.client(settings)
-    found = []
+    results: list[dict[str, Any]] = []
     with registry.reachable(settings), mlflow.start_run(run_name=f"backtest {family}"):
         for back in reversed(range(origins)):
             dataset = build_dataset(settings, config.split, back * timedelta(days=step_days))
@@ -60,9 +61,8 @@ def backtest(
             with mlflow.start_run(run_name=f"until {end:%Y-%m-%d}", nested=True):
                 mlflow.set_tag("dataset", dataset.digest)
                 mlflow.log_metrics({f"test_{k}": v["value"] for k, v in metrics.items()})
-            found.append(origin)
+            results.append(origin)
             say(f"{start:%Y-%m-%d} to {end:%Y-%m-%d}: PR-AUC {metrics['pr_auc']['value']:.4f}")
-        mlflow.log_dict({"origins": found}, "backtest.json")
-    settings.reports.mkdir(parents=True, exist_ok=True)
-    (settings.reports / "backtest.json").write_text(json.dumps(found, indent=1))
-    return found
+        mlflow.log_dict({"origins": results}, "backtest.json")
+    atomic.write_text(settings.reports / "backtest.json", json.dumps(results, indent=1))
+    return results

@@ -1,4 +1,4 @@
-"""Metrics of parts and of wholes: the test rows by what was known of them, and whole sessions."""
+"""Where a model is good and where not: slices of the test rows, and sessions instead of rows."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 MAX_CATEGORIES = 8
 """Categories that get a slice of their own, the most frequent first."""
 MIN_POSITIVES_TO_REPORT = 20
-"""Slices with fewer say nothing."""
+"""Slices with fewer positives are not reported."""
 SESSION_METRICS = {name: RANKING[name] for name in ("pr_auc", "roc_auc")}
 
 RowMask = NDArray[np.bool_]

@@ -1,4 +1,4 @@
-"""What a score is worth early in a session: after its first events, before the rest has come."""
+"""How good a score is early in a session: after its first events, before the rest has come."""
 
 from collections.abc import Collection
 from typing import Any
@@ -23,9 +23,9 @@ from training.dataset import sample_of
 from training.metrics import RANKING, Vector, paired_difference, with_intervals
 
 LENGTHS = (1, 2, 5, 10)
-"""Events after which the score is looked at."""
+"""Numbers of events after which the score is measured."""
 SHOPPERS = 3_000
-"""Sessions looked at, at most: the last test session of so many shoppers."""
+"""Sessions measured, at most: the last test session of so many shoppers."""
 METRICS = {name: RANKING[name] for name in ("pr_auc", "roc_auc")}
 COPY = "{} || ' ' || length"
 KEYS = ("user_id", "item_id", "event_timestamp")
@@ -37,7 +37,7 @@ def value_at_prefix(
     """Score the items touched by the first events of a session, as if it had ended there.
 
     One test session a shopper, the last, so that no cut changes the past of another one. The label
-    is that of the whole session, so the rows are also those of which the whole session's score is
+    is that of the full session, so the rows are also those of which the full session's score is
     known: `difference` is what the score gains (paired, then minus now) until the session ends.
 
     Args:
@@ -53,7 +53,7 @@ def value_at_prefix(
     sessions = manifest(settings.sessions)
     if sessions is None:
         return None
-    whole = pa.table(
+    candidates = pa.table(
         {
             **{name: test[name] for name in (*KEYS, "label")},
             "at_end": scored,
@@ -61,30 +61,30 @@ def value_at_prefix(
     )
     with duckdb_connection(settings) as connection:
         every = rows_after(
-            connection, settings, sessions, whole, booster.contract.features, LENGTHS
+            connection, settings, sessions, candidates, booster.contract.features, LENGTHS
         )
-    found = {}
+    results = {}
     for length, rows in every.items():
         sample = sample_of(rows)
         if not sample.has_both_classes:
             continue
         now = booster.score(rows)
         then = np.asarray(rows["at_end"].to_numpy(), np.float64)
-        found[str(length)] = {
+        results[str(length)] = {
             "rows": rows.num_rows,
             "positives": int(sample.labels.sum()),
             "metrics": with_intervals(sample.labels, now, sample.users, METRICS),
             "at_end": with_intervals(sample.labels, then, sample.users, METRICS),
             "difference": paired_difference(sample, then, now, RANKING["pr_auc"]),
         }
-    return found
+    return results
 
 
 def rows_after(
     connection: duckdb.DuckDBPyConnection,
     settings: Settings,
     sessions: Manifest,
-    whole: pa.Table,
+    candidates: pa.Table,
     features: Collection[str],
     lengths: Collection[int],
 ) -> dict[int, pa.Table]:
@@ -97,16 +97,16 @@ def rows_after(
         connection: with nothing in it.
         settings: where things are.
         sessions: manifest of the published ones.
-        whole: `KEYS`, `label` and `at_end` of the sessions that may be chosen.
+        candidates: `KEYS`, `label` and `at_end` of the sessions that may be chosen.
         features: full names.
         lengths: numbers of events.
 
     Returns:
         length -> `KEYS` (the moment of the last of these events), `label`, `at_end`, the features.
     """
-    connection.register("whole", whole)
+    connection.register("candidates", candidates)
     connection.register("lengths", pa.table({"length": pa.array(lengths, pa.int64())}))
-    first_events = _cut(connection, settings, "whole")
+    first_events = _cut(connection, settings, "candidates")
     rows = connection.sql(
         f"""
         SELECT f.length, f.user_id, f.item_id, stopped AS event_timestamp, label, at_end
@@ -114,26 +114,26 @@ def rows_after(
               WHERE item_id IS NOT NULL GROUP BY ALL) AS f
         JOIN (SELECT length, user_id, max(event_time) AS stopped FROM {first_events} GROUP BY ALL)
         USING (length, user_id)
-        JOIN whole ON f.user_id = whole.user_id AND f.item_id = whole.item_id
-            AND ended = whole.event_timestamp
+        JOIN candidates ON f.user_id = candidates.user_id AND f.item_id = candidates.item_id
+            AND ended = candidates.event_timestamp
         ORDER BY ALL
         """
     ).to_arrow_table()
     supported = supported_tables(sessions.info["provides"])
     own = {table.name: table for table in supported if "user_id" in table.keys}
-    asked = [tuple(name.split("__", 1)) for name in features]
+    columns = [tuple(name.split("__", 1)) for name in features]
     rows = (
         FeatureStore(repo_path=str(settings.feature_repo))
         .get_historical_features(
             entity_df=rows.to_pandas(),
-            features=[f"{view}:{name}" for view, name in asked if view not in own],
+            features=[f"{view}:{name}" for view, name in columns if view not in own],
             full_feature_names=True,
             filter_by_created_timestamp=True,
         )
         .to_arrow()
     )
-    for view in dict.fromkeys(view for view, _ in asked if view in own):
-        names = ", ".join(f"made.{name} AS {view}__{name}" for v, name in asked if v == view)
+    for view in dict.fromkeys(view for view, _ in columns if view in own):
+        names = ", ".join(f"made.{name} AS {view}__{name}" for v, name in columns if v == view)
         connection.register("so_far", rows)
         rows = connection.sql(
             f"SELECT so_far.*, {names} FROM so_far "
@@ -146,17 +146,17 @@ def rows_after(
     return {n: rows.filter(pc.equal(rows["length"], n)).drop_columns("length") for n in lengths}
 
 
-def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings, chosen: str) -> str:
+def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings, candidates: str) -> str:
     """Table of the first events of sessions: `length`, `ended` and the event, for every length.
 
-    Definitions then read the past of the chosen shoppers and of everybody who was in a shop session
+    Definitions then read the past of the chosen shoppers and of all who shared a shop session
     with them (a log-in there makes one person of two). Every length has a copy of its own: of all
     people and of all shop sessions, so that one query computes them all.
 
     Args:
         connection: has the relation `lengths`.
         settings: where things are.
-        chosen: relation with the columns of `whole`; the last session of each shopper is cut.
+        candidates: name of a relation with their columns; the last session of each shopper is cut.
     """
     published = read_parquet(files(settings.sessions))
     copied = {
@@ -167,7 +167,7 @@ def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings, chosen: str)
         f"""
         CREATE TABLE chosen AS
         WITH last AS (
-            SELECT user_id, max(event_timestamp) AS ended FROM {chosen} GROUP BY user_id
+            SELECT user_id, max(event_timestamp) AS ended FROM {candidates} GROUP BY user_id
             ORDER BY md5(user_id) LIMIT {SHOPPERS})
         SELECT user_id, ended, any_value(session_id) AS session_id
         FROM last JOIN {published} AS s USING (user_id) WHERE s.event_time = ended GROUP BY ALL;

@@ -99,7 +99,6 @@ def evaluate(
         "version": model.version,
         **_report(settings, dataset, model.booster, scores, config),
     }
-    settings.reports.mkdir(parents=True, exist_ok=True)
     card = write_card(
         settings.reports / f"model_card{suffix}",
         report,

@@ -24,7 +24,7 @@ class GateConfig(BaseModel):
 
     max_calibration_error: float = Field(default=0.02, gt=0)
     max_slice_loss: float = Field(default=0.03, ge=0)
-    """PR-AUC that no slice may certainly lose to the champion."""
+    """PR-AUC that no slice may significantly lose to the champion."""
     max_latency_ms: float = Field(default=20, gt=0)
     """Median of scoring 50 rows on one thread."""
     max_parity_share: float = Field(default=0, ge=0, lt=1)
@@ -68,7 +68,7 @@ def calibrated(sample: Sample, score: Vector, config: GateConfig) -> GateResult:
 def no_slice_lost(
     sample: Sample, table: pa.Table, score: Vector, champion: Vector, config: GateConfig
 ) -> GateResult:
-    """No slice surely worse than under the champion by more than the limit."""
+    """No slice significantly worse than under the champion by more than the limit."""
     lost, compared = [], 0
     for name, rows in slices(table, sample.labels):
         compared += 1
@@ -78,18 +78,20 @@ def no_slice_lost(
     return GateResult(
         name="slices",
         passed=not lost,
-        why=f"lost: {', '.join(lost)}" if lost else f"none of {compared} slices is surely worse",
+        why=f"lost: {', '.join(lost)}"
+        if lost
+        else f"none of {compared} slices is significantly worse",
     )
 
 
 def not_above_oracle(sample: Sample, score: Vector, oracle: Vector) -> GateResult:
-    """Not surely above the true probability: only knowledge of the outcome gets there."""
+    """Not significantly above the true probability, which only a leak of the outcome allows."""
     gain = paired_difference(sample, score, oracle, PR_AUC)
     return GateResult(
         name="not above the oracle",
         passed=gain["low"] <= 0,
         why=f"PR-AUC {gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}) against the "
-        "true probability; surely above it, a feature must know the outcome",
+        "true probability; significantly above it, a feature must know the outcome",
     )
 
 

@@ -7,6 +7,7 @@ import mlflow
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from nextbuy import atomic
 from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
@@ -66,8 +67,7 @@ def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promot
             promoted=all(gate.passed for gate in verdicts),
             gates=verdicts,
         )
-        settings.reports.mkdir(parents=True, exist_ok=True)
-        (settings.reports / "promotion.json").write_text(result.model_dump_json(indent=1))
+        atomic.write_text(settings.reports / "promotion.json", result.model_dump_json(indent=1))
         with mlflow.start_run(run_id=challenger.run_id):
             mlflow.log_dict(result.model_dump(), "promotion.json")
         why = "; ".join(f"{g.name}: {'yes' if g.passed else 'NO'}, {g.why}" for g in verdicts)

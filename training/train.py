@@ -26,7 +26,7 @@ CODE = (Path(__file__).parent, Path(registry.__file__).parent)
 
 
 class TrainConfig(BaseModel):
-    """How to split and fit, what a promotion asks for, and what a contact is worth.
+    """How to split and fit, what a promotion requires, and what a contact is worth.
 
     The `train` section of a config file.
     """

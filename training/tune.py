@@ -82,7 +82,7 @@ def tune(
 
 
 def _open_study(settings: Settings, name: str) -> optuna.Study:
-    """The study of this name in `data/tuning.db`, made where there is none."""
+    """The study of this name in `data/tuning.db`; a new one is made if it is missing."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings.data.mkdir(parents=True, exist_ok=True)
     return optuna.create_study(

@@ -1,4 +1,4 @@
-"""Whom an offer moves, which is another question than who will buy.
+"""Which shoppers an offer moves, which is another question than who will buy.
 
 Needs a randomized arm: rows whose shoppers got an offer by chance. The simulated shop has one
 (`nextbuy simulate --offer-share 0.5`) and knows the true effect of each offer.
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nextbuy import atomic
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.errors import NextbuyError
 from nextbuy.models.booster import fit_booster
@@ -56,7 +57,7 @@ def uplift(
     for name, arm in ARMS.items():
         rows = [which == arm for which in offered[:2]]
         known = [dataset.labels(split)[r] for split, r in zip(parts, rows, strict=False)]
-        if any(not 0 < found.sum() < len(found) for found in known):
+        if any(not 0 < part.sum() < len(part) for part in known):
             raise NextbuyError(
                 f"The arm {name!r} has one class only. Simulate a larger shop, or an offer share "
                 "nearer to one half: nextbuy simulate --offer-share 0.5"
@@ -86,8 +87,7 @@ def uplift(
             for name, score in rankings.items()
         },
     }
-    settings.reports.mkdir(parents=True, exist_ok=True)
-    (settings.reports / "uplift.json").write_text(json.dumps(report, indent=1))
+    atomic.write_text(settings.reports / "uplift.json", json.dumps(report, indent=1))
     return report
 
 

@@ -21,6 +21,21 @@ SHOWN = {
 }
 
 
+def _registered(family: str) -> str:
+    from nextbuy.models.booster import family_of
+
+    family_of(family)
+    return family
+
+
+ModelFamily = Annotated[
+    str,
+    typer.Option(
+        "--family", callback=_registered, help="Model family, such as lightgbm or xgboost."
+    ),
+]
+
+
 @app.command()
 def train(config: ConfigFile = None) -> None:
     """Fit every model family, log each to MLflow, make the best one challenger.
@@ -83,21 +98,17 @@ def backtest(
     config: ConfigFile = None,
     origins: Annotated[int, typer.Option(min=2, help="How many ends of the log to try.")] = 3,
     step_days: Annotated[float, typer.Option(min=0.1, help="Days between two ends.")] = 15,
-    family: Annotated[
-        str, typer.Option(help="Model family, such as lightgbm or xgboost.")
-    ] = "lightgbm",
+    family: ModelFamily = "lightgbm",
 ) -> None:
     """Train and test as if the log had ended earlier, several times: is the score a fluke?
 
     Example: `nextbuy backtest --origins 3 --step-days 15`
     """
     quiet_libraries()
-    from nextbuy.models.booster import family_of
     from training.backtest import backtest as run
 
-    family_of(family)
     with console.status("backtesting"):
-        found = run(
+        tests = run(
             Settings(),
             read_config(config).train_config(),
             family,
@@ -106,9 +117,9 @@ def backtest(
             print_line,
         )
     table = Table(
-        "test", "rows", "positive", *(SHOWN[m] for m in found[0]["metrics"] if m in SHOWN)
+        "test", "rows", "positive", *(SHOWN[m] for m in tests[0]["metrics"] if m in SHOWN)
     )
-    for origin in found:
+    for origin in tests:
         measured = origin["metrics"]
         cells = [f"{v['value']:.3f}" for m, v in measured.items() if m in SHOWN]
         cells[0] += f" ({measured['pr_auc']['low']:.3f}–{measured['pr_auc']['high']:.3f})"
@@ -121,28 +132,24 @@ def backtest(
 @app.command()
 def uplift(
     config: ConfigFile = None,
-    family: Annotated[
-        str, typer.Option(help="Model family, such as lightgbm or xgboost.")
-    ] = "lightgbm",
+    family: ModelFamily = "lightgbm",
 ) -> None:
     """Rank shoppers by what an offer would add; needs a log with randomized offers.
 
     Example: `nextbuy simulate --offer-share 0.5`, up to the features, then `nextbuy uplift`
     """
     quiet_libraries()
-    from nextbuy.models.booster import family_of
     from training.dataset import build_dataset
     from training.uplift import uplift as run
 
-    family_of(family)
     settings, what = Settings(), read_config(config).train_config()
     with console.status("fitting a model for each arm"):
-        found = run(settings, build_dataset(settings, what.split), what, family)
+        report = run(settings, build_dataset(settings, what.split), what, family)
     print_line(
-        f"{found['rows']:,} test rows, {found['offered']:,} with an offer: "
-        f"{found['effect']:+.2%} purchases a row"
+        f"{report['rows']:,} test rows, {report['offered']:,} with an offer: "
+        f"{report['effect']:+.2%} purchases a row"
     )
-    for name, area in found["qini"].items():
+    for name, area in report["qini"].items():
         print_line(f"Qini {name:<13} {area['value']:.5f} ({area['low']:.5f} to {area['high']:.5f})")
     print_next_steps("nextbuy evaluate")
 
@@ -151,9 +158,7 @@ def uplift(
 def tune(
     config: ConfigFile = None,
     trials: Annotated[int, typer.Option(min=1, help="Total trials of the study.")] = 30,
-    family: Annotated[
-        str, typer.Option(help="Model family, such as lightgbm or xgboost.")
-    ] = "lightgbm",
+    family: ModelFamily = "lightgbm",
 ) -> None:
     """Search for better parameters; a stopped search resumes where it ended.
 
@@ -164,23 +169,21 @@ def tune(
     quiet_libraries()
     import yaml
 
-    from nextbuy.models.booster import family_of
     from training.dataset import build_dataset
     from training.tune import tune as run
 
-    family_of(family)
-    settings, whole = Settings(), read_config(config)
-    what = whole.train_config()
+    settings, run_config = Settings(), read_config(config)
+    what = run_config.train_config()
     with console.status("tuning"):
         dataset = build_dataset(settings, what.split)
-        found = run(settings, dataset, what.model, family, trials, print_line)
+        tuned = run(settings, dataset, what.model, family, trials, print_line)
     file = settings.data / "tuned.yaml"
-    best = what.model_copy(update={"model": found.config}).model_dump(exclude_defaults=True)
-    merged = whole.model_copy(update={"train": best}).model_dump(exclude_defaults=True)
+    best = what.model_copy(update={"model": tuned.config}).model_dump(exclude_defaults=True)
+    merged = run_config.model_copy(update={"train": best}).model_dump(exclude_defaults=True)
     file.write_text(yaml.safe_dump(merged, sort_keys=False))
     print_line(
-        f"{found.trials} trials, {found.pruned} pruned: validation log-loss {found.log_loss:.5f}, "
-        f"as configured {found.default_log_loss:.5f}"
+        f"{tuned.trials} trials, {tuned.pruned} pruned: validation log-loss {tuned.log_loss:.5f}, "
+        f"as configured {tuned.default_log_loss:.5f}"
     )
     print_next_steps(f"nextbuy train --config {file}")
 

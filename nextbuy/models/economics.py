@@ -18,7 +18,7 @@ class ContactEconomics(BaseModel):
     margin_cents: float = Field(default=1_500, gt=0)
     """Earned when a contacted row is a purchase."""
     cost_cents: float = Field(default=250, gt=0)
-    """Of one contact, the offer included, whatever comes of it."""
+    """Of one contact, the offer included, whether or not it ends in a purchase."""
 
     @model_validator(mode="before")
     @classmethod

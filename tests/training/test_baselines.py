@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 from sklearn.metrics import average_precision_score
 
+from nextbuy.features import user
 from nextbuy.models.family import ModelConfig
 from tests.training.small_dataset import dataset
 from training.baselines import rule_scores, time_and_position_scores
@@ -23,3 +25,9 @@ def test_rules_rank_by_their_feature_and_a_log_without_it_has_no_such_rule():
     assert set(rules) == {"was in the cart"}
     cart = test["user_item__is_in_cart"].to_numpy(zero_copy_only=False)
     np.testing.assert_array_equal(rules["was in the cart"], cart.astype(float))
+
+
+def test_a_feature_named_outside_its_folder_must_exist():
+    assert user.TABLE.full_name("n_sessions") == "user__n_sessions"
+    with pytest.raises(KeyError, match="user has no feature 'n_wishes'"):
+        user.TABLE.full_name("n_wishes")

@@ -3,6 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nextbuy.cli.config import read_config
+from nextbuy.errors import NextbuyError
 from nextbuy.models.economics import OfferConfig, profit
 
 LABELS = np.array([1, 0, 1, 0, 0], np.int8)
@@ -27,6 +29,14 @@ def test_a_budget_ends_the_contacts_earlier():
 def test_nobody_is_contacted_when_no_contact_pays():
     found = profit(LABELS, SURE, OfferConfig(margin_cents=100, cost_cents=200))
     assert (found["contacts"], found["expected_cents"], found["threshold"]) == (0, 0.0, 1.0)
+
+
+def test_a_config_file_of_an_earlier_version_is_refused_with_the_new_name(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {offer: {gain_cents: 900, contact_cents: 90}}")
+    names = r"gain_cents is now called margin_cents; contact_cents is now called cost_cents"
+    with pytest.raises(NextbuyError, match=names):
+        read_config(file)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 1))

@@ -7,14 +7,13 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from training.metrics import (
-    PROBABILITY,
-    RANKING,
+from nextbuy.models.metrics import (
+    CALIBRATION_BINS,
+    calibration_curve,
     expected_calibration_error,
     precision_at_top,
-    recall_at_top,
-    with_intervals,
 )
+from training.metrics import PROBABILITY, RANKING, recall_at_top, with_intervals
 
 RNG = np.random.default_rng(1)
 
@@ -66,6 +65,23 @@ def test_calibration_error_of_true_probabilities_is_small_and_of_wrong_ones_is_t
     ones = np.ones(p.size)
     assert expected_calibration_error(labels, p, ones) < 0.01
     assert expected_calibration_error(labels, p + 0.2, ones) == pytest.approx(0.2, abs=0.01)
+
+
+def test_the_calibration_curve_is_what_the_calibration_error_sums_up():
+    p = RNG.random(1_007)
+    labels = (RNG.random(p.size) < p**2).astype(np.int8)
+    curve = calibration_curve(labels, p)
+    assert len(curve) == CALIBRATION_BINS
+    assert max(n for _, _, n in curve) - min(n for _, _, n in curve) <= 1
+    assert [score for score, _, _ in curve] == sorted(score for score, _, _ in curve)
+    error = sum(abs(share - score) * n for score, share, n in curve) / p.size
+    assert error == pytest.approx(expected_calibration_error(labels, p, np.ones(p.size)))
+    assert len(calibration_curve(labels[:4], p[:4])) == 4
+
+
+def test_the_expected_precision_at_the_top_takes_probabilities_for_labels():
+    p = np.linspace(1, 0, 200)
+    assert precision_at_top(p, p, np.ones(200)) == pytest.approx(p[:10].mean())
 
 
 def test_intervals_hold_the_value_and_are_the_same_for_the_same_seed():
