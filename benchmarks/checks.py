@@ -52,15 +52,15 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         found = check_events(given.file, settings, config=MonitoringConfig(), now=NOW)
         measured.append(time.perf_counter() - began)
         kept = sum(result.passed for result in found.results)
-    return {"measured": measured, "rules": len(found.results), "kept": kept}
+    return {"measured": measured, "checks": len(found.results), "kept": kept}
 
 
 def floor(given: argparse.Namespace) -> dict[str, Any]:
-    from monitoring.suites.events import EventBounds, event_rules
+    from monitoring.suites.events import EventBounds, event_checks
     from nextbuy.connection import duckdb_connection
     from nextbuy.settings import Settings
 
-    failing = [r.failing for r in event_rules(NOW, EventBounds()) if r.failing]
+    failing = [r.failing for r in event_checks(NOW, EventBounds()) if r.failing]
     counts = ", ".join(f"count(*) FILTER ({condition})" for condition in failing)
     measured = []
     for _ in range(given.repeats):
@@ -138,7 +138,7 @@ def main() -> None:
         )
     report.write(
         "checks",
-        work=f"{report.millions([rows])} events by {mine.values['rules']} rules",
+        work=f"{report.millions([rows])} events by {mine.values['checks']} checks",
         unit="s",
         better="lower",
         ours=mine.median,

@@ -1,13 +1,14 @@
-"""From signals to alerts: what to tell, since when, and what not to tell twice.
+"""From signals to alerts: what is raised, since when, and who has been notified.
 
-A signal is one number that a run saw. Its rule (`configs/monitoring.yaml`) says from where on it
-is an alert, for how many runs in a row, and below what it is over: the two bounds and the count
-keep an alert from flapping. People acknowledge and silence in `alerts.yaml` of the data folder:
+A signal is one number of a run. Its rule (`configs/monitoring.yaml`) gives the value at which it
+raises an alert, the number of runs in a row that it takes, and the value below which the alert
+ends: two bounds and a count keep it from flapping. Acknowledge or silence alerts in `alerts.yaml`
+of the data folder; they stay visible but stop notifying:
 
     acknowledged:
       - {alert: drift, by: ann, why: the spring campaign}
     silenced:
-      - {alert: freshness, until: 2024-07-01, why: the log moves house}
+      - {alert: freshness, until: 2024-07-01, why: the log is being moved}
 """
 
 import fnmatch
@@ -17,9 +18,10 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from monitoring import reports
+from nextbuy.atomic import write_text
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.yaml_file import load_yaml
@@ -28,16 +30,16 @@ Level = Literal["fail", "warn"]
 
 
 class AlertRule(BaseModel):
-    """From where on a signal is an alert."""
+    """When a signal raises an alert, and when the alert ends."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     above: float
-    """The signal's value from which on (and beyond) the alert is raised."""
+    """The alert is raised at this value or a larger one."""
     over: float | None = None
-    """Below this value it is over; unset, below `above`."""
+    """The alert ends below this value; unset, below `above`."""
     runs: int = Field(default=1, ge=1)
-    """Runs in a row that must see it before it is raised."""
+    """Runs in a row at or above `above` before it is raised."""
     quiet_runs: int = Field(default=2, ge=1)
     """Runs in a row below `over` before it ends."""
     level: Level = "warn"
@@ -51,7 +53,7 @@ class AlertRule(BaseModel):
 
 
 class Signal(BaseModel):
-    """One number that a run saw."""
+    """One number of a run, judged by the alert rule of its name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,7 +66,7 @@ class Signal(BaseModel):
 
 
 class Alert(BaseModel):
-    """A rule's state after a run; kept from run to run."""
+    """The state of a rule after a run; saved from run to run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,22 +74,25 @@ class Alert(BaseModel):
     level: Level
     is_raised: bool = False
     streak: int = 0
-    """Runs in a row beyond the bound or, while raised, below the lower one."""
+    """Runs in a row above the bound or, while raised, below the lower one."""
     since: datetime | None = None
-    """The first of the runs that saw it."""
-    told: bool = False
-    """Whether its raising reached everyone it should."""
+    """The first run of the streak that raised it."""
+    notified: bool = Field(default=False, validation_alias=AliasChoices("notified", "told"))
+    """Whether the webhook received it (`told` in the state of older versions)."""
     value: float = 0
     message: str = ""
     remedy: str = ""
     features: tuple[str, ...] = ()
-    quieted: Literal["acknowledged", "silenced"] | None = None
+    muted: Literal["acknowledged", "silenced"] | None = Field(
+        default=None, validation_alias=AliasChoices("muted", "quieted")
+    )
+    """Why it does not notify (`quieted` in the state of older versions)."""
 
     @property
     def state(self) -> str:
-        """In one word."""
+        """`quiet`, `waiting`, `raised`, `acknowledged` or `silenced`."""
         if self.is_raised:
-            return self.quieted or "raised"
+            return self.muted or "raised"
         return "waiting" if self.since else "quiet"
 
     def __str__(self) -> str:
@@ -108,17 +113,17 @@ class _Silenced(_Acknowledged):
     until: date
 
 
-class Quieted(BaseModel):
-    """What people said of alerts; `alert` may hold `*`."""
+class Silences(BaseModel):
+    """Alerts that people acknowledged or silenced; `alert` may hold `*`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     acknowledged: tuple[_Acknowledged, ...] = ()
-    """Holds as long as the alert is raised: take it out when that is over."""
+    """Holds as long as it is in the file: remove it when the alert has ended."""
     silenced: tuple[_Silenced, ...] = ()
 
     def of(self, name: str, at: datetime) -> Literal["acknowledged", "silenced"] | None:
-        """Whether an alert is to be kept quiet at a moment (`until` is the first day it is not)."""
+        """Why an alert does not notify at a moment; `until` is the first day that it does again."""
         if any(fnmatch.fnmatch(name, s.alert) and at.date() < s.until for s in self.silenced):
             return "silenced"
         if any(fnmatch.fnmatch(name, a.alert) for a in self.acknowledged):
@@ -130,24 +135,24 @@ def evaluate(
     rules: Mapping[str, AlertRule],
     signals: Iterable[Signal],
     before: Mapping[str, Alert],
-    quieted: Quieted,
+    silences: Silences,
     at: datetime,
 ) -> dict[str, Alert]:
     """The next state of every rule.
 
-    A rule without a signal in this run stays as it was: not to be seen is not to be over.
+    A rule without a signal in this run keeps its state: a missing number does not end an alert.
 
     Raises:
         NextbuyError: a signal has no rule.
     """
-    seen = {signal.name: signal for signal in signals}
-    if unknown := sorted(set(seen) - set(rules)):
+    by_name = {signal.name: signal for signal in signals}
+    if unknown := sorted(set(by_name) - set(rules)):
         raise NextbuyError(
             f"configs/monitoring.yaml has no alert rule for {', '.join(unknown)}. "
-            "Write one under alerts."
+            "Add one under alerts."
         )
     return {
-        name: _next(name, rule, seen.get(name), before.get(name), quieted.of(name, at), at)
+        name: _next(name, rule, by_name.get(name), before.get(name), silences.of(name, at), at)
         for name, rule in rules.items()
     }
 
@@ -157,32 +162,32 @@ def _next(
     rule: AlertRule,
     signal: Signal | None,
     before: Alert | None,
-    quieted: Literal["acknowledged", "silenced"] | None,
+    muted: Literal["acknowledged", "silenced"] | None,
     at: datetime,
 ) -> Alert:
     alert = (before or Alert(name=name, level=rule.level)).model_copy(
-        update={"level": rule.level, "quieted": quieted}
+        update={"level": rule.level, "muted": muted}
     )
     if signal is None:
         return alert
-    said = {k: getattr(signal, k) for k in ("value", "message", "remedy", "features")}
-    is_beyond = signal.value >= rule.above
+    current = {k: getattr(signal, k) for k in ("value", "message", "remedy", "features")}
+    is_above = signal.value >= rule.above
     if alert.is_raised:
         is_below = signal.value < (rule.above if rule.over is None else rule.over)
         streak = alert.streak + 1 if is_below else 0
         if streak >= rule.quiet_runs:
-            return Alert(name=name, level=rule.level, quieted=quieted, **said)
-        return alert.model_copy(update={"streak": streak, **said})
-    if not is_beyond:
-        return Alert(name=name, level=rule.level, quieted=quieted, **said)
+            return Alert(name=name, level=rule.level, muted=muted, **current)
+        return alert.model_copy(update={"streak": streak, **current})
+    if not is_above:
+        return Alert(name=name, level=rule.level, muted=muted, **current)
     streak = alert.streak + 1
     return alert.model_copy(
         update={
             "streak": 0 if streak >= rule.runs else streak,
             "since": alert.since or at,
             "is_raised": streak >= rule.runs,
-            "told": False,
-            **said,
+            "notified": False,
+            **current,
         }
     )
 
@@ -191,7 +196,7 @@ def read_state(settings: Settings) -> dict[str, Alert]:
     """The alerts after the last run; empty before the first.
 
     Raises:
-        NextbuyError: the file was spoiled.
+        NextbuyError: the file is damaged.
     """
     file = _state_file(settings)
     try:
@@ -200,7 +205,7 @@ def read_state(settings: Settings) -> dict[str, Alert]:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise NextbuyError(
-            f"{file} is spoiled ({error}). Delete it: alerts then start anew."
+            f"{file} is damaged ({error}). Delete it: the alerts then start from nothing."
         ) from error
 
 
@@ -211,15 +216,17 @@ def write_state(
     at: datetime,
     ran: datetime,
 ) -> None:
-    """Keep the alerts for the next run, and add them to the series.
+    """Save the alerts for the next run, and append them to their report.
 
-    `at` is the moment that was looked at, `ran` the clock's.
+    Args:
+        settings: where both lie.
+        alerts: the state of every rule.
+        rules: the rules, for their bounds.
+        at: the moment that the run looked at.
+        ran: the clock's time of the run.
     """
-    file = _state_file(settings)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".tmp")
-    aside.write_text(json.dumps([a.model_dump(mode="json") for a in alerts], indent=1))
-    aside.rename(file)
+    state = [alert.model_dump(mode="json") for alert in alerts]
+    write_text(_state_file(settings), json.dumps(state, indent=1))
     rows = [
         {
             "ran_at": ran,
@@ -235,14 +242,14 @@ def write_state(
     reports.append(settings, reports.ALERTS, rows, ran)
 
 
-def read_quieted(settings: Settings) -> Quieted:
-    """What `alerts.yaml` of the data folder says; nothing where there is none.
+def read_silences(settings: Settings) -> Silences:
+    """The alerts muted by `alerts.yaml` of the data folder; none without the file.
 
     Raises:
-        NextbuyError: the file is no YAML or says something unknown.
+        NextbuyError: the file is not YAML, or has an unknown field.
     """
     file = settings.data / "alerts.yaml"
-    return load_yaml(file, Quieted) if file.exists() else Quieted()
+    return load_yaml(file, Silences) if file.exists() else Silences()
 
 
 def _state_file(settings: Settings) -> Path:

@@ -9,7 +9,7 @@ from nextbuy.events import EventType
 Severity = Literal["block", "warn"]
 
 
-class RuleOverride(BaseModel):
+class CheckOverride(BaseModel):
     """What the configuration may say of a rule."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from monitoring.alerts import AlertRule
-from monitoring.bounds import EventBounds, RuleOverride
+from monitoring.bounds import CheckOverride, EventBounds
 from monitoring.drift import DriftConfig
 from monitoring.event_profile import ProfileConfig
 from monitoring.performance import PerformanceConfig
@@ -20,7 +20,7 @@ class MonitoringConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    checks: dict[str, dict[str, RuleOverride]] = {}
+    checks: dict[str, dict[str, CheckOverride]] = {}
     """Table -> rule -> severity and tolerance, where they differ from the suite's."""
     events: EventBounds = EventBounds()
     profile: ProfileConfig = ProfileConfig()

@@ -1,8 +1,8 @@
-"""How each day of the shop looks in numbers, and whether the newest days look like those before.
+"""Each day of the shop in numbers, and whether the newest days differ from those before.
 
-Row rules see impossible values. A unit change, a renamed category or a crawler leaves every row
-possible: what changes is the day. So each day is summed up in a few measures, and a measure is
-held against its own recent past.
+Checks of rows find impossible values. A changed unit, a renamed category or a crawler leaves every
+row possible: what changes is the day. So each day is summed up in a few metrics, and each metric is
+compared with its own recent past.
 """
 
 from typing import NamedTuple
@@ -23,14 +23,14 @@ NIGHT = "epoch_us(event_time) // 3600000000 % 24 < 6"
 
 
 class ProfileConfig(BaseModel):
-    """When a day, or a week, is told apart from the past."""
+    """When a day, or a week, counts as unusual."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reference_days: int = Field(default=28, ge=14)
-    """Days before the judged ones that say what is usual; whole weeks, for the weekly rhythm."""
+    """Days before the compared ones that define what is usual; whole weeks, for the rhythm."""
     week_days: int = Field(default=7, ge=2)
-    """Days judged together, to see what moves slowly."""
+    """Days compared together, to see what moves slowly."""
     day_z: float = Field(default=8, gt=0)
     """Robust standard deviations from the median at which a day is unusual."""
     week_z: float = Field(default=5, gt=0)
@@ -39,21 +39,21 @@ class ProfileConfig(BaseModel):
     """A count or a price below this share of its smallest, or above its largest over this, is
     unusual however much the past went up and down."""
     vanished_events: int = Field(default=15, ge=1)
-    """From how many expected events on a kind of event without any is said to have vanished."""
+    """A kind of event without any has vanished if at least so many were expected."""
     min_events: int = Field(default=200, ge=1)
-    """A day with fewer events (at the median) is too small to be judged."""
+    """A shop with fewer events a day (at the median) is too small to be compared."""
 
 
 class Anomaly(BaseModel):
-    """A measure that left its past."""
+    """A metric outside its usual range."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    measure: str
+    metric: str
     span: str
     """`day` or `week`."""
     day: str
-    """The newest day judged (ISO)."""
+    """The newest day compared (ISO)."""
     value: float
     usual: float
     z: float
@@ -64,39 +64,39 @@ class Anomaly(BaseModel):
     def __str__(self) -> str:
         when = f"on {self.day}" if self.span == "day" else f"in the week to {self.day}"
         return (
-            f"{self.measure} was {self.value:,.4g} {when}, usually {self.usual:,.4g} "
-            f"({self.reason}). {REMEDIES[self.measure]}"
+            f"{self.metric} was {self.value:,.4g} {when}, usually {self.usual:,.4g} "
+            f"({self.reason}). {REMEDIES[self.metric]}"
         )
 
 
-class Measure(NamedTuple):
-    """One number per day."""
+class ProfileMetric(NamedTuple):
+    """One number a day."""
 
     name: str
     sql: str
     floor: float
-    """Smallest spread taken for real: of the value itself for shares, else relative to it."""
+    """Smallest spread assumed: absolute for shares, else relative to the usual value."""
     is_share: bool
     remedy: str
 
 
-def _share(name: str, condition: str, floor: float, remedy: str) -> Measure:
-    return Measure(name, f"avg(CAST({condition} AS INTEGER))", floor, True, remedy)
+def _share(name: str, condition: str, floor: float, remedy: str) -> ProfileMetric:
+    return ProfileMetric(name, f"avg(CAST({condition} AS INTEGER))", floor, True, remedy)
 
 
-MEASURES: tuple[Measure, ...] = (
-    Measure("events", "count(*)", 0.10, False, "Was the day delivered whole, and once?"),
-    Measure(
+PROFILE_METRICS: tuple[ProfileMetric, ...] = (
+    ProfileMetric("events", "count(*)", 0.10, False, "Was the day delivered whole, and once?"),
+    ProfileMetric(
         "users", "approx_count_distinct(user_id)", 0.10, False, "Are user ids mapped as before?"
     ),
-    Measure(
+    ProfileMetric(
         "events_per_user",
         "count(*) / approx_count_distinct(user_id)",
         0.15,
         False,
         "Look for crawlers, repeated events, or ids that stand for nobody.",
     ),
-    Measure(
+    ProfileMetric(
         "largest_user_share",
         "max(of_user) / count(*)",
         0.12,  # a shop has its crawlers
@@ -112,10 +112,10 @@ MEASURES: tuple[Measure, ...] = (
         )
         for kind in EventType
     ),
-    Measure(
+    ProfileMetric(
         "median_price", "median(price)", 0.05, False, "Is price still in the unit of the mapping?"
     ),
-    Measure(
+    ProfileMetric(
         "median_purchase_price",
         f"median(price) FILTER (event_type = '{EventType.PURCHASE}')",
         0.20,
@@ -136,7 +136,7 @@ MEASURES: tuple[Measure, ...] = (
         )
         for name in ("category", "brand", "item_id")
     ),
-    Measure(
+    ProfileMetric(
         "new_users",
         "approx_count_distinct(user_id) FILTER (first_of_user_id = number) "
         "/ approx_count_distinct(user_id)",
@@ -144,7 +144,7 @@ MEASURES: tuple[Measure, ...] = (
         True,
         "Have user ids changed their form?",
     ),
-    Measure(
+    ProfileMetric(
         "users_at_night",
         # Of users, not of events: one crawler at work at night is no change of the clock.
         f"approx_count_distinct(user_id) FILTER ({NIGHT}) / approx_count_distinct(user_id)",
@@ -152,7 +152,7 @@ MEASURES: tuple[Measure, ...] = (
         True,
         "Has the log's clock or time zone changed?",
     ),
-    Measure(
+    ProfileMetric(
         "repeated",
         "1 - approx_count_distinct(hash(user_id, event_time, event_type, item_id)) / count(*)",
         0.03,
@@ -160,21 +160,21 @@ MEASURES: tuple[Measure, ...] = (
         "The same events under other ids: was something delivered twice?",
     ),
 )
-REMEDIES = {measure.name: measure.remedy for measure in MEASURES}
+REMEDIES = {metric.name: metric.remedy for metric in PROFILE_METRICS}
 
 
 def daily_profile(settings: Settings, files: str) -> pd.DataFrame:
-    """The measures of each day of the events behind a glob.
+    """The metrics of each day of the events behind a glob.
 
     Returns:
-        one row per day (`day`, a date) in order, one column per measure.
+        one row per day (`day`, a date) in order, one column per metric.
     """
     with duckdb_connection(settings) as connection:
         return profile(connection, read_parquet(files))
 
 
 def profile(connection: duckdb.DuckDBPyConnection, events: str) -> pd.DataFrame:
-    """The measures of each day of the relation `events`."""
+    """The metrics of each day of the relation `events`."""
     numbered = f"(SELECT *, epoch_us(event_time) // {DAY} AS number FROM {events})"
     firsts = ", ".join(
         f"{name}_first AS (SELECT {name}, min(number) AS first_of_{name} FROM {numbered} "
@@ -185,7 +185,7 @@ def profile(connection: duckdb.DuckDBPyConnection, events: str) -> pd.DataFrame:
         f"LEFT JOIN {name}_first USING ({name})"
         for name in ("category", "brand", "item_id", "user_id")
     )
-    columns = ", ".join(f"{m.sql} AS {m.name}" for m in MEASURES)
+    columns = ", ".join(f"{m.sql} AS {m.name}" for m in PROFILE_METRICS)
     return connection.execute(
         f"WITH {firsts}, per_user AS (SELECT number, user_id, count(*) AS of_user "
         f"FROM {numbered} GROUP BY 1, 2) "
@@ -196,10 +196,14 @@ def profile(connection: duckdb.DuckDBPyConnection, events: str) -> pd.DataFrame:
 
 
 def anomalies(days: pd.DataFrame, config: ProfileConfig) -> list[Anomaly]:
-    """What is unusual about the newest day and the newest week, the strangest first.
+    """What is unusual about the newest day and the newest week, the largest deviation first.
 
-    The last day is taken for whole. Too short a past, or too small a shop, gives nothing: a
-    robust spread needs days to stand on.
+    The last day is assumed complete. A short past or a small shop gives nothing: a robust spread
+    needs enough days.
+
+    Args:
+        days: the table of `daily_profile`.
+        config: how many days are compared, and the limits.
     """
     n = config.reference_days
     whole = days.set_index(pd.to_datetime(days["day"])).drop(columns="day")
@@ -210,24 +214,24 @@ def anomalies(days: pd.DataFrame, config: ProfileConfig) -> list[Anomaly]:
         return []
     if float(whole["events"].iloc[-n - 1 : -1].median()) < config.min_events:
         return []
-    found = []
+    unusual = []
     newest = str(whole.index[-1].date())
     spans = (("day", 1, config.day_z), ("week", config.week_days, config.week_z))
-    for measure in MEASURES:
-        values = whole[measure.name].to_numpy(float)
+    for metric in PROFILE_METRICS:
+        values = whole[metric.name].to_numpy(float)
         for span, width, limit in spans:
             now, past = values[-width:], values[-n - width : -width]
-            seen = _deviation(now, past, measure)
-            if seen is None:
+            deviation = _deviation(now, past, metric)
+            if deviation is None:
                 continue
-            value, usual, z = seen
+            value, usual, z = deviation
             reason = f"{abs(z):.0f} deviations" if abs(z) >= limit else ""
             if not reason and width == 1:
-                reason = _beyond(value, usual, past, measure, config, whole["events"].iloc[-1])
+                reason = _out_of_range(value, usual, past, metric, config, whole["events"].iloc[-1])
             if reason:
-                found.append(
+                unusual.append(
                     Anomaly(
-                        measure=measure.name,
+                        metric=metric.name,
                         span=span,
                         day=newest,
                         value=value,
@@ -236,22 +240,22 @@ def anomalies(days: pd.DataFrame, config: ProfileConfig) -> list[Anomaly]:
                         reason=reason,
                     )
                 )
-    return sorted(found, key=lambda a: -abs(a.z))
+    return sorted(unusual, key=lambda a: -abs(a.z))
 
 
-def _beyond(
+def _out_of_range(
     value: float,
     usual: float,
     past: NDArray[np.float64],
-    measure: Measure,
+    metric: ProfileMetric,
     config: ProfileConfig,
     events: float,
 ) -> str:
-    """Why a day is unusual although a restless past lets its deviation look small; or nothing."""
+    """Why a day is unusual although a varied past makes its deviation small; empty if it is not."""
     least, most = float(np.nanmin(past)), float(np.nanmax(past))
-    if measure.is_share:
-        is_gone = value == 0 and least > 0 and usual * events >= config.vanished_events
-        return "there was always some" if is_gone else ""
+    if metric.is_share:
+        has_vanished = value == 0 and least > 0 and usual * events >= config.vanished_events
+        return "there was always some" if has_vanished else ""
     if value < least * config.range_factor:
         return f"never below {least:,.4g} before"
     if value * config.range_factor > most:
@@ -260,18 +264,18 @@ def _beyond(
 
 
 def _deviation(
-    now: NDArray[np.float64], past: NDArray[np.float64], measure: Measure
+    now: NDArray[np.float64], past: NDArray[np.float64], metric: ProfileMetric
 ) -> tuple[float, float, float] | None:
-    """Value, what is usual, and the robust deviations between them; None where nothing is known.
+    """Value, usual value, and the robust deviations between them; None if the past is unknown.
 
-    The past is averaged over spans as long as `now`, so that a week is held against weeks.
+    The mean of `now` is compared; a longer `now` shrinks the expected spread.
     """
     if np.isnan(past).mean() > 0.5:
         return None
     usual = float(np.nanmedian(past))
     value = float(np.nanmean(now)) if not np.isnan(now).all() else 0.0
     spread = 1.4826 * float(np.nanmedian(np.abs(past - usual)))
-    floor = measure.floor if measure.is_share else measure.floor * abs(usual)
+    floor = metric.floor if metric.is_share else metric.floor * abs(usual)
     # The days of a week are not independent: their mean varies by more than 1/sqrt(7).
     shrink = len(now) ** 0.25
     z = (value - usual) / max(spread / shrink, floor / 2, 1e-12)

@@ -1,4 +1,4 @@
-"""Tells of alerts: to the log of every run, and to a webhook when one is raised."""
+"""Notifies of raised alerts: in the log of every run, and once by a webhook."""
 
 import logging
 import os
@@ -15,21 +15,21 @@ logger = logging.getLogger("nextbuy.monitoring")
 
 
 def notify(alerts: Sequence[Alert], timeout: float = 10) -> tuple[list[Alert], str | None]:
-    """Log what is raised, and post what was not told yet.
+    """Log the raised alerts, and post those that are new.
 
     The body is `{"text": ..., "alerts": [{name, level, value, since, message, features,
     remedy}]}`: chat systems show `text`.
 
     Returns:
-        The alerts with `told` set where it is done, and why the webhook failed or None. What could
-        not be delivered is tried again in the next run.
+        The alerts with `notified` set where it is done, and why the webhook failed, or None. What
+        could not be delivered is tried again in the next run.
     """
-    raised = [a for a in alerts if a.is_raised and a.quieted is None]
+    raised = [a for a in alerts if a.is_raised and a.muted is None]
     for alert in raised:
         logger.log(logging.ERROR if alert.level == "fail" else logging.WARNING, "%s", alert)
     url = os.environ.get(WEBHOOK)
-    fresh = [a for a in raised if not a.told]
-    trouble: str | None = None
+    fresh = [a for a in raised if not a.notified]
+    problem: str | None = None
     if url and fresh:
         body = {
             "text": "\n".join(map(str, fresh)),
@@ -46,6 +46,7 @@ def notify(alerts: Sequence[Alert], timeout: float = 10) -> tuple[list[Alert], s
         try:
             httpx.post(url, json=body, timeout=timeout).raise_for_status()
         except httpx.HTTPError as error:
-            trouble = f"The webhook of {WEBHOOK} did not take {len(fresh)} alerts ({error})"
-    done = {a.name for a in fresh} if trouble is None else set()
-    return [a.model_copy(update={"told": a.told or a.name in done}) for a in alerts], trouble
+            problem = f"The webhook of {WEBHOOK} did not accept {len(fresh)} alerts ({error})"
+    posted = {a.name for a in fresh} if problem is None else set()
+    notified = [a.model_copy(update={"notified": a.notified or a.name in posted}) for a in alerts]
+    return notified, problem

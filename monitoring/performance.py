@@ -37,7 +37,7 @@ class PerformanceConfig(BaseModel):
     """A week with fewer rows is not measured."""
 
 
-class Measures(NamedTuple):
+class WindowMetrics(NamedTuple):
     """Of one window; None where it cannot be said."""
 
     base_rate: float | None
@@ -83,7 +83,7 @@ def by_week(
             state, seen = "one class", None
         else:
             state, seen = "measured", measure(label[known], probability[known], config)
-        values = seen._asdict() if seen else dict.fromkeys(Measures._fields)
+        values = seen._asdict() if seen else dict.fromkeys(WindowMetrics._fields)
         values["mean_probability"] = float(probability.mean())
         found.append(
             {
@@ -120,11 +120,11 @@ def unsettled_since(settings: Settings) -> datetime | None:
 
 def measure(
     label: NDArray[np.float64], probability: NDArray[np.float64], config: PerformanceConfig
-) -> Measures:
+) -> WindowMetrics:
     """From outcomes."""
     top = _top(probability)
     hits = float(label[top].sum())
-    return Measures(
+    return WindowMetrics(
         base_rate=float(label.mean()),
         mean_probability=float(probability.mean()),
         pr_auc=float(average_precision_score(label, probability)),
@@ -137,14 +137,14 @@ def measure(
     )
 
 
-def estimate(probability: NDArray[np.float64], config: PerformanceConfig) -> Measures:
+def estimate(probability: NDArray[np.float64], config: PerformanceConfig) -> WindowMetrics:
     """What `measure` is to be expected to say if each probability is true."""
     ordered = np.sort(probability)[::-1]
     precision = np.cumsum(ordered) / np.arange(1, len(ordered) + 1)
     top = _top(probability)
     hits = float(probability[top].sum())
     total = float(ordered.sum())
-    return Measures(
+    return WindowMetrics(
         base_rate=float(probability.mean()),
         mean_probability=float(probability.mean()),
         pr_auc=float((precision * ordered).sum() / total) if total else None,

@@ -1,4 +1,4 @@
-"""Where monitoring keeps what it found: one small Parquet file per run, read together.
+"""Where monitoring keeps its results: one small Parquet file per run, read together.
 
     reports/checks/20240131T120000000000-1f3a.parquet
 
@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nextbuy.atomic import replacing
 from nextbuy.settings import Settings
 
 TEXT, WHOLE, REAL, YES, MOMENT = (
@@ -43,7 +44,7 @@ CHECKS = pa.schema(
     ],
     metadata={"kind": "checks"},
 )
-"""A row per rule and run."""
+"""A row per check (column `rule`) and run."""
 
 DRIFT = pa.schema(
     [
@@ -84,7 +85,7 @@ PERFORMANCE = pa.schema(
 ALERTS = pa.schema(
     [
         ("ran_at", MOMENT),
-        ("at", MOMENT),  # the moment that was looked at
+        ("at", MOMENT),  # the present that the run was given
         ("alert", TEXT),
         ("level", TEXT),
         ("state", TEXT),  # quiet, waiting, raised, acknowledged, silenced
@@ -126,11 +127,11 @@ VERSIONS = pa.schema(
 
 
 PROFILE = "profile.parquet"
-"""File with the measures of each day; made anew by each run."""
+"""File with the metrics of each day; replaced by each run."""
 
 
 def folder(settings: Settings, schema: pa.Schema) -> Path:
-    """Where the series of this schema lies."""
+    """The folder of the series of this schema."""
     kind: bytes = schema.metadata[b"kind"]
     return settings.reports / kind.decode()
 
@@ -143,9 +144,8 @@ def append(
 ) -> Path:
     """Add a run's rows to a series; the file appears complete or not at all."""
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema)
-    target = folder(settings, schema)
-    target.mkdir(parents=True, exist_ok=True)
     name = f"{at.astimezone(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:4]}.parquet"
-    aside = target / f".{name}"  # readers glob past hidden files
-    pq.write_table(table.cast(schema.remove_metadata()), aside, compression="zstd")
-    return aside.rename(target / name)
+    target = folder(settings, schema) / name
+    with replacing(target) as file:
+        pq.write_table(table.cast(schema.remove_metadata()), file, compression="zstd")
+    return target

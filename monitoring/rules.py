@@ -1,4 +1,4 @@
-"""What a rule is: an expectation, how bad its breach is, and what to do about it."""
+"""What a check is: an expectation, how bad its breach is, and what to do about it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from great_expectations.expectations.core.unexpected_rows_expectation import (
 )
 from great_expectations.expectations.expectation import Expectation
 
-from monitoring.bounds import RuleOverride, Severity
+from monitoring.bounds import CheckOverride, Severity
 from nextbuy.errors import NextbuyError
 
 DUCKDB_TYPES: dict[pa.DataType, str] = {
@@ -39,16 +39,16 @@ DUCKDB_TYPES: dict[pa.DataType, str] = {
 
 
 @dataclass(frozen=True)
-class Rule:
+class Check:
     """One thing that must hold of a table.
 
-    `failing` is the SQL condition of a row that breaks the rule, where single rows can; such rows
+    `failing` is the SQL condition of a row that breaks the check, where single rows can; such rows
     can go to quarantine. `tolerance` is the share of rows that may break it.
     """
 
     name: str
     columns: tuple[str, ...]
-    """Columns it reads; where one is missing the rule cannot hold."""
+    """Columns it reads; where one is missing the check cannot hold."""
     expectation: Expectation
     remedy: str
     failing: str | None = None
@@ -56,29 +56,29 @@ class Rule:
     tolerance: float = 0.0
 
 
-def row_rule(
+def row_check(
     name: str,
     columns: str | tuple[str, ...],
     failing: str,
     remedy: str,
     severity: Severity = "block",
     tolerance: float = 0.0,
-) -> Rule:
-    """A rule that single rows break: those for which the SQL condition `failing` is true."""
+) -> Check:
+    """A check that single rows break: those for which the SQL condition `failing` is true."""
     query = f"SELECT * FROM {{batch}} WHERE {failing}"
-    rule = query_rule(name, columns, query, remedy, severity)
-    return replace(rule, failing=failing, tolerance=tolerance)
+    check = query_check(name, columns, query, remedy, severity)
+    return replace(check, failing=failing, tolerance=tolerance)
 
 
-def query_rule(
+def query_check(
     name: str,
     columns: str | tuple[str, ...],
     query: str,
     remedy: str,
     severity: Severity = "block",
-) -> Rule:
-    """A rule that holds when a query gives no row; `{batch}` in it stands for the table."""
-    return Rule(
+) -> Check:
+    """A check that holds when a query gives no row; `{batch}` in it stands for the table."""
+    return Check(
         name,
         (columns,) if isinstance(columns, str) else columns,
         UnexpectedRowsExpectation(unexpected_rows_query=query, description=remedy),
@@ -87,21 +87,21 @@ def query_rule(
     )
 
 
-def shape_rules(types: Mapping[str, str], later: Collection[str] = ()) -> list[Rule]:
-    """The rules every table has: its columns, their DuckDB types, and at least one row.
+def shape_checks(types: Mapping[str, str], later: Collection[str] = ()) -> list[Check]:
+    """The checks every table has: its columns, their DuckDB types, and at least one row.
 
     Columns in `later` may be missing: files from before they came are still right.
     """
     always = [name for name in types if name not in later]
     listed = ", ".join(f"('{name}', '{kind}')" for name, kind in types.items())
     return [
-        Rule(
+        Check(
             "columns_as_declared",
             (),
             ExpectTableColumnsToMatchSet(column_set=always, exact_match=not later),
             "Build the table again with the current code; a column was renamed, added or lost.",
         ),
-        query_rule(
+        query_check(
             "types_as_declared",
             (),
             "SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {batch}) "
@@ -109,7 +109,7 @@ def shape_rules(types: Mapping[str, str], later: Collection[str] = ()) -> list[R
             f"AND (column_name, column_type) NOT IN (VALUES {listed})",
             "Build the table again with the current code; a column has another type.",
         ),
-        Rule(
+        Check(
             "has_rows",
             (),
             ExpectTableRowCountToBeBetween(min_value=1),
@@ -123,15 +123,15 @@ def schema_types(schema: pa.Schema) -> dict[str, str]:
     return {field.name: DUCKDB_TYPES[field.type] for field in schema}
 
 
-def present(column: str, remedy: str, is_text: bool = True) -> Rule:
+def present(column: str, remedy: str, is_text: bool = True) -> Check:
     """No value of the column is null or, in a text column, empty."""
     failing = f"{column} IS NULL OR {column} = ''" if is_text else f"{column} IS NULL"
-    return row_rule(f"{column}_present", column, failing, remedy)
+    return row_check(f"{column}_present", column, failing, remedy)
 
 
-def unique(column: str, remedy: str) -> Rule:
+def unique(column: str, remedy: str) -> Check:
     """No two rows agree in the column; nulls do not count."""
-    return Rule(
+    return Check(
         f"{column}_unique",
         (column,),
         # One pass; the expectation that lists the repeated rows takes three times as long.
@@ -140,9 +140,9 @@ def unique(column: str, remedy: str) -> Rule:
     )
 
 
-def one_row_per(columns: Sequence[str], remedy: str) -> Rule:
+def one_row_per(columns: Sequence[str], remedy: str) -> Check:
     """No two rows agree in all of the columns."""
-    return query_rule(
+    return query_check(
         "one_row_per_key",
         tuple(columns),
         f"SELECT * FROM (SELECT count(*) - count(DISTINCT ({', '.join(columns)})) AS repeated "
@@ -151,25 +151,25 @@ def one_row_per(columns: Sequence[str], remedy: str) -> Rule:
     )
 
 
-def rows_exactly(n: int, remedy: str) -> Rule:
+def rows_exactly(n: int, remedy: str) -> Check:
     """The table has this many rows."""
-    return Rule("rows_complete", (), ExpectTableRowCountToEqual(value=n), remedy)
+    return Check("rows_complete", (), ExpectTableRowCountToEqual(value=n), remedy)
 
 
 def configured(
-    table: str, rules: Sequence[Rule], overrides: Mapping[str, RuleOverride]
-) -> list[Rule]:
-    """The rules with what the configuration says otherwise.
+    table: str, checks: Sequence[Check], overrides: Mapping[str, CheckOverride]
+) -> list[Check]:
+    """The checks with what the configuration says otherwise.
 
     Raises:
-        NextbuyError: the configuration names a rule that the table does not have, or gives a
-            tolerance to a rule that does not count rows.
+        NextbuyError: the configuration names a check that the table does not have, or gives a
+            tolerance to a check that does not count rows.
     """
-    known = {rule.name: rule for rule in rules}
+    known = {check.name: check for check in checks}
     for name, override in overrides.items():
         if name not in known:
             raise NextbuyError(
-                f"configs/monitoring.yaml: checks.{table}.{name} is no rule of {table}. "
+                f"configs/monitoring.yaml: checks.{table}.{name} is no check of {table}. "
                 f"There are: {', '.join(known)}."
             )
         if override.tolerance is not None and known[name].failing is None:

@@ -1,4 +1,4 @@
-"""One look at everything: `nextbuy monitor`."""
+"""One monitoring run over everything: `nextbuy monitor`."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from monitoring.alerts import (
     Alert,
     Signal,
     evaluate,
-    read_quieted,
+    read_silences,
     read_state,
     write_state,
 )
@@ -26,7 +26,7 @@ Status = Literal["ok", "warn", "fail"]
 
 
 class Finding(BaseModel):
-    """What one look found, and what to do about it."""
+    """One result of a run, and what to do about it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class MonitorReport(BaseModel):
 
     @property
     def exit_code(self) -> int:
-        """1 where a look failed or an alert of level `fail` is raised; warnings alone give 0."""
+        """1 if a step failed or an alert of level `fail` is raised; warnings alone give 0."""
         failed = any(finding.status == "fail" for finding in self.findings)
         return int(failed or any(a.level == "fail" for a in self.raised))
 
@@ -62,7 +62,7 @@ class MonitorReport(BaseModel):
         lines = [*map(str, self.findings)]
         for alert in self.alerts:
             if alert.is_raised:
-                lines.append(f"{'ALERT' if alert.quieted is None else alert.quieted:<5} {alert}")
+                lines.append(f"{'ALERT' if alert.muted is None else alert.muted:<5} {alert}")
         return "\n".join(lines)
 
 
@@ -74,47 +74,50 @@ def monitor(
     pages: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> MonitorReport:
-    """Check the tables, judge days, drift and predictions, and evaluate the alert rules.
+    """Check the tables, compare days, drift and predictions, and evaluate the alert rules.
+
+    A step that fails is a finding, and the other steps go on.
 
     Args:
         settings: where everything is.
-        at: the moment of the look, instead of now: a log of the past has its own present.
+        at: the present, instead of the clock's: a log of the past has its own.
         config: instead of `configs/monitoring.yaml`.
         pages: whether Evidently writes its full report.
-        progress: told of each step.
-
-    What cannot be looked at is a finding that fails, and the other looks go on.
+        progress: called with the name of each step.
     """
     ran = datetime.now(UTC)
     config, at = config or load_config(), at or ran
     findings: list[Finding] = []
-    seen: list[Signal] = []
+    numbers: list[Signal] = []
     steps: dict[str, Callable[[], Iterator[Finding | Signal]]] = {
         "quality": lambda: _quality(settings, config, ran),
-        "days": lambda: _said("days", signals.unusual_days(settings, config)),
-        "freshness": lambda: _said("freshness", signals.freshness(settings, at)),
-        "model": lambda: _said("model", signals.model(settings, config, ran, pages)),
-        "served": lambda: _said("served", signals.served(settings, config, at, ran)),
-        "parity": lambda: _said("parity", signals.parity(settings, ran)),
-        "latency": lambda: _said("latency", signals.latency(settings, ran)),
+        "days": lambda: _findings("days", signals.unusual_days(settings, config)),
+        "freshness": lambda: _findings("freshness", signals.freshness(settings, at)),
+        "model": lambda: _findings("model", signals.model(settings, config, ran, pages)),
+        "served": lambda: _findings("served", signals.served(settings, config, at, ran)),
+        "parity": lambda: _findings("parity", signals.parity(settings, ran)),
+        "latency": lambda: _findings("latency", signals.latency(settings, ran)),
     }
-    for subject, look in steps.items():
+    for subject, step in steps.items():
         progress(subject)
         try:
-            for told in look():
-                (seen if isinstance(told, Signal) else findings).append(told)  # type: ignore[arg-type]
+            for result in step():
+                if isinstance(result, Signal):
+                    numbers.append(result)
+                else:
+                    findings.append(result)
         except NextbuyError as error:
             findings.append(Finding(status="fail", subject=subject, message=str(error)))
     try:
-        alerts = evaluate(config.alerts, seen, read_state(settings), read_quieted(settings), at)
+        alerts = evaluate(config.alerts, numbers, read_state(settings), read_silences(settings), at)
     except NextbuyError as error:
         findings.append(Finding(status="fail", subject="alerts", message=str(error)))
         return MonitorReport(at=at, findings=tuple(findings))
-    told_alerts, trouble = notify(list(alerts.values()))
-    write_state(settings, told_alerts, config.alerts, at, ran)
-    if trouble:
-        findings.append(Finding(status="fail", subject="webhook", message=trouble))
-    return MonitorReport(at=at, findings=tuple(findings), alerts=tuple(told_alerts))
+    notified, problem = notify(list(alerts.values()))
+    write_state(settings, notified, config.alerts, at, ran)
+    if problem:
+        findings.append(Finding(status="fail", subject="webhook", message=problem))
+    return MonitorReport(at=at, findings=tuple(findings), alerts=tuple(notified))
 
 
 def newest_event(settings: Settings) -> datetime:
@@ -146,21 +149,21 @@ def _quality(
             yield Finding(status="fail", subject=report.table, message=str(result))
         for result in report.warnings:
             yield Finding(status="warn", subject=report.table, message=str(result))
-        kept = sum(result.passed for result in report.results)
+        passed = sum(result.passed for result in report.results)
         yield Finding(
             status="ok",
             subject=report.table,
-            message=f"{report.rows:,} rows keep {kept} of {len(report.results)} rules",
+            message=f"{report.rows:,} rows pass {passed} of {len(report.results)} checks",
         )
     if reports:
         yield from signals.quality(reports)
 
 
-def _said(subject: str, found: Iterator[Signal | str]) -> Iterator[Finding | Signal]:
-    """Signals as they are; a text is a finding that something cannot be said yet."""
-    for one in found:
-        if isinstance(one, Signal):
-            yield Finding(status="ok", subject=subject, message=one.message)
-            yield one
+def _findings(subject: str, looked: Iterator[Signal | str]) -> Iterator[Finding | Signal]:
+    """Each signal with a finding that states it; a text is a finding that a number is missing."""
+    for result in looked:
+        if isinstance(result, Signal):
+            yield Finding(status="ok", subject=subject, message=result.message)
+            yield result
         else:
-            yield Finding(status="warn", subject=subject, message=one)
+            yield Finding(status="warn", subject=subject, message=result)

@@ -1,13 +1,13 @@
-"""What a run sees, as numbers that alert rules judge.
+"""The numbers of a run that alert rules judge.
 
-Each look yields signals, and a text for what cannot be said yet; it raises where something that
-must be there is not.
+Each step yields signals, and a text for a number that is not known yet. It raises NextbuyError if
+something that it needs is missing.
 """
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -27,20 +27,22 @@ from monitoring.model_versions import versions
 from monitoring.outcomes import join_outcomes
 from monitoring.parity import parity as compare_live
 from monitoring.performance import by_week, unsettled_since
-from monitoring.weeks import ripe_weeks, weeks
+from monitoring.weeks import weeks, with_matured_labels
+from nextbuy.atomic import replacing
 from nextbuy.contract import CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models.registry import load_alias
 from nextbuy.prediction_log import read_predictions
 from nextbuy.settings import Settings
+from nextbuy.times import to_datetime
 from nextbuy.versioned_table import files, require
 
-Looked = Iterator[Signal | str]
+Results = Iterator[Signal | str]
 PARITY_DAYS = timedelta(days=7)
-"""How far back a run compares what was served: what is older was compared by the runs before."""
+"""How far back a run compares served vectors; earlier runs compared the older ones."""
 SERVED_ROWS = 10_000
 """The newest served vectors, and as many of history, whose distributions are compared."""
-JUDGED = ("user_id", "item_id", "predicted_at", "probability", "model")
+OUTCOME_COLUMNS = ("user_id", "item_id", "predicted_at", "probability", "model")
 
 
 def newest_event(settings: Settings) -> datetime:
@@ -50,62 +52,59 @@ def newest_event(settings: Settings) -> datetime:
         NextbuyError: there are no sessions yet.
     """
     us = int(require(settings.sessions, "nextbuy sessionize").info["newest_us"])
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+    return to_datetime(us)
 
 
 def quality(checked: Sequence[CheckReport]) -> Iterator[Signal]:
-    """Broken rules over all tables."""
-    for name, broken, remedy in (
+    """Failed checks over all tables."""
+    for name, failed, remedy in (
         (
             "quality_blocked",
             [(r.table, x) for r in checked for x in r.blocking],
-            "Keep the table from use: mend its source and publish it again.",
+            "Do not use the table: correct its source and publish it again.",
         ),
         (
             "quality_warned",
             [(r.table, x) for r in checked for x in r.warnings],
-            "See the rule's remedy on the dashboard's page Data quality.",
+            "See the remedy of each check on the dashboard's page Data quality.",
         ),
     ):
-        rules = sum(len(r.results) for r in checked)
-        listed = ", ".join(f"{table}.{result.rule}" for table, result in broken)
+        checks = sum(len(r.results) for r in checked)
+        listed = ", ".join(f"{table}.{result.check}" for table, result in failed)
         kind = "blocking" if name == "quality_blocked" else "warning"
         yield Signal(
             name=name,
-            value=len(broken),
-            message=f"{len(broken)} of {rules} rules break, {kind}"
-            + (f": {listed}." if broken else "."),
+            value=len(failed),
+            message=f"{len(failed)} of {checks} checks fail, {kind}"
+            + (f": {listed}." if failed else "."),
             remedy=remedy,
-            features=tuple(sorted({c for _, result in broken for c in result.columns})),
+            features=tuple(sorted({c for _, result in failed for c in result.columns})),
         )
 
 
-def unusual_days(settings: Settings, config: MonitoringConfig) -> Looked:
-    """Measures of the newest whole day and week that left their past."""
+def unusual_days(settings: Settings, config: MonitoringConfig) -> Results:
+    """Metrics of the newest whole day and week outside their usual range."""
     require(settings.events, "nextbuy ingest LOG --source NAME")
     days = daily_profile(settings, files(settings.events))
-    target = settings.reports / reports.PROFILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_suffix(".tmp")
-    days.to_parquet(aside, index=False)
-    aside.rename(target)
+    with replacing(settings.reports / reports.PROFILE) as file:
+        days.to_parquet(file, index=False)
     whole = days.iloc[:-1]  # the newest day still runs
     least = config.profile.reference_days + config.profile.week_days
     if len(whole) < least:
-        yield f"{len(whole)} whole days are too few to know what is usual; {least} are enough."
+        yield f"{len(whole)} whole days are too few to know what is usual; it takes {least}."
         return
-    found = anomalies(whole, config.profile)
+    unusual = anomalies(whole, config.profile)
     yield Signal(
         name="unusual_days",
-        value=len(found),
-        message=" ".join(map(str, found))
+        value=len(unusual),
+        message=" ".join(map(str, unusual))
         or f"{whole['day'].iloc[-1]:%Y-%m-%d} looks like the days before it.",
-        remedy="See the measures on the dashboard's page Data quality.",
-        features=tuple(sorted({a.measure for a in found})),
+        remedy="See the metrics on the dashboard's page Data quality.",
+        features=tuple(sorted({a.metric for a in unusual})),
     )
 
 
-def freshness(settings: Settings, at: datetime) -> Looked:
+def freshness(settings: Settings, at: datetime) -> Results:
     """Hours since the newest event."""
     newest = newest_event(settings)
     hours = (at - newest).total_seconds() / 3600
@@ -113,12 +112,12 @@ def freshness(settings: Settings, at: datetime) -> Looked:
         name="freshness",
         value=hours,
         message=f"The newest event is {hours:,.1f} hours old ({newest:%Y-%m-%d %H:%M} UTC).",
-        remedy="Ingest what came since, or look at a log of the past: nextbuy monitor --at newest",
+        remedy="Ingest newer events; for a log of the past: nextbuy monitor --at newest",
     )
 
 
-def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bool) -> Looked:
-    """Drift and performance of every row since the training."""
+def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bool) -> Results:
+    """Drift and performance on every row since the training."""
     champion = load_alias(settings, CHAMPION)
     training = training_rows(settings)
     rows = scored_since(settings, champion, training)
@@ -127,7 +126,7 @@ def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bo
     labels = require(settings.labels, "nextbuy sessionize")
     horizon = timedelta(days=int(labels.info["labels"]["horizon_days"]))
     if rows.num_rows == 0:
-        yield "There is no row since the training period yet: nothing to compare."
+        yield "No row is newer than the training period yet: nothing to compare."
         return
     measured = by_week(rows, "backtest", horizon, newest, ran, config.performance)
     reports.append(settings, reports.PERFORMANCE, measured, ran)
@@ -136,26 +135,26 @@ def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bo
     reports.append(settings, reports.VERSIONS, versions(settings, known, ran), ran)
     yield from _performance(measured, champion.metrics)
     complete = [(w, t) for w, t in weeks(rows) if w + timedelta(days=7) <= newest]
-    weekly = ripe_weeks(complete, horizon, newest)
-    moved = series(training, weekly, ran, config.drift)
-    if not moved:
+    weekly = with_matured_labels(complete, horizon, newest)
+    drifts = series(training, weekly, ran, config.drift)
+    if not drifts:
         yield f"No week since the training has {config.drift.min_rows} rows: nothing to compare."
         return
-    reports.append(settings, reports.DRIFT, moved, ran)
-    yield from _drift(moved)
+    reports.append(settings, reports.DRIFT, drifts, ran)
+    yield from _drift(drifts)
     if pages:
         matured = [pair for pair in weekly if pair[1][TARGET].null_count == 0]
         week, window = (matured or weekly)[-1]
-        columns = [r["feature"] for r in moved if r["week"] == week and r["against"] == "training"]
+        columns = [r["feature"] for r in drifts if r["week"] == week and r["against"] == "training"]
         columns = [name for name in columns if name not in (PREDICTION, TARGET)]
         columns += [PREDICTION, *([TARGET] if matured else [])]
         write_page(settings, training.select(columns), window.select(columns), config.drift)
 
 
-def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: datetime) -> Looked:
-    """Performance of what was answered over HTTP, and skew of its vectors against history's."""
+def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: datetime) -> Results:
+    """Performance of served predictions, and skew of their vectors against history's."""
     since = unsettled_since(settings)
-    log = _answers(settings, since, JUDGED)
+    log = _answers(settings, since, OUTCOME_COLUMNS)
     if log.num_rows == 0:
         yield f"No prediction was served {f'since {since:%Y-%m-%d}' if since else 'yet'}. " + (
             "Serve some: nextbuy serve"
@@ -167,18 +166,18 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
     measured = by_week(rows, "served", horizon, newest_event(settings), ran, config.performance)
     reports.append(settings, reports.PERFORMANCE, measured, ran)
     states = Counter({s["values"]: s["counts"] for s in rows["state"].value_counts().to_pylist()})
-    told = ", ".join(f"{states[s]:,} {s}" for s in ("matured", "open", "censored"))
+    counts = ", ".join(f"{states[s]:,} {s}" for s in ("matured", "open", "censored"))
     if log.num_rows < config.drift.min_rows:
         yield (
-            f"{log.num_rows:,} predictions are logged ({told}); "
-            f"{config.drift.min_rows} are enough to compare them."
+            f"{log.num_rows:,} predictions are logged ({counts}); "
+            f"it takes {config.drift.min_rows} to compare them."
         )
         return
     champion = load_alias(settings, CHAMPION)
     features = champion.booster.contract.features
     newest_model = log["model"][-1].as_py()
-    asked = log.filter(pc.equal(log["model"], newest_model))["predicted_at"]
-    vectors = _answers(settings, asked[-SERVED_ROWS:][0].as_py(), ["model", "vector"])
+    served_at = log.filter(pc.equal(log["model"], newest_model))["predicted_at"]
+    vectors = _answers(settings, served_at[-SERVED_ROWS:][0].as_py(), ["model", "vector"])
     vectors = vectors.filter(pc.equal(vectors["model"], newest_model))["vector"][-SERVED_ROWS:]
     matrix = np.array(vectors.to_pylist(), np.float32)
     if matrix.ndim != 2 or matrix.shape[1] != len(features):
@@ -192,65 +191,66 @@ def served(settings: Settings, config: MonitoringConfig, at: datetime, ran: date
         pa.table({n: pa.array(c, from_pandas=True) for n, c in zip(features, m.T, strict=True)})
         for m in (recent, matrix)
     )
-    moved = drift_rows(past, live, "served", ran, ran, config.drift)
-    reports.append(settings, reports.DRIFT, moved, ran)
+    drifts = drift_rows(past, live, "served", ran, ran, config.drift)
+    reports.append(settings, reports.DRIFT, drifts, ran)
     yield _share(
         "skew",
-        moved,
-        f"of the served vectors differ from history's ({told})",
+        drifts,
+        f"of the served vectors differ from history's ({counts})",
         "Compare the live path row by row: nextbuy parity",
     )
 
 
 def _answers(settings: Settings, start: datetime | None, columns: Sequence[str]) -> pa.Table:
-    """What was answered with the service's own features, since `start`."""
+    """Predictions that the service answered with its own features, since `start`."""
     log = read_predictions(settings, start, None, [*columns, "is_shadow", "has_context"])
     replaced = pc.fill_null(log["has_context"], False)
     return log.filter(pc.invert(pc.or_(log["is_shadow"], replaced))).select(list(columns))
 
 
-def parity(settings: Settings, ran: datetime) -> Looked:
-    """Values that the service used in the last days and the offline store does not give."""
+def parity(settings: Settings, ran: datetime) -> Results:
+    """Feature values that the service used and that the offline store does not confirm."""
     if not any(settings.predictions.glob("day=*/*.parquet")):
         return
     try:
-        found = compare_live(settings, ran - PARITY_DAYS)
+        compared = compare_live(settings, ran - PARITY_DAYS)
     except NextbuyError as error:
         yield str(error)
         return
     yield Signal(
         name="parity",
-        value=found.mismatches,
-        message=f"{found.mismatches:,} of {found.values:,} live values differ from the batch's.",
-        remedy="Look at the features named: nextbuy parity",
-        features=tuple(found.features)[:10],
+        value=compared.mismatches,
+        message=f"{compared.mismatches:,} of {compared.values:,} live values differ from "
+        "the batch's.",
+        remedy="See the features concerned: nextbuy parity",
+        features=tuple(compared.features)[:10],
     )
 
 
-def latency(settings: Settings, ran: datetime) -> Looked:
-    """The 99th percentile of the running service's answers, since it was started."""
+def latency(settings: Settings, ran: datetime) -> Results:
+    """The 99th percentile of the running service's response times since its start."""
     url = os.environ.get(SERVICE, "http://127.0.0.1:3000")
     try:
-        seen = scrape(url)
+        times = scrape(url)
     except httpx.HTTPError as error:
         yield f"No service answers at {url} ({type(error).__name__}). Start it: nextbuy serve"
         return
-    if seen is None:
-        yield f"The service at {url} has answered nobody yet."
+    if times is None:
+        yield f"The service at {url} has answered no request yet."
         return
-    reports.append(settings, reports.LATENCY, [{"at": ran, **seen}], ran)
+    reports.append(settings, reports.LATENCY, [{"at": ran, **times}], ran)
     yield Signal(
         name="latency",
-        value=seen["p99_ms"],
-        message=f"99 % of {seen['requests']:,} answers took under {seen['p99_ms']:.0f} ms.",
-        remedy="Look at the stages in the service's /metrics, and at Redis and its load.",
+        value=times["p99_ms"],
+        message=f"99 % of {times['requests']:,} responses took under {times['p99_ms']:.0f} ms.",
+        remedy="Compare the stages in the service's /metrics, and check the load of Redis.",
     )
 
 
-def _performance(measured: Sequence[dict[str, Any]], metrics: dict[str, float]) -> Looked:
+def _performance(measured: Sequence[dict[str, Any]], metrics: dict[str, float]) -> Results:
     matured = [row for row in measured if row["state"] == "measured"]
     if any(row["state"] == "one class" for row in measured):
-        yield "A matured week holds one class alone: its ranking cannot be join_outcomes."
+        yield "A matured week has one class only: its ranking cannot be measured."
     if not matured:
         yield "No week since the training has matured: its performance is estimated, not measured."
         return
@@ -268,13 +268,13 @@ def _performance(measured: Sequence[dict[str, Any]], metrics: dict[str, float]) 
         name="calibration",
         value=last["calibration_error"],
         message=f"Calibration error {last['calibration_error']:.3f} in that week.",
-        remedy="Train again, so that the calibration is fitted anew: nextbuy train",
+        remedy="Train again to fit the calibration again: nextbuy train",
     )
 
 
-def _drift(moved: Sequence[dict[str, Any]]) -> Iterator[Signal]:
-    newest = max(row["week"] for row in moved)
-    now = [row for row in moved if row["week"] == newest]
+def _drift(drifts: Sequence[dict[str, Any]]) -> Iterator[Signal]:
+    newest = max(row["week"] for row in drifts)
+    now = [row for row in drifts if row["week"] == newest]
     for against, name in (("training", "drift"), ("previous", "drift_to_previous")):
         columns = [
             r for r in now if r["against"] == against and r["feature"] not in (PREDICTION, TARGET)
@@ -284,11 +284,11 @@ def _drift(moved: Sequence[dict[str, Any]]) -> Iterator[Signal]:
             yield _share(
                 name,
                 columns,
-                f"moved {text}",
-                "See which on the page Drift; where the shop changed, train again.",
+                f"drifted {text}",
+                "See which on the page Drift; if the shop changed, train again.",
             )
     for column, name in ((PREDICTION, "prediction_drift"), (TARGET, "target_drift")):
-        rows = [r for r in moved if r["feature"] == column and r["against"] == "training"]
+        rows = [r for r in drifts if r["feature"] == column and r["against"] == "training"]
         if rows:
             last = rows[-1]
             ratio = (last["distance"] or 0) / last["threshold"]
@@ -297,16 +297,16 @@ def _drift(moved: Sequence[dict[str, Any]]) -> Iterator[Signal]:
                 value=ratio,
                 message=f"The {name.split('_')[0]} of the week of {last['week']:%Y-%m-%d} is "
                 f"{ratio:.2f} of the threshold away from the training period's.",
-                remedy="See the page Drift; where the shop changed, train again: nextbuy train",
+                remedy="See the page Drift; if the shop changed, train again: nextbuy train",
             )
 
 
 def _share(name: str, rows: Sequence[dict[str, Any]], text: str, remedy: str) -> Signal:
-    moved = [row for row in rows if row["is_drifted"]]
+    drifted = [row for row in rows if row["is_drifted"]]
     return Signal(
         name=name,
-        value=len(moved) / len(rows),
-        message=f"{len(moved)} of {len(rows)} features {text}.",
+        value=len(drifted) / len(rows),
+        message=f"{len(drifted)} of {len(rows)} features {text}.",
         remedy=remedy,
-        features=tuple(row["feature"] for row in moved[:10]),
+        features=tuple(row["feature"] for row in drifted[:10]),
     )

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from monitoring.bounds import Severity
-from monitoring.checks import CheckReport, check, gate
+from monitoring.checks import CheckReport, gate, run_checks
 from monitoring.config import MonitoringConfig, load_config
-from monitoring.rules import Rule
-from monitoring.suites.events import event_rules
-from monitoring.suites.features import feature_rules
-from monitoring.suites.labels import label_rules
-from monitoring.suites.predictions import prediction_rules
-from monitoring.suites.sessions import session_rules
+from monitoring.rules import Check
+from monitoring.suites.events import event_checks
+from monitoring.suites.features import feature_checks
+from monitoring.suites.labels import label_checks
+from monitoring.suites.predictions import prediction_checks
+from monitoring.suites.sessions import session_checks
 from nextbuy.features import TABLES, supported_tables
 from nextbuy.settings import Settings
 from nextbuy.tables.sessions import SessionConfig
@@ -28,11 +28,11 @@ PREDICTION_DAYS = 7
 
 
 class Suite(NamedTuple):
-    """The rules of one table that is there."""
+    """The checks of one table that is there."""
 
     table: str
     files: str | Sequence[Path]
-    rules: list[Rule]
+    checks: list[Check]
 
 
 def check_published(
@@ -44,13 +44,13 @@ def check_published(
     """Check every published table and the prediction log; what is not there yet is passed over.
 
     Raises:
-        NextbuyError: a file is no Parquet, or the configuration names a rule that is none.
+        NextbuyError: a file is no Parquet, or the configuration names a check that is none.
     """
     now = now or datetime.now(UTC)
     reports = []
     for suite in suites(settings, config, now):
         progress(suite.table)
-        reports.append(check(suite.table, suite.files, suite.rules, settings, config, now))
+        reports.append(run_checks(suite.table, suite.files, suite.checks, settings, config, now))
     return reports
 
 
@@ -58,29 +58,29 @@ def suites(settings: Settings, config: MonitoringConfig, now: datetime) -> Itera
     """The suite of each table that is there, told what the table was made from."""
     events = manifest(settings.events)
     if events is not None:
-        yield Suite("events", files(settings.events), event_rules(now, config.events))
+        yield Suite("events", files(settings.events), event_checks(now, config.events))
         tables = [settings.sessions, *(settings.features / table.name for table in TABLES)]
         for table in (*tables, settings.labels):
             found = manifest(table)
             if found is not None:
-                rules = _rules(settings, table.name, found.info, events.rows)
-                if rules:
-                    yield Suite(table.name, files(table), rules)
+                checks = _rules(settings, table.name, found.info, events.rows)
+                if checks:
+                    yield Suite(table.name, files(table), checks)
     complete = "[!.]*.parquet"  # a file being written is hidden, but not from DuckDB's star
     days = sorted({file.parent for file in settings.predictions.glob(f"day=*/{complete}")})
     if days:
         newest = [day / complete for day in days[-PREDICTION_DAYS:]]
-        yield Suite("predictions", newest, prediction_rules(now))
+        yield Suite("predictions", newest, prediction_checks(now))
 
 
 def check_staged(staged: StagedTable, settings: Settings) -> None:
     """Check sessions, labels or a feature table before it is published.
 
-    Of a version that goes on from the last one, only the new days are checked, by the rules that
-    block: every rule holds day by day, and the kept days have passed it.
+    Of a version that goes on from the last one, only the new days are checked, by the checks that
+    block: every check holds day by day, and the kept days have passed it.
 
     Raises:
-        NextbuyError: a blocking rule is broken; the table must not be published.
+        NextbuyError: a blocking check is broken; the table must not be published.
     """
     version, new = staged.version, staged.new_files
     if version is None or not new:
@@ -88,20 +88,20 @@ def check_staged(staged: StagedTable, settings: Settings) -> None:
     of_events = (settings.events / file.parent.name / file.name for file in new)
     n_events = sum(pq.read_metadata(file).num_rows for file in of_events if file.exists())
     name, now = version.table.name, datetime.now(UTC)
-    rules = _rules(settings, name, version.info, n_events)
+    checks = _rules(settings, name, version.info, n_events)
     only: Severity | None = "block" if version.kept else None
-    gate(check(name, new, rules, settings, load_config(), now, only=only))
+    gate(run_checks(name, new, checks, settings, load_config(), now, only=only))
 
 
-def _rules(settings: Settings, table: str, info: dict[str, Any], n_events: int) -> list[Rule]:
+def _rules(settings: Settings, table: str, info: dict[str, Any], n_events: int) -> list[Check]:
     """The suite of a table made of events; `info` is its manifest's."""
     if table == settings.sessions.name:
-        return session_rules(SessionConfig(**info["sessions"]), n_events)
+        return session_checks(SessionConfig(**info["sessions"]), n_events)
     if table == settings.labels.name:
-        return label_rules(to_datetime(info["newest_us"]), info["labels"]["horizon_days"])
+        return label_checks(to_datetime(info["newest_us"]), info["labels"]["horizon_days"])
     sessions = require(settings.sessions, "nextbuy sessionize")
     newest = to_datetime(sessions.info["newest_us"])
     for definition in supported_tables(sessions.info["provides"]):
         if definition.name == table:
-            return feature_rules(definition, newest)
+            return feature_checks(definition, newest)
     return []  # built from another log, which supported it

@@ -1,4 +1,4 @@
-"""Rows cut into calendar weeks, and which of them are matured."""
+"""Rows by calendar week, and which weeks have matured."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,23 +10,22 @@ WEEK = timedelta(days=7)
 
 
 def weeks(table: pa.Table) -> list[tuple[datetime, pa.Table]]:
-    """The rows of each whole week that holds any, by its Monday 00:00 UTC, oldest first."""
+    """(Monday 00:00 UTC, its rows) of every week with rows, the oldest first."""
     at = table["predicted_at"].to_pandas()
     monday = at.dt.floor("D") - at.dt.weekday * timedelta(days=1)
-    found = []
-    for start in sorted(monday.unique()):
-        moment = start.to_pydatetime()
-        found.append((moment, table.filter(pa.array(monday == start))))
-    return found
+    return [
+        (start.to_pydatetime(), table.filter(pa.array(monday == start)))
+        for start in sorted(monday.unique())
+    ]
 
 
-def ripe_weeks(
+def with_matured_labels(
     weekly: Sequence[tuple[datetime, pa.Table]], horizon: timedelta, newest: datetime
 ) -> list[tuple[datetime, pa.Table]]:
-    """The weeks, without the labels of those whose horizon still runs."""
+    """The weeks, with the labels of those whose horizon still runs set to null."""
     return [
         (week, window)
-        if week + timedelta(days=7) + horizon <= newest.astimezone(UTC)
+        if week + WEEK + horizon <= newest.astimezone(UTC)
         else (week, _blank(window))
         for week, window in weekly
     ]

@@ -150,7 +150,7 @@ def test_every_page_of_the_dashboard_opens_in_a_browser(shop):
 def test_monitoring_judges_the_demo_s_data_and_alerts_for_it_is_old(shop):
     env, _ = shop
     printed = run(env, "nextbuy", "monitor", code=1)
-    assert re.search(r"ok +events +[\d,]+ rows keep (\d+) of \1 rules", printed)
+    assert re.search(r"ok +events +[\d,]+ rows pass (\d+) of \1 checks", printed)
     assert re.search(r"ok +parity +0 of [\d,]+ live values differ", printed)
     assert re.search(r"ALERT freshness", printed)
 

@@ -1,4 +1,4 @@
-"""How far features, predictions and target have moved, and how they are spread."""
+"""How far features, predictions and target have drifted, and their distributions."""
 
 import altair as alt
 import numpy as np
@@ -18,7 +18,7 @@ AGAINST = {
 BINS = 30
 
 
-@page("Drift", "Distances between windows (Evidently): 0 is the same, the threshold is per column.")
+@page("Drift", "Distances between two windows: 0 is equal; the threshold is per column.")
 def show() -> None:
     """Draw the page."""
     settings = Settings()
@@ -26,11 +26,11 @@ def show() -> None:
     if runs is None:
         st.info("Nothing was compared yet. Run `nextbuy monitor`.")
         return
-    held = [against for against in AGAINST if (runs["against"] == against).any()]
+    available = [against for against in AGAINST if (runs["against"] == against).any()]
     against = st.segmented_control(
-        "Against", held, default=held[0], format_func=AGAINST.__getitem__
+        "Against", available, default=available[0], format_func=AGAINST.__getitem__
     )
-    chosen = runs[runs["against"] == (against or held[0])]
+    chosen = runs[runs["against"] == (against or available[0])]
     chosen = chosen.sort_values("compared_at").groupby(["week", "feature"]).tail(1)
     week = chosen["week"].max()
     newest = chosen[chosen["week"] == week].sort_values("distance", ascending=False)
@@ -38,21 +38,21 @@ def show() -> None:
     columns = st.columns(4)
     columns[0].metric("Week of", f"{week:%Y-%m-%d}", border=True, height="stretch")
     columns[1].metric(
-        "Columns that moved",
+        "Columns drifted",
         f"{int(newest['is_drifted'].sum())} of {len(newest)}",
         border=True,
         height="stretch",
     )
     for place, column in zip(columns[2:], ("probability", "label"), strict=True):
-        found = chosen[chosen["feature"] == column].sort_values("week")
+        weekly = chosen[chosen["feature"] == column].sort_values("week")
         name = "Prediction drift" if column == "probability" else "Target drift"
-        value = f"{found['distance'].iloc[-1]:.3f}" if len(found) else "-"
-        trend = found["distance"].round(4).tolist() if len(found) > 1 else None
+        value = f"{weekly['distance'].iloc[-1]:.3f}" if len(weekly) else "-"
+        trend = weekly["distance"].round(4).tolist() if len(weekly) > 1 else None
         place.metric(
             name, value, border=True, height="stretch", chart_data=trend, chart_type="line"
         )
     _over_time(chosen)
-    st.subheader("Columns, the farthest first")
+    st.subheader("Columns, the largest distance first")
     history = chosen.sort_values("week").groupby("feature")["distance"].agg(list)
     ranked = newest.assign(history=newest["feature"].map(history))
     st.dataframe(
@@ -70,7 +70,7 @@ def show() -> None:
 
 
 def _over_time(chosen: pd.DataFrame) -> None:
-    weekly = chosen.groupby("week")["is_drifted"].mean().reset_index(name="moved")
+    weekly = chosen.groupby("week")["is_drifted"].mean().reset_index(name="drifted")
     if len(weekly) < 2:
         return
     show_chart(
@@ -78,7 +78,7 @@ def _over_time(chosen: pd.DataFrame) -> None:
         .mark_bar(color=QUIET)
         .encode(
             x=alt.X("yearmonthdate(week):O", title=None, axis=alt.Axis(labelAngle=-30)),
-            y=alt.Y("moved:Q", title="columns moved", axis=alt.Axis(format="%")),
+            y=alt.Y("drifted:Q", title="columns drifted", axis=alt.Axis(format="%")),
         ),
         180,
     )
@@ -87,7 +87,9 @@ def _over_time(chosen: pd.DataFrame) -> None:
 def _spread(settings: Settings, names: list[str]) -> None:
     st.subheader("Two windows of one column")
     name = st.selectbox("Column", names)
-    kept = sorted((settings.data / "datasets").glob("*.parquet"), key=lambda f: f.stat().st_mtime)
+    datasets = sorted(
+        (settings.data / "datasets").glob("*.parquet"), key=lambda f: f.stat().st_mtime
+    )
     scored = settings.data / "monitoring" / "scored-*.parquet"
     quoted = f'"{name}" AS value'
     now = parquet(
@@ -96,13 +98,13 @@ def _spread(settings: Settings, names: list[str]) -> None:
         "predicted_at >= (SELECT max(predicted_at) FROM "
         f"read_parquet('{scored}')) - INTERVAL 14 DAY",
     )
-    if not kept or now is None or name == "probability":
+    if not datasets or now is None or name == "probability":
         before = parquet(scored, quoted, "label IS NOT NULL") if name == "probability" else None
         first = "rows with a known outcome"
     else:
-        before, first = parquet(kept[-1], quoted, "split = 'train'"), "training period"
+        before, first = parquet(datasets[-1], quoted, "split = 'train'"), "training period"
     if before is None or now is None:
-        st.info("The windows are not there any more. Run `nextbuy monitor`.")
+        st.info("The data of the windows is gone. Run `nextbuy monitor`.")
         return
     both = _binned(before["value"], now["value"], (first, "last 14 days"))
     show_chart(
@@ -127,7 +129,7 @@ def _spread(settings: Settings, names: list[str]) -> None:
 
 
 def _binned(before: pd.Series, now: pd.Series, windows: tuple[str, str]) -> pd.DataFrame:
-    """Shares per bin of both windows; bins span the bulk, so that an outlier hides nothing."""
+    """Shares per bin of both windows; bins span the middle 99 % of the values."""
     rows: list[dict[str, object]] = []
     if before.dtype == object or now.dtype == object:
         top = pd.concat([before, now]).value_counts().index[:20]

@@ -1,4 +1,4 @@
-"""Every feature there is: meaning, origin, freshness, missing values, spread."""
+"""Every feature: meaning, origin, freshness, missing values, distribution."""
 
 import altair as alt
 import streamlit as st
@@ -13,13 +13,15 @@ from nextbuy.versioned_table import manifest
 SAMPLE = 20_000
 
 
-@page("Features", "What the model reads: meaning, origin, freshness, missing values and spread.")
+@page(
+    "Features", "What the model reads: meaning, origin, freshness, missing values and distribution."
+)
 def show() -> None:
     """Draw the page."""
     settings = Settings()
     sessions = manifest(settings.sessions)
     if sessions is None:
-        st.info("No feature table was built yet. Run `nextbuy demo`. This is what there can be:")
+        st.info("No feature table was built yet. Run `nextbuy demo`. The features it can hold:")
     supported = {
         (table.name, feature.name)
         for table in supported_tables(sessions.info["provides"] if sessions else None)
@@ -70,14 +72,14 @@ def _spread(settings: Settings) -> None:
     built = [t for t in TABLES if manifest(settings.features / t.name) is not None]
     if not built:
         return
-    st.subheader("Spread")
+    st.subheader("Distribution")
     left, right = st.columns(2)
     table = left.selectbox("View", built, format_func=lambda t: t.name)
-    able = [f for f in table.features if f.dtype in ("int64", "float64", "string")]
-    if not able:
-        st.info("This view holds lists: there is no spread to draw.")
+    drawable = [f for f in table.features if f.dtype in ("int64", "float64", "string")]
+    if not drawable:
+        st.info("This view holds lists, which have no distribution to draw.")
         return
-    feature = right.selectbox("Feature", able, format_func=lambda f: f.name)
+    feature = right.selectbox("Feature", drawable, format_func=lambda f: f.name)
     st.caption(f"{feature.description}. Unit: {feature.unit}.")
     files = settings.features / table.name / "day=*" / "*.parquet"
     is_text = feature.dtype == "string"
@@ -87,7 +89,7 @@ def _spread(settings: Settings) -> None:
     sample = f"true USING SAMPLE reservoir({SAMPLE} ROWS) REPEATABLE (1)"
     values = parquet(files, value, sample)
     if values is None or values["value"].isna().all():
-        st.info("Every value is missing: the log does not bring what this feature needs.")
+        st.info("Every value is missing: the log lacks what this feature needs.")
         return
     st.caption(f"{values['value'].isna().mean():.1%} of {len(values):,} sampled rows are missing.")
     known = values.dropna()

@@ -40,7 +40,7 @@ def show() -> None:
     with over_time:
         _weeks(weeks)
     with matured:
-        _ripe(settings)
+        _matured(settings)
     with versions:
         _versions()
 
@@ -82,15 +82,15 @@ def _weeks(weeks: pd.DataFrame | None) -> None:
         st.info("No week was measured yet. Run `nextbuy monitor`.")
         return
     origins = {"backtest": "every row since the training", "served": "answers over HTTP"}
-    held = [origin for origin in origins if (weeks["origin"] == origin).any()]
+    available = [origin for origin in origins if (weeks["origin"] == origin).any()]
     origin = st.segmented_control(
-        "Predictions", held, default=held[0], format_func=origins.__getitem__
+        "Predictions", available, default=available[0], format_func=origins.__getitem__
     )
-    chosen = weeks[weeks["origin"] == (origin or held[0])]
+    chosen = weeks[weeks["origin"] == (origin or available[0])]
     chosen = chosen.sort_values("measured_at").groupby("week").tail(1).sort_values("week")
     st.caption(
         "Measured once the horizon of a week's last prediction is over. Until then **estimated** "
-        "from the probabilities alone: true as far as they are calibrated."
+        "from the probabilities alone, and right as far as they are calibrated."
     )
     if not chosen["state"].isin(["measured", "estimated"]).any():
         st.info(
@@ -124,7 +124,7 @@ def _line(known: pd.DataFrame, name: str) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(line, base.mark_point(filled=True, size=70).encode(color=color))
 
 
-def _ripe(settings: Settings) -> None:
+def _matured(settings: Settings) -> None:
     pattern = settings.data / "monitoring" / SCORED
     rows = parquet(pattern, "*", "label IS NOT NULL")
     if rows is None:
@@ -136,28 +136,34 @@ def _ripe(settings: Settings) -> None:
         rows = rows[rows["predicted_at"] < waiting["at"].iloc[0]]
     label, probability = rows["label"].to_numpy(float), rows["probability"].to_numpy(float)
     if not 0 < label.sum() < len(label):
-        st.info("The matured rows hold one class alone: nothing can be ranked.")
+        st.info("The matured rows hold one class only: nothing can be ranked.")
         return
     st.caption(f"{len(rows):,} rows since the training whose outcome is known.")
     left, right = st.columns(2)
     with left:
-        st.markdown("**Calibration**: what was said against what came")
-        groups = pd.DataFrame(calibration(label, probability), columns=["said", "came", "rows"])
-        top = float(groups[["said", "came"]].to_numpy().max())
-        ideal = pd.DataFrame({"said": [0, top], "came": [0, top]})
+        st.markdown("**Calibration**: predicted and observed share")
+        groups = pd.DataFrame(
+            calibration(label, probability), columns=["predicted", "observed", "rows"]
+        )
+        top = float(groups[["predicted", "observed"]].to_numpy().max())
+        ideal = pd.DataFrame({"predicted": [0, top], "observed": [0, top]})
         percent = alt.Axis(format="%")
         diagonal = alt.Chart(ideal).mark_line(color=QUIET, strokeDash=[4, 4])
         points = alt.Chart(groups).mark_line(color=GOOD, point=alt.OverlayMarkDef(color=GOOD))
         show_chart(
-            diagonal.encode(x=alt.X("said:Q", axis=percent), y=alt.Y("came:Q", axis=percent))
-            + points.encode(x="said:Q", y="came:Q", tooltip=["said", "came", "rows"])
+            diagonal.encode(
+                x=alt.X("predicted:Q", axis=percent), y=alt.Y("observed:Q", axis=percent)
+            )
+            + points.encode(
+                x="predicted:Q", y="observed:Q", tooltip=["predicted", "observed", "rows"]
+            )
         )
     config = load_config().performance
     curve = pd.DataFrame(
         profit_curve(label, probability, config), columns=["share", "lift", "profit"]
     )
     with right:
-        st.markdown("**Lift**: purchases found, against chance")
+        st.markdown("**Lift**: purchases reached, compared with chance")
         show_chart(_curve(curve.head(50), "lift", "times chance"))
     best = curve.loc[curve["profit"].idxmax()]
     st.markdown(
@@ -189,10 +195,10 @@ def _slices(rows: pd.DataFrame) -> None:
     values = rows[name]
     if values.dtype != object:
         values = pd.qcut(values.astype(float), 4, duplicates="drop").astype(str)
-    found = []
+    slices = []
     for value, part in rows.groupby(values.fillna("missing").replace("nan", "missing")):
         if len(part) >= SLICE_ROWS and 0 < part["label"].sum() < len(part):
-            found.append(
+            slices.append(
                 {
                     "slice": value,
                     "rows": len(part),
@@ -201,12 +207,12 @@ def _slices(rows: pd.DataFrame) -> None:
                     "PR-AUC": average_precision_score(part["label"], part["probability"]),
                 }
             )
-    if not found:
+    if not slices:
         st.info(f"No slice has {SLICE_ROWS} rows of both classes.")
         return
     percent = st.column_config.NumberColumn(format="percent")
     st.dataframe(
-        pd.DataFrame(found).sort_values("rows", ascending=False),
+        pd.DataFrame(slices).sort_values("rows", ascending=False),
         column_config={
             "share bought": percent,
             "mean probability": percent,
@@ -217,13 +223,15 @@ def _slices(rows: pd.DataFrame) -> None:
 
 
 def _versions() -> None:
-    found = series(reports.VERSIONS)
-    if found is None:
+    runs = series(reports.VERSIONS)
+    if runs is None:
         st.info("No version was compared yet. Run `nextbuy train`, then `nextbuy monitor`.")
         return
-    last = found[found["at"] == found["at"].max()].sort_values("version", ascending=False)
+    last = runs[runs["at"] == runs["at"].max()].sort_values("version", ascending=False)
     if not (last["alias"] == "challenger").any():
-        st.caption("No version has the alias `challenger`: the champion stands beside the others.")
+        st.caption(
+            "No version has the alias `challenger`: only the champion is scored on newer rows."
+        )
     st.dataframe(
         last[["version", "alias", "family", "validation_pr_auc", "test_pr_auc", "recent_pr_auc"]],
         column_config={

@@ -1,4 +1,4 @@
-"""What the rules said, how each day looked, and what was refused."""
+"""The results of the checks, the metrics of each day, and the refused rows."""
 
 import altair as alt
 import pandas as pd
@@ -7,29 +7,29 @@ import streamlit as st
 from monitoring import reports
 from monitoring.config import load_config
 from monitoring.dashboard.read import BAD, GOOD, page, parquet, series, show_chart
-from monitoring.event_profile import MEASURES, anomalies
+from monitoring.event_profile import PROFILE_METRICS, anomalies
 from nextbuy.settings import Settings
 from nextbuy.sql import literal
 
 HOURS = 30
 """Hours with checks that are drawn, the newest."""
 SHOWN = 1000
-"""Refused rows in the table; the download holds them, too."""
+"""Refused rows in the table and in the download."""
 
 
-@page("Data quality", "Rules on every table, measures of every day, and the refused rows.")
+@page("Data quality", "Checks of every table, metrics of every day, and the refused rows.")
 def show() -> None:
     """Draw the page."""
-    rules, days, refused = st.tabs(["Rules", "Days", "Quarantine"])
-    with rules:
-        _rules()
+    checks, days, refused = st.tabs(["Checks", "Days", "Quarantine"])
+    with checks:
+        _checks()
     with days:
         _days()
     with refused:
         _quarantine()
 
 
-def _rules() -> None:
+def _checks() -> None:
     runs = series(reports.CHECKS)
     if runs is None:
         st.info("Nothing was checked yet. Run `nextbuy ingest` or `nextbuy monitor`.")
@@ -37,33 +37,33 @@ def _rules() -> None:
     last = runs.sort_values("checked_at").groupby(["table", "rule"]).tail(1)
     broken = last[~last["passed"]]
     columns = st.columns(3)
-    columns[0].metric("Rules kept", f"{int(last['passed'].sum())} of {len(last)}", border=True)
+    columns[0].metric("Checks passed", f"{int(last['passed'].sum())} of {len(last)}", border=True)
     columns[1].metric(
-        "Blocking rules broken", int((broken["severity"] == "block").sum()), border=True
+        "Blocking checks failed", int((broken["severity"] == "block").sum()), border=True
     )
     columns[2].metric("Rows checked", f"{last.groupby('table')['rows'].max().sum():,}", border=True)
-    # By the hour: building the tables checks them one after the other, and is one run to the eye.
+    # By the hour: building the tables checks them one after the other, which shows as one run.
     hourly = runs.assign(run=runs["checked_at"].dt.strftime("%Y-%m-%d %H:00"))
     hourly = hourly[hourly["run"].isin(sorted(hourly["run"].unique())[-HOURS:])]
     ended = hourly.sort_values("checked_at").groupby(["run", "table", "rule"]).tail(1)
     over_time = (
         ended.groupby(["run", "table"])
-        .agg(broken=("passed", lambda kept: int((~kept).sum())), rules=("passed", "size"))
+        .agg(failed=("passed", lambda passed: int((~passed).sum())), checks=("passed", "size"))
         .reset_index()
     )
-    st.subheader("Broken rules, run by run")
+    st.subheader("Failed checks, run by run")
     show_chart(
         alt.Chart(over_time)
         .mark_rect(cornerRadius=2, stroke="gray", strokeWidth=0.3)
         .encode(
             x=alt.X("run:O", title=None, axis=alt.Axis(labelAngle=-30)),
             y=alt.Y("table:N", title=None, axis=alt.Axis(labelOverlap=False)),
-            color=alt.condition("datum.broken > 0", alt.value(BAD), alt.value(GOOD)),
-            tooltip=["run", "table", "rules", "broken"],
+            color=alt.condition("datum.failed > 0", alt.value(BAD), alt.value(GOOD)),
+            tooltip=["run", "table", "checks", "failed"],
         ),
         max(120, 26 * over_time["table"].nunique()),
     )
-    st.subheader("Rules at their last run")
+    st.subheader("Checks at their last run")
     table = st.selectbox("Table", ["all tables", *sorted(last["table"].unique())])
     chosen = last if table == "all tables" else last[last["table"] == table]
     shown = ["table", "rule", "passed", "severity", "observed", "unexpected", "columns", "remedy"]
@@ -75,17 +75,17 @@ def _rules() -> None:
 def _days() -> None:
     days = parquet(Settings().reports / reports.PROFILE)
     if days is None:
-        st.info("No day was looked at yet. Run `nextbuy monitor`.")
+        st.info("No day was compared yet. Run `nextbuy monitor`.")
         return
     days = days.sort_values("day").iloc[:-1]  # the newest still runs
     unusual = _unusual(days)
     st.markdown(
-        f"Each of {len(days)} whole days, held against the four weeks before it. "
+        f"Each of {len(days)} whole days, compared with the four weeks before it. "
         + (f"**{len(unusual)}** values stood out." if len(unusual) else "No value stood out.")
     )
-    names = [measure.name for measure in MEASURES if days[measure.name].notna().any()]
-    first = [*dict.fromkeys([*unusual["measure"], "events", "users", "median_price"])]
-    chosen = st.multiselect("Measures", names, default=[n for n in first if n in names][:4])
+    names = [metric.name for metric in PROFILE_METRICS if days[metric.name].notna().any()]
+    first = [*dict.fromkeys([*unusual["metric"], "events", "users", "median_price"])]
+    chosen = st.multiselect("Metrics", names, default=[n for n in first if n in names][:4])
     for start in range(0, len(chosen), 2):
         for place, name in zip(st.columns(2), chosen[start : start + 2], strict=False):
             with place:
@@ -98,7 +98,7 @@ def _days() -> None:
                     )
                 )
                 marks = (
-                    alt.Chart(unusual[unusual["measure"] == name])
+                    alt.Chart(unusual[unusual["metric"] == name])
                     .mark_point(color=BAD, size=70, filled=True)
                     .encode(x="day:T", y="value:Q", tooltip=["day:T", "value", "usual", "reason"])
                 )
@@ -109,16 +109,16 @@ def _days() -> None:
 
 @st.cache_data(show_spinner=False)
 def _unusual(days: pd.DataFrame) -> pd.DataFrame:
-    """What each day's run would have said of it."""
+    """What a run on each day would have reported of it."""
     config = load_config().profile
-    found = [
+    rows = [
         anomaly.model_dump()
         for end in range(config.reference_days + 1, len(days) + 1)
         for anomaly in anomalies(days.iloc[:end], config)
         if anomaly.span == "day"
     ]
-    columns = ["day", "measure", "value", "usual", "reason"]
-    table = pd.DataFrame(found, columns=[*columns, "span", "z"])[columns]
+    columns = ["day", "metric", "value", "usual", "reason"]
+    table = pd.DataFrame(rows, columns=[*columns, "span", "z"])[columns]
     return table.assign(day=pd.to_datetime(table["day"])).sort_values("day", ascending=False)
 
 

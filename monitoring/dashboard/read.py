@@ -1,4 +1,4 @@
-"""Reads what the runs left behind, kept until the files change; says so where it cannot."""
+"""Reads the reports of the runs, cached until their files change, and draws pages and charts."""
 
 import json
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from nextbuy.settings import Settings
 
 Page = Callable[[], None]
 GOOD, BAD, QUIET = "#2a9d8f", "#e4572e", "#8d99ae"
-"""Told apart in light and dark, and without red and green."""
+"""Distinct in light and dark, and to the colour-blind."""
 
 
 def page(title: str, caption: str) -> Callable[[Page], Page]:
-    """A page with its title; what cannot be read is an error with its remedy, not a traceback."""
+    """A page with its title; a file that cannot be read shows as an error with its remedy."""
 
     def decorate(draw: Page) -> Page:
         @wraps(draw)
@@ -44,13 +44,13 @@ def parquet(pattern: str | Path, columns: str = "*", where: str = "true") -> pd.
     """All rows of the files behind a glob, or None where there is no file.
 
     Raises:
-        NextbuyError: a file is no Parquet, or lacks a column.
+        NextbuyError: a file is not Parquet, or lacks a column.
     """
-    found = sorted(glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    if not found:
+    matching = sorted(glob(str(pattern), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    if not matching:
         return None
-    changed = tuple(Path(file).stat().st_mtime_ns for file in found)
-    return _read(tuple(found), changed, columns, where)
+    changed = tuple(Path(file).stat().st_mtime_ns for file in matching)
+    return _read(tuple(matching), changed, columns, where)
 
 
 def series(schema: pa.Schema) -> pd.DataFrame | None:
@@ -62,20 +62,20 @@ def json_file(file: Path) -> Any | None:
     """What a JSON file holds, or None where there is none.
 
     Raises:
-        NextbuyError: it is no JSON.
+        NextbuyError: it is not JSON.
     """
     try:
         return json.loads(file.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise NextbuyError(f"{file} is spoiled ({error}). Delete it and run the verb again.") from (
-            error
-        )
+        raise NextbuyError(
+            f"{file} is damaged ({error}). Delete it and run the command again."
+        ) from (error)
 
 
 def show_chart(chart: alt.Chart | alt.LayerChart | alt.FacetChart, height: int = 260) -> None:
-    """Draw a chart as wide as its place."""
+    """Draw a chart as wide as its column."""
     if not isinstance(chart, alt.FacetChart):
         chart = chart.properties(height=height)
     st.altair_chart(chart)
@@ -83,7 +83,7 @@ def show_chart(chart: alt.Chart | alt.LayerChart | alt.FacetChart, height: int =
 
 @st.cache_data(show_spinner=False, max_entries=40)
 def _read(
-    found: tuple[str, ...], changed: tuple[int, ...], columns: str, where: str
+    matching: tuple[str, ...], changed: tuple[int, ...], columns: str, where: str
 ) -> pd.DataFrame:
     del changed  # part of the cache's key alone
     try:
@@ -92,10 +92,10 @@ def _read(
             return engine.execute(
                 f"SELECT {columns} FROM read_parquet(?, union_by_name = true, "
                 f"hive_partitioning = false) WHERE {where}",
-                [list(found)],
+                [list(matching)],
             ).df()
     except duckdb.Error as error:
         raise NextbuyError(
-            f"{Path(found[0]).parent} holds a file that cannot be read: {error}. "
-            "Delete the spoiled file and run the verb again."
+            f"{Path(matching[0]).parent} holds a file that cannot be read: {error}. "
+            "Delete the damaged file and run the command again."
         ) from error

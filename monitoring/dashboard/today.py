@@ -30,9 +30,9 @@ def show() -> None:
     st.subheader("Tables")
     tables = {"events": events}
     for folder in (settings.sessions, *sorted(settings.features.glob("*")), settings.labels):
-        found = manifest(folder)
-        if found is not None:
-            tables[folder.name] = found
+        published = manifest(folder)
+        if published is not None:
+            tables[folder.name] = published
     st.dataframe(
         [
             {"table": name, "rows": m.rows, "from": min(m.days), "to": max(m.days)}
@@ -83,23 +83,23 @@ def _tiles(settings: Settings, n_events: int, newest: str) -> None:
     first[0].metric(
         "Freshness", _age(hours), border=True, height="stretch", help=f"Newest event: {newest}"
     )
-    kept: str = "-"
+    passed: str = "-"
     if checks is not None:
         last = checks.sort_values("checked_at").groupby(["table", "rule"]).tail(1)
-        kept = f"{int(last['passed'].sum())} of {len(last)}"
-    first[1].metric("Quality rules kept", kept, border=True, height="stretch")
-    moved: str = "-"
+        passed = f"{int(last['passed'].sum())} of {len(last)}"
+    first[1].metric("Checks passed", passed, border=True, height="stretch")
+    drifted: str = "-"
     if drift is not None:
         against = drift[drift["against"] == "training"]
         now = against[against["compared_at"] == against["compared_at"].max()]
         now = now[now["week"] == now["week"].max()]
-        moved = f"{int(now['is_drifted'].sum())} of {len(now)}"
+        drifted = f"{int(now['is_drifted'].sum())} of {len(now)}"
     first[2].metric(
-        "Features moved",
-        moved,
+        "Features drifted",
+        drifted,
         border=True,
         height="stretch",
-        help="Newest week against the training",
+        help="Newest week, compared with the training period",
     )
     first[3].metric(
         "Events", f"{n_events:,}", border=True, height="stretch", help=f"The newest day is {newest}"
@@ -145,10 +145,10 @@ def _traffic(settings: Settings) -> None:
 
     st.subheader("Traffic")
     columns = st.columns(2)
-    for place, measure in zip(columns, ("events", "users"), strict=True):
+    for place, metric in zip(columns, ("events", "users"), strict=True):
         with place:
             base = alt.Chart(days).encode(
-                x=alt.X("day:T", title=None), y=alt.Y(f"{measure}:Q", title=f"{measure} a day")
+                x=alt.X("day:T", title=None), y=alt.Y(f"{metric}:Q", title=f"{metric} a day")
             )
             show_chart(base.mark_area(opacity=0.25, line=True), 200)
 

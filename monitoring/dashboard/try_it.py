@@ -1,4 +1,4 @@
-"""A shopper in, the live score out: with reasons, and what if the price were another."""
+"""Asks the running service about a shopper: scores, reasons, and what another price would do."""
 
 import os
 from typing import Any
@@ -46,7 +46,7 @@ def show() -> None:
     prediction = _ask(url, body)
     ranked = prediction["items"]
     if not ranked:
-        st.warning("Nothing is known of this shopper's latest session. Name items.")
+        st.warning("The latest session of this shopper is unknown. Name items.")
         return
     if prediction["degraded"]:
         st.warning("Redis did not answer in time: parts of the features are missing.")
@@ -82,7 +82,7 @@ def show() -> None:
 
 
 def _what_if(url: str, user: str, item: dict[str, Any]) -> None:
-    st.markdown("**What if** its price and discount were others?")
+    st.markdown("**What if** its price and discount were different?")
     row = _latest_row(item["item_id"])
     if row is None:
         st.caption("No price is known of this item.")
@@ -96,7 +96,7 @@ def _what_if(url: str, user: str, item: dict[str, Any]) -> None:
     in_model = set(_model(url)["contract"]["features"])
     context = {item["item_id"]: {k: v for k, v in features.items() if k in in_model}}
     if not context[item["item_id"]]:
-        st.caption("The model does not take the price.")
+        st.caption("The model does not use the price.")
         return
     body = {"user_id": user, "item_ids": [item["item_id"]], "context": context}
     new = _ask(url, body)["items"][0]["probability"]

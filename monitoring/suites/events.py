@@ -9,12 +9,12 @@ from datetime import datetime
 
 from monitoring.bounds import EventBounds
 from monitoring.rules import (
-    Rule,
+    Check,
     present,
-    query_rule,
-    row_rule,
+    query_check,
+    row_check,
     schema_types,
-    shape_rules,
+    shape_checks,
     unique,
 )
 from nextbuy.events import (
@@ -31,12 +31,12 @@ from nextbuy.events import (
 from nextbuy.times import DAY
 
 
-def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:
+def event_checks(now: datetime, bounds: EventBounds) -> list[Check]:
     """The suite of the events; `now` is the moment against which the future is told."""
     latest = now + TIME_LIMITS.max_ahead
     known = ", ".join(f"'{kind}'" for kind in EventType)
     return [
-        *shape_rules(schema_types(EVENT_SCHEMA)),
+        *shape_checks(schema_types(EVENT_SCHEMA)),
         *(
             present(
                 name,
@@ -46,27 +46,27 @@ def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:
             for name in ("event_id", *REQUIRED)
         ),
         unique("event_id", "Leave fields.event_id out of the source file to have ids derived."),
-        row_rule(
+        row_check(
             "event_type_known",
             "event_type",
             f"event_type NOT IN ({known})",
             "Map the name under event_types in the source file, or list it under ignored.",
         ),
-        row_rule(
+        row_check(
             "event_time_plausible",
             "event_time",
             f"event_time < TIMESTAMPTZ '{TIME_LIMITS.earliest.isoformat()}' "
             f"OR event_time > TIMESTAMPTZ '{latest.isoformat()}'",
             "Correct time.format or time.zone in the source file.",
         ),
-        row_rule(
+        row_check(
             "item_present",
             ("event_type", "item_id"),
             f"(item_id IS NULL OR item_id = '') AND event_type <> '{WITHOUT_ITEM}'",
             "Only a login goes without an item: map item_id, or ignore that event name.",
         ),
         *(
-            row_rule(
+            row_check(
                 f"{money}_plausible",
                 money,
                 f"{money} < 0 OR {money} > {MAX_CENTS}",
@@ -74,13 +74,13 @@ def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:
             )
             for money in MONEY_COLUMNS
         ),
-        row_rule(
+        row_check(
             "text_bounded",
             TEXT_COLUMNS,
             " OR ".join(f"length({name}) > {MAX_TEXT}" for name in TEXT_COLUMNS),
             f"At most {MAX_TEXT} characters; shorten it by an sql expression in the source file.",
         ),
-        row_rule(
+        row_check(
             "purchase_priced",
             ("event_type", "price"),
             f"event_type = '{EventType.PURCHASE}' AND price = 0",
@@ -88,11 +88,11 @@ def event_rules(now: datetime, bounds: EventBounds) -> list[Rule]:
             severity="warn",
             tolerance=0.01,
         ),
-        *_batch_rules(bounds),
+        *_batch_checks(bounds),
     ]
 
 
-def _batch_rules(bounds: EventBounds) -> list[Rule]:
+def _batch_checks(bounds: EventBounds) -> list[Check]:
     """What no single row can break; a warning, because a shop may be like that."""
     limits = ", ".join(f"('{k.value}', {low}, {high})" for k, (low, high) in bounds.shares.items())
     number = f"epoch_us(event_time) // {DAY}"  # four times as fast as a cast to DATE
@@ -103,7 +103,7 @@ def _batch_rules(bounds: EventBounds) -> list[Rule]:
         "typical AS (SELECT median(n) AS median, min(day) AS first, max(day) AS last FROM days)"
     )
     return [
-        query_rule(
+        query_check(
             "event_mix",
             "event_type",
             "SELECT kind AS event_type, coalesce(n, 0) / total AS share, low, high "
@@ -114,7 +114,7 @@ def _batch_rules(bounds: EventBounds) -> list[Rule]:
             "Compare event_types in the source file with the names in the log.",
             "warn",
         ),
-        query_rule(
+        query_check(
             "day_volume",
             "event_time",
             # Held against its own month: a shop that grew is not wrong about its beginnings.
@@ -130,7 +130,7 @@ def _batch_rules(bounds: EventBounds) -> list[Rule]:
             "Look for a day that was delivered in part, or twice.",
             "warn",
         ),
-        query_rule(
+        query_check(
             "days_complete",
             "event_time",
             f"{days} SELECT day + 1 AS missing_from, following - day - 1 AS n_missing FROM "
@@ -139,7 +139,7 @@ def _batch_rules(bounds: EventBounds) -> list[Rule]:
             "Days without any event: ingest what is missing.",
             "warn",
         ),
-        query_rule(
+        query_check(
             "events_not_repeated",
             ("event_time", "user_id", "event_type", "item_id"),
             f"SELECT {day}, n, different FROM (SELECT {number} AS number, count(*) AS n, "
@@ -149,7 +149,7 @@ def _batch_rules(bounds: EventBounds) -> list[Rule]:
             "The same events came under other ids: was a day delivered twice?",
             "warn",
         ),
-        query_rule(
+        query_check(
             "no_dominant_user",
             ("event_time", "user_id"),
             # Counting all users of all days costs fifteen times as much as looking at each day's

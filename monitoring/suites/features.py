@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from itertools import pairwise
 
-from monitoring.rules import Rule, one_row_per, present, query_rule, row_rule, shape_rules
+from monitoring.rules import Check, one_row_per, present, query_check, row_check, shape_checks
 from nextbuy.features import Feature, FeatureTable
 from nextbuy.features.table import SQL_TYPES
 
@@ -15,24 +15,24 @@ NEVER_NEGATIVE = ("count", "seconds", "share", "position")
 WIDTH = {"1d": 1, "7d": 7, "30d": 30, "lifetime": 10**6}
 
 
-def feature_rules(table: FeatureTable, newest: datetime) -> list[Rule]:
+def feature_checks(table: FeatureTable, newest: datetime) -> list[Check]:
     """The suite of one feature table; `newest` is the time of the newest event it was made from."""
     types = (
         dict.fromkeys(table.keys, "VARCHAR")
         | dict.fromkeys(STAMPS, "TIMESTAMP WITH TIME ZONE")
         | {feature.name: SQL_TYPES[feature.dtype] for feature in table.features}
     )
-    rules = [
-        *shape_rules(types),
+    checks = [
+        *shape_checks(types),
         *(present(key, REBUILD) for key in table.keys),
-        row_rule(
+        row_check(
             "known_when_created",
             STAMPS,
             "event_timestamp IS NULL OR created_timestamp IS NULL "
             "OR created_timestamp < event_timestamp",
             REBUILD,
         ),
-        row_rule(
+        row_check(
             "nothing_from_the_future",
             "event_timestamp",
             f"event_timestamp > TIMESTAMPTZ '{newest.isoformat()}'",
@@ -47,10 +47,10 @@ def feature_rules(table: FeatureTable, newest: datetime) -> list[Rule]:
     ):
         if conditions:
             touched = tuple(f.name for f in table.features if any(f.name in c for c in conditions))
-            rules.append(row_rule(name, touched, " OR ".join(conditions), REBUILD))
+            checks.append(row_check(name, touched, " OR ".join(conditions), REBUILD))
     counted = ", ".join(f"count({f.name}) AS {f.name}" for f in table.features)
-    rules.append(
-        query_rule(
+    checks.append(
+        query_check(
             "features_filled",
             tuple(f.name for f in table.features),
             f"SELECT feature FROM (UNPIVOT (SELECT {counted} FROM {{batch}}) "
@@ -60,7 +60,7 @@ def feature_rules(table: FeatureTable, newest: datetime) -> list[Rule]:
             "warn",
         )
     )
-    return rules
+    return checks
 
 
 def _nested(features: Iterable[Feature]) -> list[tuple[str, str]]:

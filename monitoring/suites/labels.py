@@ -2,13 +2,13 @@
 
 from datetime import datetime
 
-from monitoring.rules import Rule, one_row_per, present, query_rule, row_rule, shape_rules
+from monitoring.rules import Check, one_row_per, present, query_check, row_check, shape_checks
 
 REBUILD = "Build the labels again with the current code: nextbuy sessionize"
 STAMP = "TIMESTAMP WITH TIME ZONE"
 
 
-def label_rules(newest: datetime, horizon_days: int) -> list[Rule]:
+def label_checks(newest: datetime, horizon_days: int) -> list[Check]:
     """The suite of `labels/`; `newest` is the time of the newest event they were made from."""
     until = f"TIMESTAMPTZ '{newest.isoformat()}'"
     types = {
@@ -22,28 +22,28 @@ def label_rules(newest: datetime, horizon_days: int) -> list[Rule]:
         "label": "TINYINT",
     }
     return [
-        *shape_rules(types),
+        *shape_checks(types),
         *(present(name, REBUILD) for name in ("user_id", "item_id", "session_id")),
-        row_rule("label_is_0_or_1", "label", "label NOT IN (0, 1)", REBUILD),
-        row_rule(
+        row_check("label_is_0_or_1", "label", "label NOT IN (0, 1)", REBUILD),
+        row_check(
             "next_session_later",
             ("event_timestamp", "next_session_start"),
             "next_session_start <= event_timestamp",
             REBUILD,
         ),
-        row_rule(
+        row_check(
             "known_after",
             ("event_timestamp", "known_at"),
             "known_at IS NULL OR known_at <= event_timestamp",
             REBUILD,
         ),
-        row_rule(
+        row_check(
             "ripe_or_open",
             ("known_at", "label"),
             f"(label IS NULL) <> (known_at > {until})",
             "A label is there exactly when it is known. " + REBUILD,
         ),
-        row_rule(
+        row_check(
             "bought_in_a_session_that_came",
             ("label", "event_timestamp", "next_session_start"),
             "label = 1 AND (next_session_start IS NULL OR next_session_start > "
@@ -51,7 +51,7 @@ def label_rules(newest: datetime, horizon_days: int) -> list[Rule]:
             REBUILD,
         ),
         one_row_per(("user_id", "item_id", "event_timestamp"), REBUILD),
-        query_rule(
+        query_check(
             "base_rate",
             "label",
             "SELECT * FROM (SELECT avg(label) AS share, count(label) AS n FROM {batch}) "

@@ -3,13 +3,13 @@
 from datetime import datetime, timedelta
 
 from monitoring.rules import (
-    Rule,
+    Check,
     one_row_per,
     present,
-    query_rule,
-    row_rule,
+    query_check,
+    row_check,
     schema_types,
-    shape_rules,
+    shape_checks,
 )
 from nextbuy.prediction_log import PREDICTION_SCHEMA
 
@@ -19,12 +19,12 @@ LATER = ("read_at", "has_context")
 """Columns that older logs lack."""
 
 
-def prediction_rules(now: datetime) -> list[Rule]:
+def prediction_checks(now: datetime) -> list[Check]:
     """The suite of `predictions/`; `now` is the moment against which the future is told."""
     latest = (now + timedelta(hours=1)).isoformat()
     return [
-        *shape_rules(schema_types(PREDICTION_SCHEMA), later=LATER),
-        row_rule(
+        *shape_checks(schema_types(PREDICTION_SCHEMA), later=LATER),
+        row_check(
             "comparable_live",
             LATER,
             "read_at IS NULL AND NOT is_shadow",
@@ -33,28 +33,28 @@ def prediction_rules(now: datetime) -> list[Rule]:
             severity="warn",
         ),
         *(present(name, LOOK) for name in ("request_id", "user_id", "item_id", "model")),
-        row_rule(
+        row_check(
             "probability_in_bounds",
             "probability",
             "probability IS NULL OR isnan(probability) OR probability < 0 OR probability > 1",
             LOOK,
         ),
-        row_rule("rank_from_1", "rank", "rank IS NULL OR rank < 1", LOOK),
-        row_rule(
+        row_check("rank_from_1", "rank", "rank IS NULL OR rank < 1", LOOK),
+        row_check(
             "predicted_in_the_past",
             "predicted_at",
             f"predicted_at IS NULL OR predicted_at > TIMESTAMPTZ '{latest}'",
             "Set the clock of the serving machine.",
         ),
         one_row_per(("request_id", "user_id", "item_id", "is_shadow"), LOOK),
-        query_rule(
+        query_check(
             "vector_length",
             ("model", "vector"),
             "SELECT model, min(len(vector)) AS shortest, max(len(vector)) AS longest "
             "FROM {batch} GROUP BY model HAVING shortest <> longest",
             LOOK,
         ),
-        row_rule(
+        row_check(
             "not_degraded",
             "is_degraded",
             "is_degraded",
@@ -62,7 +62,7 @@ def prediction_rules(now: datetime) -> list[Rule]:
             severity="warn",
             tolerance=0.05,
         ),
-        query_rule(
+        query_check(
             "scores_differ",
             ("model", "probability"),
             "SELECT model, count(*) AS n FROM {batch} GROUP BY model "

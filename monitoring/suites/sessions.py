@@ -1,14 +1,14 @@
 """What must hold of events with their session."""
 
 from monitoring.rules import (
-    Rule,
+    Check,
     one_row_per,
     present,
-    query_rule,
-    row_rule,
+    query_check,
+    row_check,
     rows_exactly,
     schema_types,
-    shape_rules,
+    shape_checks,
 )
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.tables.sessions import SessionConfig
@@ -16,7 +16,7 @@ from nextbuy.tables.sessions import SessionConfig
 REBUILD = "Build the sessions again with the current code: nextbuy sessionize"
 
 
-def session_rules(config: SessionConfig, n_events: int) -> list[Rule]:
+def session_checks(config: SessionConfig, n_events: int) -> list[Check]:
     """The suite of `sessions/`, made with `config` from `n_events` events."""
     types = schema_types(EVENT_SCHEMA) | {
         "session_id": "VARCHAR",
@@ -25,17 +25,17 @@ def session_rules(config: SessionConfig, n_events: int) -> list[Rule]:
         "is_bot": "BOOLEAN",
     }
     return [
-        *shape_rules(types),
+        *shape_checks(types),
         rows_exactly(n_events, "The sessions were cut from other events; run: nextbuy sessionize"),
         present("session_id", REBUILD),
-        row_rule("bot_known", "is_bot", "is_bot IS NULL", REBUILD),
-        row_rule(
+        row_check("bot_known", "is_bot", "is_bot IS NULL", REBUILD),
+        row_check(
             "starts_before",
             ("session_start", "event_time"),
             "session_start IS NULL OR session_start > event_time",
             REBUILD,
         ),
-        row_rule(
+        row_check(
             "within_gap",
             ("session_start", "event_time", "event_number"),
             # n events hold n - 1 pauses, none of which is longer than the gap.
@@ -44,7 +44,7 @@ def session_rules(config: SessionConfig, n_events: int) -> list[Rule]:
             REBUILD,
         ),
         one_row_per(("session_id", "event_number"), REBUILD),
-        query_rule(
+        query_check(
             "few_bots",
             "is_bot",
             "SELECT * FROM (SELECT avg(CAST(is_bot AS INTEGER)) AS share FROM {batch}) "

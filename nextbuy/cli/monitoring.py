@@ -41,8 +41,8 @@ def check(
     Example: `nextbuy check 'logs/*.csv.gz' --source rees46`
     """
     quiet_libraries()
+    from monitoring.checks import write_docs
     from monitoring.config import load_config
-    from monitoring.data_docs import write_docs
     from monitoring.table_checks import check_published
 
     settings, config = Settings(), load_config()
@@ -62,9 +62,10 @@ def check(
                 f"Nothing is published in {settings.data}. Run: nextbuy ingest LOG --source NAME"
             )
     for report in checked:
-        kept = sum(result.passed for result in report.results)
+        passed = sum(result.passed for result in report.results)
         print_line(
-            f"{report.table:<14} {report.rows:>11,} rows keep {kept} of {len(report.results)} rules"
+            f"{report.table:<14} {report.rows:>11,} rows "
+            f"pass {passed} of {len(report.results)} checks"
         )
         for result in report.blocking:
             print_line(f"  block {result}")

@@ -142,24 +142,24 @@ def simulated(
 
 
 def noticed(connection: duckdb.DuckDBPyConnection, events: str, settings: Settings) -> list[str]:
-    """What one run says of these events: rules blocked, rules warned, measures unusual."""
+    """What one run says of these events: checks blocked, checks warned, metrics unusual."""
     file = settings.data / "events.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     connection.execute(f"COPY ({events}) TO '{file}'")
     report = check_events(file, settings, config=MonitoringConfig(), now=NOW)
-    told = [f"blocked: {result.rule}" for result in report.blocking]
-    told += [f"warned: {result.rule}" for result in report.warnings]
+    told = [f"blocked: {result.check}" for result in report.blocking]
+    told += [f"warned: {result.check}" for result in report.warnings]
     if not told:
         days = profile(connection, f"read_parquet('{file}')")
-        told += [f"unusual: {a.measure} ({a.span})" for a in anomalies(days, ProfileConfig())]
+        told += [f"unusual: {a.metric} ({a.span})" for a in anomalies(days, ProfileConfig())]
     return told
 
 
 def clean_month(seed: int, rules_every: int = 1) -> list[str]:
     """The runs of one clean month that raise an alarm: one a day, as `nextbuy monitor` would.
 
-    Each sees the events up to the end of its day: the daily measures, and the rules of the events
-    every `rules_every` days. The rules of the tables made from them are checked once, at the end.
+    Each sees the events up to the end of its day: the daily metrics, and the checks of the events
+    every `rules_every` days. The checks of the tables made from them are checked once, at the end.
     """
     config = MonitoringConfig()
     last = config.profile.reference_days + config.profile.week_days + MONTH
@@ -169,12 +169,12 @@ def clean_month(seed: int, rules_every: int = 1) -> list[str]:
         settings = Settings(data=Path(folder) / "data", memory_limit="1GB", threads=1)
         days = profile(connection, "clean")
         for number, end in enumerate(range(len(days) - MONTH + 1, len(days) + 1)):
-            found = [f"{a.measure} ({a.span})" for a in anomalies(days.iloc[:end], config.profile)]
+            found = [f"{a.metric} ({a.span})" for a in anomalies(days.iloc[:end], config.profile)]
             if number % rules_every == 0:
                 found += broken_rules(connection, end, settings)
             if found:
                 told.append(f"{days['day'].iloc[end - 1]:%Y-%m-%d}: {', '.join(found)}")
-        told += [f"tables: {rule}" for rule in broken_in_tables(connection, settings)]
+        told += [f"tables: {check}" for check in broken_in_tables(connection, settings)]
     return told
 
 
@@ -185,7 +185,7 @@ def broken_rules(connection: duckdb.DuckDBPyConnection, end: int, settings: Sett
     connection.execute(f"COPY (FROM clean WHERE {DAY} < {end}) TO '{file}'")
     now = FIRST + timedelta(days=end)
     report = check_events(file, settings, config=MonitoringConfig(), now=now)
-    return [result.rule for result in report.results if not result.passed]
+    return [result.check for result in report.results if not result.passed]
 
 
 def broken_in_tables(connection: duckdb.DuckDBPyConnection, settings: Settings) -> list[str]:
@@ -195,7 +195,7 @@ def broken_in_tables(connection: duckdb.DuckDBPyConnection, settings: Settings) 
     build_features(settings)
     build_labels(settings, LabelConfig())
     return [
-        f"{report.table}.{result.rule}"
+        f"{report.table}.{result.check}"
         for report in check_published(settings, MonitoringConfig(), NOW + timedelta(days=365))
         for result in report.results
         if not result.passed and report.table != "events"
@@ -238,10 +238,10 @@ def table() -> str:
         "## False alarms",
         "",
         f"{len(months)} clean months of shops that no threshold was set on (seeds "
-        f"{CLEAN_SEEDS[0]} to {CLEAN_SEEDS[-1]}). A run a day sees the events up to then, with all "
-        "their rules and the daily measures; sessions, feature tables and labels are checked once, "
-        f"at the month's end. {false} of {runs} looks raised an alarm, {false / runs:.1%}; stated "
-        f"bound {MOST_FALSE:.0%}.",
+        f"{CLEAN_SEEDS[0]} to {CLEAN_SEEDS[-1]}). A run a day sees the events up to then, with "
+        "all their checks and the daily metrics; sessions, feature tables and labels are checked "
+        f"once, at the month's end. {false} of {runs} looks raised an alarm, {false / runs:.1%}; "
+        f"stated bound {MOST_FALSE:.0%}.",
         "",
         "| seed | false alarms |",
         "|---|---|",

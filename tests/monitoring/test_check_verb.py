@@ -24,7 +24,7 @@ def checked(table, folder, *options):
 def test_a_good_log_passes_and_nothing_is_published(settings, tmp_path):
     result = checked(month(3, 300), tmp_path, "--docs")
     assert result.exit_code == 0, result.output
-    assert "900 rows keep" in result.output
+    assert "900 rows pass" in result.output
     assert not settings.events.exists()
     assert not settings.quarantine.exists()
     assert (settings.reports / "data_docs" / "events.html").stat().st_size > 10_000

@@ -97,17 +97,17 @@ def test_a_shop_that_grew_is_not_wrong_about_its_beginnings(
     config = MonitoringConfig.model_validate({"events": {"min_rows": 20}})
     file = save(month(days, most).take(kept), tmp_path)
     report = check_events(file, settings, config=config, now=NOW + timedelta(days=30))
-    assert "day_volume" not in {result.rule for result in report.warnings}
+    assert "day_volume" not in {result.check for result in report.warnings}
 
 
 @pytest.mark.parametrize("fault", BLOCKED)
 def test_a_planted_fault_is_blocked(fault: str, settings: Settings, tmp_path: Path) -> None:
-    rule, spoil = BLOCKED[fault]
+    check, spoil = BLOCKED[fault]
     report = check_events(
         save(spoil(month()), tmp_path), settings, config=MonitoringConfig(), now=NOW
     )
-    assert rule in {result.rule for result in report.blocking}
-    with pytest.raises(NextbuyError, match=rule):
+    assert check in {result.check for result in report.blocking}
+    with pytest.raises(NextbuyError, match=check):
         gate(report)
 
 
@@ -115,11 +115,11 @@ def test_a_planted_fault_is_blocked(fault: str, settings: Settings, tmp_path: Pa
 def test_a_suspicious_batch_is_told_but_passes(
     fault: str, settings: Settings, tmp_path: Path
 ) -> None:
-    rule, spoil = WARNED[fault]
+    check, spoil = WARNED[fault]
     report = check_events(
         save(spoil(month()), tmp_path), settings, config=MonitoringConfig(), now=NOW
     )
-    assert rule in {result.rule for result in report.warnings}
+    assert check in {result.check for result in report.warnings}
     gate(report)
 
 
@@ -159,13 +159,13 @@ def test_severity_and_tolerance_come_from_the_configuration(
     )
     assert not check_events(file, settings, config=lenient, now=NOW).blocking
     report = check_events(file, settings, config=warned, now=NOW)
-    assert [r.rule for r in report.warnings] == ["price_plausible"]
+    assert [r.check for r in report.warnings] == ["price_plausible"]
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"prize_plausible": {"severity": "warn"}}, "prize_plausible is no rule of events"),
+        ({"prize_plausible": {"severity": "warn"}}, "prize_plausible is no check of events"),
         ({"event_mix": {"tolerance": 0.1}}, "event_mix takes no tolerance"),
     ],
 )
@@ -182,7 +182,7 @@ def test_bounds_follow_the_configuration(settings: Settings, tmp_path: Path) -> 
         {"events": {"shares": {EventType.VIEW.value: (0.9, 1.0)}}}
     )
     report = check_events(save(month(), tmp_path), settings, config=config, now=NOW)
-    assert [r.rule for r in report.warnings] == ["event_mix"]
+    assert [r.check for r in report.warnings] == ["event_mix"]
 
 
 def test_what_is_no_parquet_is_named(settings: Settings, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_folder_of_days_is_read_whole_and_without_its_partition(
         )
     report = check_events(tmp_path, settings, config=MonitoringConfig(), now=NOW)
     assert report.rows == 3000
-    assert [r.rule for r in report.blocking] == ["event_id_unique"]  # not columns_as_declared
+    assert [r.check for r in report.blocking] == ["event_id_unique"]  # not columns_as_declared
 
 
 def test_the_shipped_configuration_is_valid() -> None:
@@ -227,7 +227,7 @@ def test_the_shipped_configuration_is_valid() -> None:
     [
         ("chekcs: {}", "chekcs"),
         ("events: {volume_factor: 0.5}", "volume_factor"),
-        ("checks: [", "cannot be read"),
+        ("checks: [", "monitoring.yaml is not valid YAML"),
     ],
 )
 def test_a_wrong_configuration_is_refused(text: str, message: str, tmp_path: Path) -> None:

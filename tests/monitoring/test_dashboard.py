@@ -68,7 +68,7 @@ def test_a_spoiled_report_is_an_error_and_no_blank_page(data):
     for page in ("quality", "drift", "model"):
         assert any("cannot be read" in error.value for error in opened(page).error)
     (data.reports / "evaluation.json").write_text("{")
-    assert any("spoiled" in error.value for error in opened("model").error)
+    assert any("damaged" in error.value for error in opened("model").error)
 
 
 def test_what_if_evaluates_the_definitions_of_the_features(data):

@@ -7,7 +7,7 @@ import pytest
 from monitoring.config import load_config
 from monitoring.drift import DriftConfig, compare, page, series, write_page
 from monitoring.run import monitor
-from monitoring.weeks import ripe_weeks
+from monitoring.weeks import with_matured_labels
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 
@@ -148,7 +148,9 @@ def test_an_empty_window_is_said():
 def test_the_series_has_every_week_and_the_target_only_where_it_is_known():
     weekly = [(START + timedelta(days=7 * i), window(i, ["a"], seed=i)) for i in range(3)]
     newest = START + timedelta(days=14)
-    rows = series(window(0, ["a"]), ripe_weeks(weekly, timedelta(days=7), newest), START, CONFIG)
+    rows = series(
+        window(0, ["a"]), with_matured_labels(weekly, timedelta(days=7), newest), START, CONFIG
+    )
     views = [r for r in rows if r["feature"] == "user__n_views"]
     assert [r["is_drifted"] for r in views if r["against"] == "training"] == [False, True, True]
     assert [r["is_drifted"] for r in views if r["against"] == "previous"] == [True, True]

@@ -1,4 +1,4 @@
-"""Nothing that breaks a blocking rule is published: the last good version stays."""
+"""Nothing that breaks a blocking check is published: the last good version stays."""
 
 import shutil
 from contextlib import contextmanager
@@ -77,7 +77,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("table", FAULTS)
 def test_a_day_that_breaks_a_rule_leaves_the_last_good_table(table: str, shop: Settings) -> None:
-    change, rule = FAULTS[table]
+    change, check = FAULTS[table]
     if table != "sessions":
         build(shop, "sessions")
     target = path(shop, table)
@@ -95,14 +95,14 @@ def test_a_day_that_breaks_a_rule_leaves_the_last_good_table(table: str, shop: S
         pq.write_table(spoiled.cast(schema), file)
         check_staged(staged, settings)
 
-    with pytest.raises(NextbuyError, match=rule) as refused:
+    with pytest.raises(NextbuyError, match=check) as refused:
         build(shop, table, spoil_and_check)
     assert "not published" in str(refused.value)
     assert target.resolve() == before
     assert manifest(target) == good
     (folder,) = shop.quarantine.glob(f"check-{table}-*")
     rows = pq.read_table(folder / "rows.parquet")
-    assert rule in set(rows["reason"].to_pylist())
+    assert check in set(rows["reason"].to_pylist())
     assert str(folder) in str(refused.value)
     build(shop, table)
     assert max(manifest(target).days) > max(good.days)

@@ -55,7 +55,7 @@ def test_a_spoiled_state_file_is_no_green_light(shop):
     (shop.reports / "alerts.json").write_text("{")
     report = monitor(shop, newest_event(shop))
     assert report.exit_code == 1
-    assert "alerts.json is spoiled" in str(report)
+    assert "alerts.json is damaged" in str(report)
     (shop.reports / "alerts.json").unlink()
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.checks import check
+from monitoring.checks import run_checks
 from monitoring.config import MonitoringConfig
 from monitoring.table_checks import check_published, suites
 from nextbuy.connection import duckdb_connection
@@ -54,7 +54,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def spoiled(shop: Settings, table: str, change: str, where: str, target: Path) -> set[str]:
-    """The blocking rules that break when `change` is made in the rows `where`."""
+    """The blocking checks that break when `change` is made in the rows `where`."""
     suite = next(suite for suite in suites(shop, CONFIG, NOW) if suite.table == table)
     given = [suite.files] if isinstance(suite.files, str) else list(map(str, suite.files))
     column = change.split(" AS ")[-1]
@@ -69,8 +69,8 @@ def spoiled(shop: Settings, table: str, change: str, where: str, target: Path) -
             f"COPY (SELECT * EXCLUDE (nr) FROM '{target}/with_nr.parquet') "
             f"TO '{target}/spoiled.parquet'"
         )
-    report = check(table, target / "spoiled.parquet", suite.rules, shop, CONFIG, NOW)
-    return {result.rule for result in report.blocking}
+    report = run_checks(table, target / "spoiled.parquet", suite.checks, shop, CONFIG, NOW)
+    return {result.check for result in report.blocking}
 
 
 def test_what_the_stages_publish_breaks_no_blocking_rule(shop: Settings) -> None:
@@ -137,16 +137,16 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_breaks_its_rule(fault: str, shop: Settings, tmp_path: Path) -> None:
-    table, change, where, rule = FAULTS[fault]
-    assert rule in spoiled(shop, table, change, where, tmp_path)
+    table, change, where, check = FAULTS[fault]
+    assert check in spoiled(shop, table, change, where, tmp_path)
 
 
 def test_sessions_of_other_events_are_refused(shop: Settings, tmp_path: Path) -> None:
     suite = next(suite for suite in suites(shop, CONFIG, NOW) if suite.table == "sessions")
     rows = pq.read_table(sorted(shop.sessions.glob("day=*/*.parquet")), partitioning=None)
     pq.write_table(rows[:-1], tmp_path / "short.parquet")
-    report = check("sessions", tmp_path / "short.parquet", suite.rules, shop, CONFIG, NOW)
-    assert [result.rule for result in report.blocking] == ["rows_complete"]
+    report = run_checks("sessions", tmp_path / "short.parquet", suite.checks, shop, CONFIG, NOW)
+    assert [result.check for result in report.blocking] == ["rows_complete"]
 
 
 def test_a_prediction_file_being_written_is_not_read(shop: Settings) -> None:
@@ -166,11 +166,11 @@ def test_a_log_from_before_parity_is_read_and_said_to_be(settings: Settings) -> 
     pq.write_table(old, folder / "old-1.parquet")
     (report,) = check_published(settings, CONFIG, NOW)
     assert report.blocking == []
-    assert [result.rule for result in report.warnings] == ["comparable_live"]
+    assert [result.check for result in report.warnings] == ["comparable_live"]
     write_predictions(settings, predictions(), "new", 1)
     (report,) = check_published(settings, CONFIG, NOW)
     assert report.blocking == []
-    assert [(r.rule, r.unexpected) for r in report.warnings if r.rule == "comparable_live"] == [
+    assert [(r.check, r.unexpected) for r in report.warnings if r.check == "comparable_live"] == [
         ("comparable_live", 200)
     ]
     assert read_predictions(settings).num_rows == 400
