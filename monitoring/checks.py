@@ -162,7 +162,7 @@ def run_checks(
     return report
 
 
-def gate(report: CheckReport) -> None:
+def raise_if_blocked(report: CheckReport) -> None:
     """Refuse a table that breaks a blocking check.
 
     Raises:

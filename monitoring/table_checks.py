@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from monitoring.bounds import Severity
-from monitoring.checks import CheckReport, gate, run_checks
+from monitoring.checks import CheckReport, raise_if_blocked, run_checks
 from monitoring.config import MonitoringConfig, load_config
 from monitoring.rules import Check
 from monitoring.suites.events import event_checks
@@ -28,7 +28,7 @@ PREDICTION_DAYS = 7
 
 
 class Suite(NamedTuple):
-    """The checks of one table that is there."""
+    """The checks of one published table."""
 
     table: str
     files: str | Sequence[Path]
@@ -41,10 +41,10 @@ def check_published(
     now: datetime | None = None,
     progress: Callable[[str], None] = lambda table: None,
 ) -> list[CheckReport]:
-    """Check every published table and the prediction log; what is not there yet is passed over.
+    """Check every published table and the prediction log; missing ones are skipped.
 
     Raises:
-        NextbuyError: a file is no Parquet, or the configuration names a check that is none.
+        NextbuyError: a file is not Parquet, or the configuration names an unknown check.
     """
     now = now or datetime.now(UTC)
     reports = []
@@ -55,15 +55,15 @@ def check_published(
 
 
 def suites(settings: Settings, config: MonitoringConfig, now: datetime) -> Iterator[Suite]:
-    """The suite of each table that is there, told what the table was made from."""
+    """The suite of each table that is published, by what the table was made from."""
     events = manifest(settings.events)
     if events is not None:
         yield Suite("events", files(settings.events), event_checks(now, config.events))
         tables = [settings.sessions, *(settings.features / table.name for table in TABLES)]
         for table in (*tables, settings.labels):
-            found = manifest(table)
-            if found is not None:
-                checks = _rules(settings, table.name, found.info, events.rows)
+            published = manifest(table)
+            if published is not None:
+                checks = _suite(settings, table.name, published.info, events.rows)
                 if checks:
                     yield Suite(table.name, files(table), checks)
     complete = "[!.]*.parquet"  # a file being written is hidden, but not from DuckDB's star
@@ -88,12 +88,12 @@ def check_staged(staged: StagedTable, settings: Settings) -> None:
     of_events = (settings.events / file.parent.name / file.name for file in new)
     n_events = sum(pq.read_metadata(file).num_rows for file in of_events if file.exists())
     name, now = version.table.name, datetime.now(UTC)
-    checks = _rules(settings, name, version.info, n_events)
+    checks = _suite(settings, name, version.info, n_events)
     only: Severity | None = "block" if version.kept else None
-    gate(run_checks(name, new, checks, settings, load_config(), now, only=only))
+    raise_if_blocked(run_checks(name, new, checks, settings, load_config(), now, only=only))
 
 
-def _rules(settings: Settings, table: str, info: dict[str, Any], n_events: int) -> list[Check]:
+def _suite(settings: Settings, table: str, info: dict[str, Any], n_events: int) -> list[Check]:
     """The suite of a table made of events; `info` is its manifest's."""
     if table == settings.sessions.name:
         return session_checks(SessionConfig(**info["sessions"]), n_events)

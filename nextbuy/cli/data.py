@@ -96,7 +96,7 @@ def ingest(
         print_line("events of these logs are published   (up to date)")
         print_next_steps("nextbuy sessionize")
         return
-    from monitoring.checks import check_events, gate
+    from monitoring.checks import check_events, raise_if_blocked
 
     with (
         console.status("ingesting") as status,
@@ -106,7 +106,7 @@ def ingest(
     ):
         if staged.file:
             status.update("checking the new events")
-            gate(check_events(staged.file, settings))
+            raise_if_blocked(check_events(staged.file, settings))
         report = publish(staged, status.update)
     for line in str(report).splitlines():
         print_line(line)

@@ -53,13 +53,13 @@ def merge_live() -> None:
     Example: `nextbuy merge-live`
     """
     quiet_libraries()
-    from monitoring.checks import check_events, gate
+    from monitoring.checks import check_events, raise_if_blocked
     from nextbuy.live.merge import publish, stage_live_events
 
     settings = Settings()
     with console.status("merging live events"), stage_live_events(settings) as staged:
         if staged.count:
-            gate(check_events(staged.file, settings))
+            raise_if_blocked(check_events(staged.file, settings))
         publish(staged)
     print_line(
         f"{staged.count:,} live events published" if staged.count else "nothing new to publish"

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.checks import check_events, gate
+from monitoring.checks import check_events, raise_if_blocked
 from monitoring.config import MonitoringConfig, load_config
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EventType
@@ -85,7 +85,7 @@ WARNED: dict[str, tuple[str, Spoil]] = {
 def test_clean_events_break_no_rule(settings: Settings, tmp_path: Path) -> None:
     report = check_events(save(month(), tmp_path), settings, config=MonitoringConfig(), now=NOW)
     assert [str(r) for r in report.results if not r.passed] == []
-    gate(report)
+    raise_if_blocked(report)
     assert report.rows == 15_000
 
 
@@ -108,7 +108,7 @@ def test_a_planted_fault_is_blocked(fault: str, settings: Settings, tmp_path: Pa
     )
     assert check in {result.check for result in report.blocking}
     with pytest.raises(NextbuyError, match=check):
-        gate(report)
+        raise_if_blocked(report)
 
 
 @pytest.mark.parametrize("fault", WARNED)
@@ -120,14 +120,14 @@ def test_a_suspicious_batch_is_told_but_passes(
         save(spoil(month()), tmp_path), settings, config=MonitoringConfig(), now=NOW
     )
     assert check in {result.check for result in report.warnings}
-    gate(report)
+    raise_if_blocked(report)
 
 
 def test_the_message_names_rule_column_count_and_remedy(settings: Settings, tmp_path: Path) -> None:
     file = save(with_values(month(), "price", range(40, 47), -5), tmp_path)
     report = check_events(file, settings, config=MonitoringConfig(), now=NOW)
     with pytest.raises(NextbuyError) as error:
-        gate(report)
+        raise_if_blocked(report)
     text = str(error.value)
     for part in ("price_plausible", "(price)", "7 rows (0.05%)", "-5", "correct its mapping"):
         assert part in text
