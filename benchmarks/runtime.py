@@ -26,8 +26,8 @@ def fitted(family: str, trees: int) -> Any:
     random = np.random.default_rng(0)
     matrix = random.normal(size=(20_000, FEATURES)).astype(np.float32)
     matrix[random.random(matrix.shape) < 0.1] = np.nan
-    wish = np.nan_to_num(matrix[:, :8]).sum(axis=1) + np.nan_to_num(matrix[:, 8] * matrix[:, 9])
-    label = (wish + random.normal(0, 2, len(matrix)) > 3).astype(int)
+    intent = np.nan_to_num(matrix[:, :8]).sum(axis=1) + np.nan_to_num(matrix[:, 8] * matrix[:, 9])
+    label = (intent + random.normal(0, 2, len(matrix)) > 3).astype(int)
     if family == "xgboost":
         import xgboost
 
@@ -108,7 +108,7 @@ def main(small: bool) -> None:
     for family in ("xgboost", "lightgbm"):
         booster = fitted(family, trees)
         expected = native(booster, family, Path())(blocks[0])
-        took: dict[str, float] = {}
+        medians: dict[str, float] = {}
         for name, make in RUNTIMES.items():
             with tempfile.TemporaryDirectory() as folder:
                 try:
@@ -120,22 +120,22 @@ def main(small: bool) -> None:
                 if difference > 1e-5:
                     print(f"  {family}, {name}: left out, differs by {difference:.1e}")
                     continue
-                seen = []
+                milliseconds = []
                 for block in blocks:
                     started = time.perf_counter()
                     score(block)
-                    seen.append((time.perf_counter() - started) * 1000)
-                took[name] = float(np.median(seen))
-                print(f"  {family}, {name}: {took[name]:.3f} ms, differs by {difference:.1e}")
-        mine = took.pop("native")
+                    milliseconds.append((time.perf_counter() - started) * 1000)
+                medians[name] = float(np.median(milliseconds))
+                print(f"  {family}, {name}: {medians[name]:.3f} ms, differs by {difference:.1e}")
+        mine = medians.pop("native")
         report.write(
             f"runtime_{family}",
             work=f"{ROWS} rows, {trees} trees of depth {DEPTH}, {FEATURES} features, one thread",
             unit="ms",
             better="lower",
             ours=mine,
-            peers=took,
-            floor=min([mine, *took.values()]),
+            peers=medians,
+            floor=min([mine, *medians.values()]),
             peak_memory_gb={"all": report.peak_memory_gb()},
             small=small,
         )

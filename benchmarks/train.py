@@ -33,7 +33,7 @@ PERIOD = (datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 2, tzinfo=UTC))
 def make(folder: Path, rows: int) -> None:
     """A dataset with every feature of the service, a tenth of the values missing."""
     rng = np.random.default_rng(7)
-    wish = np.zeros(rows)
+    intent = np.zeros(rows)
     columns: dict[str, Any] = {
         "user_id": pa.array([f"u{n:06d}" for n in rng.integers(0, rows // 20 + 1, rows)]),
         "item_id": pa.array([f"i{n:05d}" for n in rng.integers(0, 5000, rows)]),
@@ -52,32 +52,32 @@ def make(folder: Path, rows: int) -> None:
         else:
             values = rng.gamma(2.0, 20.0, rows)
             if place % 7 == 0:
-                wish += np.where(mask, 0, values / 40 - 1)
+                intent += np.where(mask, 0, values / 40 - 1)
             kind = pa.int64() if dtype == "int64" else pa.float64()
             columns[name] = pa.array(values, mask=mask).cast(kind, safe=False)
-    chance = 1 / (1 + np.exp(4.5 - 0.5 * wish))
+    chance = 1 / (1 + np.exp(4.5 - 0.5 * intent))
     columns["label"] = pa.array((rng.random(rows) < chance).astype(np.int8))
     columns["split"] = pa.array(rng.choice(list(SHARES), rows, p=list(SHARES.values())))
     pq.write_table(pa.table(columns), folder / "dataset.parquet", compression="zstd")
 
 
-def ours(given: argparse.Namespace) -> dict[str, Any]:
+def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from training.dataset import Dataset
     from training.train import fit_calibrated
 
     splits = Splits(train=PERIOD, validation=PERIOD, calibration=PERIOD, test=PERIOD)
     measured = []
-    for _ in range(given.repeats):
+    for _ in range(arguments.repeats):
         began = time.perf_counter()
-        table = pq.read_table(Path(given.folder) / "dataset.parquet")
+        table = pq.read_table(Path(arguments.folder) / "dataset.parquet")
         dataset = Dataset(table, splits, digest="", registry="")
         booster = fit_calibrated(dataset, "lightgbm", CONFIG)
         measured.append(time.perf_counter() - began)
     return {"measured": measured, "trees": booster.native.num_trees()}
 
 
-def ready_matrix(given: argparse.Namespace) -> dict[str, Any]:
-    table = pq.read_table(Path(given.folder) / "dataset.parquet")
+def ready_matrix(arguments: argparse.Namespace) -> dict[str, Any]:
+    table = pq.read_table(Path(arguments.folder) / "dataset.parquet")
     names = tuple(name for name, _ in FEATURES)
     split = np.array(table["split"].to_pylist())
     labels = table["label"].to_numpy()
@@ -86,7 +86,7 @@ def ready_matrix(given: argparse.Namespace) -> dict[str, Any]:
     parts = [(contract.matrix(table.take(rows)), labels[rows]) for rows in indices.values()]
     del table
     measured = []
-    for _ in range(given.repeats):
+    for _ in range(arguments.repeats):
         began = time.perf_counter()
         booster = fit_booster(contract, *parts, CONFIG)
         measured.append(time.perf_counter() - began)
@@ -103,25 +103,25 @@ def main(small: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), rows)
         options = {"folder": folder, "repeats": repeats}
-        found = {n: report.measure("benchmarks.train", n, **options) for n in CONTENDERS}
-    ready = found["ready matrix"]
-    assert ready.values["trees"] == found["ours"].values["trees"]
+        results = {n: report.measure("benchmarks.train", n, **options) for n in CONTENDERS}
+    ready = results["ready matrix"]
+    assert ready.values["trees"] == results["ours"].values["trees"]
     report.write(
         "train",
         work=work,
         unit="s",
         better="lower",
-        ours=found["ours"].median,
+        ours=results["ours"].median,
         peers={},
         floor=ready.median,
-        peak_memory_gb={name: result.peak_memory_gb for name, result in found.items()},
+        peak_memory_gb={name: result.peak_memory_gb for name, result in results.items()},
         small=small,
     )
 
 
 if __name__ == "__main__":
-    given = report.arguments(folder="", repeats=1)
-    if given.contender:
-        report.run_contender(CONTENDERS, given)
+    arguments = report.arguments(folder="", repeats=1)
+    if arguments.contender:
+        report.run_contender(CONTENDERS, arguments)
     else:
-        main(given.small)
+        main(arguments.small)

@@ -56,8 +56,8 @@ def measured(labels, score):
     }
 
 
-def mean(found):
-    return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
+def mean(results):
+    return {name: float(np.mean([r[name] for r in results])) for name in results[0]}
 
 
 def main(file: str) -> None:

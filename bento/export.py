@@ -75,7 +75,7 @@ def export_champion(settings: Settings) -> str:
     """Copy the champion into BentoML's model store (`BENTOML_HOME`); its tag comes back.
 
     The tag is made of the MLflow version and the content: exporting again changes nothing, except
-    that `nextbuy:latest` is whatever was exported last, so a rollback of the alias rolls back.
+    that `nextbuy:latest` is the tag exported last, so a rollback of the alias rolls back.
 
     >>> export_champion(Settings())
     'nextbuy:v3-5d41402abc4b'

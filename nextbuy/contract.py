@@ -1,4 +1,4 @@
-"""What a model was fitted on: the one bridge from named features to the model's matrix.
+"""The contract of a model: how named features become the matrix that it was fitted on.
 
 Training writes it into the MLflow model's metadata, serving and monitoring read it from there, so
 that the order of columns and the codes of categories exist once.
@@ -27,7 +27,7 @@ FEATURE_SERVICE = "next_session_purchase"
 class Calibration(BaseModel):
     """Calibrated log-odds are `slope` times the booster's plus `intercept` (Platt, 1999).
 
-    Rising, so the ranking stays. The default changes nothing.
+    Monotonic, so the ranking is unchanged; the default is the identity.
 
     >>> Calibration(intercept=-1.0).apply(np.array([0.5])).round(3)
     array([0.269])
@@ -39,7 +39,7 @@ class Calibration(BaseModel):
     intercept: float = Field(default=0.0, allow_inf_nan=False)
 
     def apply(self, probability: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibrated probabilities, in the shape given."""
+        """Calibrated probabilities, in the same shape."""
         if self.slope == 1.0 and self.intercept == 0.0:
             return probability
         odds = log_odds(probability)
@@ -49,8 +49,8 @@ class Calibration(BaseModel):
 
 def log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
     """Finite for every probability: a booster's single precision reaches 0 and 1."""
-    kept = np.clip(np.asarray(probability, np.float64), 1e-7, 1 - 1e-7)
-    odds: NDArray[np.float64] = np.log(kept) - np.log1p(-kept)
+    inside = np.clip(np.asarray(probability, np.float64), 1e-7, 1 - 1e-7)
+    odds: NDArray[np.float64] = np.log(inside) - np.log1p(-inside)
     return odds
 
 

@@ -150,7 +150,7 @@ def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings, candidates: 
     """Table of the first events of sessions: `length`, `ended` and the event, for every length.
 
     Definitions then read the past of the chosen shoppers and of all who shared a shop session
-    with them (a log-in there makes one person of two). Every length has a copy of its own: of all
+    with them (a log-in there links two visitor ids). Every length has a copy of its own: of all
     people and of all shop sessions, so that one query computes them all.
 
     Args:

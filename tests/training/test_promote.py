@@ -28,7 +28,7 @@ GOOD = TrainConfig(
 
 @pytest.fixture(autouse=True)
 def one_family(monkeypatch):
-    """Both families are fitted in `test_models`; logging a model is what takes the time here."""
+    """All families are fitted in `test_models`; logging a model is what takes the time here."""
     monkeypatch.setattr("training.train.FAMILIES", ("lightgbm",))
 
 
