@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from hiredis import pack_command
 
 from benchmarks import report
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import connect, find_redis_server, running_redis
-from nextbuy.stores.online.wire import command
 
 FEATURES = 15
 BATCH = 5_000
@@ -113,7 +113,7 @@ def pipe(given: argparse.Namespace) -> dict[str, Any]:
                     pipeline.hgetall(key)
                 hashes = pipeline.execute()
             for key, fields in zip(batch, hashes, strict=True):
-                file.write(command(b"HSET", key, *chain.from_iterable(fields.items())))
+                file.write(pack_command((b"HSET", key, *chain.from_iterable(fields.items()))))
     loader = [find_redis_server().with_name("redis-cli"), "-s", Settings().redis / "redis.sock"]
     measured = []
     for _ in range(given.repeats):

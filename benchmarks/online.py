@@ -4,7 +4,6 @@ python -m benchmarks.online [--small]
 """
 
 import argparse
-import asyncio
 import os
 import tempfile
 import time
@@ -140,16 +139,6 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     return timed(lambda request: reader.read(request).matrix(), requests(given))
 
 
-def ours_async(given: argparse.Namespace) -> dict[str, Any]:
-    from nextbuy.stores.online.reader import OnlineReader
-
-    reader = OnlineReader(open_store(given, ours=True), "all")
-    with asyncio.Runner() as runner:
-        return timed(
-            lambda request: runner.run(reader.read_async(request)).matrix(), requests(given)
-        )
-
-
 def feast(given: argparse.Namespace, with_ours: bool) -> dict[str, Any]:
     """Feast's `get_online_features`, asked by columns, which is its faster way."""
     store = open_store(given, with_ours)
@@ -168,26 +157,17 @@ def feast(given: argparse.Namespace, with_ours: bool) -> dict[str, Any]:
 def bare(given: argparse.Namespace) -> dict[str, Any]:
     """The floor: the same commands, made beforehand; the replies parsed and left as they are."""
     from nextbuy.stores.online.reader import OnlineReader
-    from nextbuy.stores.online.store import NextbuyOnlineStore
-    from nextbuy.stores.online.wire import wire
 
     store = open_store(given, ours=True)
     reader = OnlineReader(store, "all")
-    online = NextbuyOnlineStore()
-    made = [reader.request(request) for request in requests(given)]
-    with wire(online.client(store.config)) as line:
-
-        def read(request: tuple[bytes, int]) -> Any:
-            line.send(request[0])
-            return line.read(request[1])
-
-        return timed(read, [(request.commands, request.replies) for request in made])
+    execute = reader.online_store.execute
+    packed = [reader.request(request) for request in requests(given)]
+    return timed(lambda each: execute(store.config, each.commands, each.replies), packed)
 
 
 CONTENDERS: dict[str, report.Contender] = {
     "prepare": prepare,
     "ours": ours,
-    "ours, async": ours_async,
     "get_online_features, ours": lambda given: feast(given, with_ours=True),
     "stock Feast": lambda given: feast(given, with_ours=False),
     "floor": bare,

@@ -34,9 +34,8 @@ from bento.serve import _await_ready, _stop, deployment_file, running
 from nextbuy.connection import duckdb_connection
 from nextbuy.network import free_port
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.stores.online.reader import OnlineReader
+from nextbuy.stores.online.reader import OnlineReader, ReadRequest
 from nextbuy.stores.online.redis_server import running_redis
-from nextbuy.stores.online.wire import wire
 from nextbuy.versioned_table import files
 
 ITEMS = 50
@@ -128,13 +127,11 @@ def bare_parts(settings: Settings, tag: str, asked: list[dict[str, Any]]) -> dic
     columns = [{"user_id": [b["user_id"]], "item_id": b["item_ids"]} for b in asked]
     made = [reader.request(each) for each in columns]
     blocks = [features.read(each["user_id"], each["item_id"]).matrix for each in columns]
-    with wire(reader._online.client(store.config)) as line:
 
-        def read(request: tuple[bytes, int]) -> Any:
-            line.send(request[0])
-            return line.read(request[1])
+    def read(request: ReadRequest) -> Any:
+        return reader.online_store.execute(store.config, request.commands, request.replies)
 
-        redis = timed(read, [(request.commands, request.replies) for request in made])
+    redis = timed(read, made)
     return {"redis": redis, "model": timed(model.booster.predict, blocks)}
 
 

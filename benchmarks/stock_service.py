@@ -12,7 +12,7 @@ from feast import FeatureStore, RepoConfig
 
 from bento.model import read_info
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import hold
+from nextbuy.stores.online.redis_server import ensure_running
 
 WORKERS = int(os.environ.get("STOCK_WORKERS", "1"))
 
@@ -21,7 +21,7 @@ WORKERS = int(os.environ.get("STOCK_WORKERS", "1"))
 class Stock:
     def __init__(self) -> None:
         settings = Settings()
-        socket = hold(settings).removeprefix("unix://")
+        socket = ensure_running(settings).removeprefix("unix://")
         self.store = FeatureStore(
             config=RepoConfig(
                 project="nextbuy",

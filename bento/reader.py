@@ -23,7 +23,7 @@ from nextbuy.contract import ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.stores.online.reader import OnlineReader
-from nextbuy.stores.online.redis_server import hold
+from nextbuy.stores.online.redis_server import ensure_running
 
 RECENT_ITEMS = "recent_items:item_ids"
 """Items of a shopper's latest session, most recent first."""
@@ -170,8 +170,8 @@ class OnlineFeatures:
         if len(set(user_ids)) == 1:
             user_ids = user_ids[:1]  # one value stands for all rows, and is looked up once
         batch = self._query(lambda: self._reader.read({"user_id": user_ids, "item_id": item_ids}))
-        stamps = batch.stamps  # the least integer, for no row, is NaT
-        times = {view.name: stamps[view.name].view("datetime64[us]") for view in self.views}
+        timestamps = batch.timestamps  # the least integer, for no row, is NaT
+        times = {view.name: timestamps[view.name].view("datetime64[us]") for view in self.views}
         # As `contract.matrix(batch)` gives it, without a trip through Arrow for each column.
         matrix = np.empty((batch.rows, len(self._contract.features)), np.float32)
         matrix[:, self._numbers] = batch.matrix(self._number_names)
@@ -209,7 +209,7 @@ class OnlineFeatures:
     def _connect(self) -> None:
         seconds = self._budget.total_seconds() if self._budget else None
         client = redis.Redis.from_url(
-            hold(self._settings),
+            ensure_running(self._settings),
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
             retry=Retry(NoBackoff(), 0),  # redis-py would try for seconds
@@ -217,8 +217,8 @@ class OnlineFeatures:
         )
         size: Any = client.dbsize()
         self._filled = size > 0
-        # Feast takes no timeouts, but uses the client that its store already has.
-        self._store._get_provider().online_store._client = client  # type: ignore[attr-defined]
+        # Feast takes no timeouts; its store reads through this client instead.
+        self._reader.online_store.use_client(client)
         self._client = client
 
     def _greet(self, connection: Any) -> None:

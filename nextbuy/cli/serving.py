@@ -42,7 +42,7 @@ def materialize() -> None:
     from feast import FeatureStore
 
     from nextbuy.live.write_history import recorded_materialization
-    from nextbuy.stores.online.packed import LAYOUT
+    from nextbuy.stores.online.layout import PACKED_VERSION
     from nextbuy.stores.online.redis_server import connect, running_redis
     from nextbuy.versioned_table import require
 
@@ -58,7 +58,7 @@ def materialize() -> None:
             table = require(settings.features / name, "nextbuy features")
             schema = sorted(f"{field.name}: {field.dtype}" for field in view.schema)
             stored = [repr(store.config.online_store), f"ttl {view.ttl}"]
-            layout = f"packed layout {LAYOUT}"
+            layout = f"packed layout {PACKED_VERSION}"
             now = {"schema": [*schema, *stored, layout], "days": table.days}
             # Kept in Redis itself: a Redis that was emptied is filled again.
             found: Any = redis.hget(MATERIALIZED, name)

@@ -27,9 +27,9 @@ from nextbuy.live.features import LiveFeatures, live_tables, session_config
 from nextbuy.live.sync import sync
 from nextbuy.live.write_history import begin_batch, end_batch
 from nextbuy.settings import Settings
-from nextbuy.stores.online.layout import Layout, layout
-from nextbuy.stores.online.redis_server import append_only, hold
-from nextbuy.stores.online.rows import rows_from_arrow
+from nextbuy.stores.online.encoded_rows import rows_from_arrow
+from nextbuy.stores.online.layout import RedisLayout, redis_layout
+from nextbuy.stores.online.redis_server import append_only, ensure_running
 from nextbuy.stores.online.store import NextbuyOnlineStore
 from nextbuy.stores.online.writer import write
 from nextbuy.versioned_table import lock, manifest
@@ -64,7 +64,7 @@ class Worker:
         tables = live_tables(settings)
         self.features = LiveFeatures(tables, session_config(settings))
         self._feast = FeatureStore(repo_path=str(settings.feature_repo))
-        self._layouts: dict[str, Layout] = {}
+        self._layouts: dict[str, RedisLayout] = {}
         for table in tables:
             try:
                 view = self._feast.get_feature_view(table.name)
@@ -72,7 +72,7 @@ class Worker:
                 raise NextbuyError(
                     f"Feast knows no feature view {table.name!r}. Register it: nextbuy apply"
                 ) from None
-            self._layouts[table.name] = layout(self._feast.config, view)
+            self._layouts[table.name] = redis_layout(self._feast.config, view)
         self._client = NextbuyOnlineStore().client(self._feast.config)
         if settings.redis_url is None:
             append_only(self._client)
@@ -168,7 +168,7 @@ def work(settings: Settings, is_over: Callable[[], bool]) -> None:
             worker.features.clear()
             time.sleep(RETRY_SECONDS)
             with suppress(NextbuyError):
-                hold(settings)  # the embedded server is started again
+                ensure_running(settings)  # the embedded server is started again
             continue
         if not processed:
             time.sleep(IDLE_SECONDS)

@@ -204,7 +204,7 @@ def _keys(client: redis.Redis, user: str) -> Iterator[bytes]:
 
 
 def _is_packed_of(key: bytes, user: bytes) -> bool:
-    """Whether a key of the packed layout ends with this id (see `nextbuy.stores.online`).
+    """Whether a key of the packed layout ends with this id (see `nextbuy.stores.online.layout`).
 
     The shopper is the last of the join keys and has no length. Before it is nothing, or the item
     behind its type and its length, four bytes each.

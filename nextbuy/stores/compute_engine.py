@@ -18,8 +18,8 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _get_column_names
 
 from nextbuy.stores.offline.store import NextbuyOfflineStore
-from nextbuy.stores.online.layout import layout
-from nextbuy.stores.online.rows import Rows, rows_from_arrow
+from nextbuy.stores.online.encoded_rows import EncodedRows, rows_from_arrow
+from nextbuy.stores.online.layout import redis_layout
 from nextbuy.stores.online.store import NextbuyOnlineStore
 from nextbuy.stores.online.writer import write
 
@@ -79,16 +79,16 @@ class NextbuyEngine(LocalComputeEngine):
             start_date=task.start_time,
             end_date=task.end_time,
         )
-        into, mapping = layout(config, view), source.field_mapping or {}
+        layout, mapping = redis_layout(config, view), source.field_mapping or {}
         client = cast(NextbuyOnlineStore, self.online_store).client(config)
         progress: Callable[[None], Any] = task.tqdm_builder  # type: ignore[assignment]
-        stamp = mapping.get(timestamp, timestamp)
+        timestamp_name = mapping.get(timestamp, timestamp)
 
-        def batches() -> Iterator[Rows]:
+        def batches() -> Iterator[EncodedRows]:
             for batch in job.to_reader(BATCH_ROWS):
                 names = [mapping.get(name, name) for name in batch.schema.names]
                 table = pa.Table.from_batches([batch]).rename_columns(names)
-                yield rows_from_arrow(config, into, table, stamp)
+                yield rows_from_arrow(config, layout, table, timestamp_name)
 
         with progress(None) as bar:
-            write(client, config, into, batches(), bar.update)
+            write(client, config, layout, batches(), bar.update)

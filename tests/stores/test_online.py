@@ -16,8 +16,7 @@ from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nextbuy.stores.online.writer import ROWS as ROWS_AT_ONCE
-from nextbuy.stores.online.writer import _Work
+from nextbuy.stores.online.writer import TRANSACTION_ROWS, RowCommands
 from tests.stores.small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
 
 CENTURIES = datetime(1900, 1, 1), datetime(2200, 1, 1)  # noqa: DTZ001 (hypothesis wants them bare)
@@ -334,19 +333,19 @@ def test_a_newer_row_between_look_and_write(tmp_path, flushed, packed, monkeypat
     views = [entity(), simple(tmp_path, [("z", 0, 0)])]
     slow, fast = (Repo(tmp_path / name, views, online_store=online) for name in ("slow", "fast"))
     users = [f"u{i}" for i in range(200)]
-    answer, looks = _Work.answer, []
+    transaction, looks = RowCommands.transaction, []
 
-    def overtaken(work, part, replies):
+    def overtaken(commands, part, replies):
         looks.append(part)
         if len(looks) == 1:
-            monkeypatch.setattr(_Work, "answer", answer)
+            monkeypatch.setattr(RowCommands, "transaction", transaction)
             push(fast, [(user, 9, 9) for user in users[::2]])
-            monkeypatch.setattr(_Work, "answer", overtaken)
-        return answer(work, part, replies)
+            monkeypatch.setattr(RowCommands, "transaction", overtaken)
+        return transaction(commands, part, replies)
 
-    monkeypatch.setattr(_Work, "answer", overtaken)
+    monkeypatch.setattr(RowCommands, "transaction", overtaken)
     push(slow, [(user, 5, 5) for user in users])
-    assert len(looks) > 200 / ROWS_AT_ONCE  # what was overtaken was looked at again
+    assert len(looks) > 200 / TRANSACTION_ROWS  # what was overtaken was looked at again
     assert [value_of(slow, user) for user in users] == [9, 5] * 100
 
 

@@ -1,5 +1,7 @@
 """What a reader asks and how it reads the answer, beside what the writer makes of the values."""
 
+from types import SimpleNamespace
+
 import hiredis
 import numpy as np
 import pyarrow as pa
@@ -10,9 +12,8 @@ from hypothesis import strategies as st
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online import encoding
-from nextbuy.stores.online.decoding import _numbers, stamps
-from nextbuy.stores.online.keys import Encoder, Keys
-from nextbuy.stores.online.packed import packing
+from nextbuy.stores.online.decoding import HashViewReader, _numbers, timestamps
+from nextbuy.stores.online.layout import KeyEncoder, RedisLayout, RequestKeys, packed_layout
 from nextbuy.times import NOT_SEEN_US
 
 KINDS = [ValueType.STRING, ValueType.INT64]
@@ -21,17 +22,14 @@ INTEGERS = st.integers(-(2**63), 2**63 - 1)
 FEATURES = [("f", ValueType.INT64)]
 
 
-def asked(keys, columns):
-    """The keys that Redis would see, row by row."""
-    encoded = [Encoder("k", kind)(c) for kind, c in zip(KINDS, columns, strict=True)]
-    commands, count, places = keys.on_wire(encoded)
-    reader = hiredis.Reader()
-    reader.feed(b"*%d\r\n%b" % (count, commands))
-    distinct = reader.gets()
+def requested(keys, columns):
+    """The keys of a request, row by row."""
+    encoded = [KeyEncoder("k", kind)(c) for kind, c in zip(KINDS, columns, strict=True)]
+    distinct, positions = keys(encoded)
     rows = max(map(len, columns))
-    if places is None:
-        return distinct if count == rows else distinct * rows
-    return [distinct[place] for place in places]
+    if positions is None:
+        return distinct if len(distinct) == rows else distinct * rows
+    return [distinct[position] for position in positions]
 
 
 @given(st.lists(st.tuples(TEXTS, INTEGERS), min_size=1, max_size=8), st.booleans(), st.booleans())
@@ -44,29 +42,42 @@ def test_keys_are_those_that_were_written(entities, one_text, one_integer):
         pa.array(texts * (rows // len(texts)), pa.string()),
         pa.array(integers * (rows // len(integers)), pa.int64()),
     ]
-    packs = packing("shop", "pairs", ["a", "b"], FEATURES)
-    packed = Keys(KINDS, packs.prefix, bare=True)
-    assert asked(packed, [texts, integers]) == packs.keys(arrays, KINDS).to_pylist()
+    packed = packed_layout("shop", "pairs", ["a", "b"], FEATURES)
+    packed_keys = RequestKeys(KINDS, packed.prefix, bare=True)
+    written = encoding.packed_keys(packed, arrays, KINDS).to_pylist()
+    assert requested(packed_keys, [texts, integers]) == written
     head = b"%d\x02"
-    hashes = Keys(KINDS, head, b"shop")
+    hashes = RequestKeys(KINDS, head, b"shop")
     written = encoding.entity_keys(arrays, ["a", "b"], KINDS, "shop").to_pylist()
     names = 4 + 2 * (4 + 4 + 1)  # how many join keys, then of each its type, length and name
-    assert asked(hashes, [texts, integers]) == [head + key[names:] for key in written]
+    assert requested(hashes, [texts, integers]) == [head + key[names:] for key in written]
 
 
 def test_null_in_a_key_makes_a_key_that_no_row_has():
-    packed = Keys(KINDS, b"nb", bare=True)
-    assert asked(packed, [["a", None], [1]])[1] == b""
-    assert asked(packed, [["a"], [None]]) == [b""]
+    packed = RequestKeys(KINDS, b"nb", bare=True)
+    assert requested(packed, [["a", None], [1]])[1] == b""
+    assert requested(packed, [["a"], [None]]) == [b""]
     with pytest.raises(NextbuyError, match="'k' takes int"):
-        Encoder("k", ValueType.INT64)(["1"])
+        KeyEncoder("k", ValueType.INT64)(["1"])
+
+
+@given(st.lists(st.binary(max_size=300), max_size=6))
+def test_a_command_for_each_key_of_a_hash(keys):
+    config = SimpleNamespace(project="shop")
+    layout = RedisLayout("pairs", (("a", ValueType.STRING),), (), None, None)
+    view = HashViewReader(layout, "pairs", ["a"], dict(FEATURES), config)
+    server = hiredis.Reader()
+    server.feed(view.commands(keys))
+    fields = [layout.field("f"), b"_ts:pairs"]
+    assert [server.gets() for _ in keys] == [[b"HMGET", key, *fields] for key in keys]
+    assert server.gets() is False
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(10**16), 10**17)), max_size=6))
-def test_stamps_are_those_that_were_written(times):
-    raw = encoding.stamps(np.array([t or 0 for t in times], np.int64)).to_pylist()
-    found = stamps([None if t is None else r for t, r in zip(times, raw, strict=True)])
-    assert found.tolist() == [NOT_SEEN_US if t is None else t for t in times]
+def test_timestamps_are_those_that_were_written(times):
+    raw = encoding.timestamps(np.array([t or 0 for t in times], np.int64)).to_pylist()
+    decoded = timestamps([None if t is None else r for t, r in zip(times, raw, strict=True)])
+    assert decoded.tolist() == [NOT_SEEN_US if t is None else t for t in times]
 
 
 @given(st.lists(st.one_of(st.none(), INTEGERS), max_size=6))

@@ -1,11 +1,12 @@
-"""Replies to rows of features: the reading side of `writer`, one class per layout.
+"""From Redis's replies to rows of features: the counterpart of `encoding`, one class per layout.
 
-What can be worked out before a request comes is worked out when a reader is made; a request then
-costs a few calls per feature view, not per value.
+Whatever does not depend on the request is computed when a reader is made; a request then costs a
+few calls per feature view, not per value.
 """
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -15,15 +16,13 @@ from feast.repo_config import RepoConfig
 from feast.type_map import feast_value_type_to_python_type
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
+from hiredis import pack_command
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online.block import Column, ViewRows
 from nextbuy.stores.online.encoding import SECONDS
-from nextbuy.stores.online.keys import Keys, Places
-from nextbuy.stores.online.layout import Layout
-from nextbuy.stores.online.packed import TEXT
-from nextbuy.stores.online.wire import bulk, header
+from nextbuy.stores.online.feature_batch import FeatureColumn, ViewRows
+from nextbuy.stores.online.layout import TEXT, RedisLayout, RequestKeys, RowPositions
 from nextbuy.times import MICROSECOND, NOT_SEEN_US
 
 FIXED = {
@@ -38,52 +37,50 @@ LONG: dict[ValueType, Callable[[bytes], Any]] = {
 }
 """What makes a value of the packed layout from its bytes; `Value` messages where none is named."""
 POWERS = np.uint64(1) << np.arange(0, 70, 7, dtype=np.uint64)
-SHORT_STAMPS = frozenset(range(6, 13)) - {7}
+SHORT_TIMESTAMPS = frozenset(range(6, 13)) - {7}
 """Lengths of protobuf Timestamps whose seconds take five bytes."""
-STAMP_WIDTH = max(SHORT_STAMPS)
+TIMESTAMP_WIDTH = max(SHORT_TIMESTAMPS)
 FIVE_BYTES = np.array([True] * 4 + [False])
-NO_STAMP = bytes([SECONDS, 128, 128, 128, 128, 0])
-_two = struct.Struct("<II").pack
+NO_TIMESTAMP = bytes([SECONDS, 128, 128, 128, 128, 0])
+_two_u32 = struct.Struct("<II").pack
 
 
 class ViewReader:
     """One feature view of a reader: its keys, and what its replies hold."""
 
-    packed: bool
-    keys: Keys
+    keys: RequestKeys
     numbers: tuple[tuple[str, ...], ...]
     """Features in the order of `ViewRows.numbers`."""
     others: tuple[str, ...]
     """Features in the order of `ViewRows.others`."""
 
-    def __init__(self, into: Layout, title: str, asked: list[str]) -> None:
+    def __init__(self, layout: RedisLayout, title: str, key_columns: list[str]) -> None:
         self.title = title
-        self.asked = asked
+        self.key_columns = key_columns
         """The request's columns that make the key, in the order of the join keys' names."""
-        self.kinds = [kind for _, kind in into.join_keys[: len(asked)]]
-        self.ttl = into.ttl // MICROSECOND if into.ttl else None
+        self.kinds = [kind for _, kind in layout.join_keys[: len(key_columns)]]
+        self.ttl = layout.ttl // MICROSECOND if layout.ttl else None
 
-    def decode(self, replies: list[Any], places: Places) -> ViewRows:
+    def decode(self, replies: list[Any], positions: RowPositions) -> ViewRows:
         """The rows of a request."""
         raise NotImplementedError
 
 
-class HashView(ViewReader):
-    """Stock Feast's layout: one HMGET per entity, the timestamp last."""
-
-    packed = False
+class HashViewReader(ViewReader):
+    """Feast's layout: one HMGET per entity, the timestamp last."""
 
     def __init__(
-        self, into: Layout, title: str, asked: list[str], features: dict[str, ValueType],
-        config: RepoConfig,
+        self, layout: RedisLayout, title: str, key_columns: list[str],
+        features: dict[str, ValueType], config: RepoConfig,
     ) -> None:  # fmt: skip
-        super().__init__(into, title, asked)
-        names = [name.encode() for name, _ in into.join_keys]
+        super().__init__(layout, title, key_columns)
+        names = [name.encode() for name, _ in layout.join_keys]
         prefix = struct.pack("<I", len(names)) + b"".join(
-            _two(ValueType.STRING.value, len(name)) + name for name in names
+            _two_u32(ValueType.STRING.value, len(name)) + name for name in names
         )
-        if not asked:  # a view without entities has one row, of Feast's dummy entity
-            prefix += _two(ValueType.STRING.value, 0)
+        if not key_columns:  # a view without entities has one row, of Feast's dummy entity
+            prefix += _two_u32(ValueType.STRING.value, 0)
+        self.keys = RequestKeys(self.kinds, prefix, config.project.encode())
         kinds: dict[ValueType, list[str]] = {}
         for name, kind in features.items():
             kinds.setdefault(kind, []).append(name)
@@ -94,19 +91,25 @@ class HashView(ViewReader):
         ]
         self.numbers = tuple(tuple(kinds[kind]) for kind in numeric)
         self.others = tuple(name for _, name in self._others)
-        fields = [into.field(name) for name in (*chain(*self.numbers), *self.others)]
-        fields.append(into.stamp_field)
-        self._width = len(fields)
-        self.keys = Keys(
-            self.kinds,
-            prefix,
-            config.project.encode(),
-            around=(header(1 + self._width + 1) + bulk(b"HMGET"), b"".join(map(bulk, fields))),
-        )
+        fields = [layout.field(name) for name in (*chain(*self.numbers), *self.others)]
+        self._fields = (*fields, layout.timestamp_field)
+        # A command differs from the next in its key alone; what stands around the key is packed
+        # once, and what precedes it once for each length of a key.
+        _, _, packed = pack_command(self._fields).partition(b"\r\n")
+        self._after = b"\r\n" + packed
+        self._before = lru_cache(maxsize=1024)(self._packed_before)
 
-    def decode(self, replies: list[Any], places: Places) -> ViewRows:
+    def commands(self, keys: Sequence[bytes]) -> bytes:
+        """An HMGET of each key."""
+        return b"".join([self._before(len(key)) + key + self._after for key in keys])
+
+    def _packed_before(self, size: int) -> bytes:
+        command: bytes = pack_command((b"HMGET", bytes(size), *self._fields))
+        return command[: len(command) - size - len(self._after)]
+
+    def decode(self, replies: list[Any], positions: RowPositions) -> ViewRows:
         """Decode the replies of the HMGETs."""
-        width, rows, at = self._width, len(replies), 0
+        width, rows, at = len(self._fields), len(replies), 0
         flat: list[bytes | None] = list(chain.from_iterable(replies))
         matrices, absent, others = [], [], []
         for kind, count in self._numeric:
@@ -120,105 +123,109 @@ class HashView(ViewReader):
             at += 1
         empty = np.empty((rows, 0), np.bool_)
         return _placed(
-            stamps(flat[width - 1 :: width]), matrices, np.hstack([empty, *absent]), others, places
+            timestamps(flat[width - 1 :: width]),
+            matrices,
+            np.hstack([empty, *absent]),
+            others,
+            positions,
         )
 
 
-class PackedView(ViewReader):
+class PackedViewReader(ViewReader):
     """The packed layout: one key of an MGET per entity."""
 
-    packed = True
-
     def __init__(
-        self, into: Layout, title: str, asked: list[str], features: dict[str, ValueType],
-        config: RepoConfig,
+        self, layout: RedisLayout, title: str, key_columns: list[str],
+        features: dict[str, ValueType], config: RepoConfig,
     ) -> None:  # fmt: skip
-        super().__init__(into, title, asked)
-        if into.packing is None:
+        super().__init__(layout, title, key_columns)
+        if layout.packed is None:
             raise NextbuyError(f"Feature view {title!r} is not packed.")
-        packing = self._packing = into.packing
-        names = packing.names
-        self.keys = Keys(self.kinds, packing.prefix, bare=True)
-        self.numbers = tuple(tuple(names[i] for i in block) for _, block in packing.blocks)
-        self.others = tuple(names[i] for i in packing.long if names[i] in features)
-        self._blocks = [kind.name for kind, _ in packing.blocks]
+        packed = layout.packed
+        self._dtype, names = packed.dtype, packed.names
+        self.keys = RequestKeys(self.kinds, packed.prefix, bare=True)
+        self.numbers = tuple(tuple(names[i] for i in block) for _, block in packed.blocks)
+        self.others = tuple(names[i] for i in packed.long if names[i] in features)
+        self._blocks = [kind.name for kind, _ in packed.blocks]
         self._width = sum(map(len, self.numbers))
-        self._long = [
-            (LONG.get(packing.kinds[i], _any), names[i] in features) for i in packing.long
-        ]
-        nothing = np.zeros(1, packing.dtype)
-        nothing["time"], nothing["missing"] = NOT_SEEN_US, True
-        self._nothing = nothing.tobytes()
+        self._long = [(LONG.get(packed.kinds[i], _any), names[i] in features) for i in packed.long]
+        unknown = np.zeros(1, packed.dtype)
+        unknown["time"], unknown["missing"] = NOT_SEEN_US, True
+        self._unknown = unknown.tobytes()
 
-    def decode(self, replies: list[Any], places: Places) -> ViewRows:
+    def decode(self, replies: list[Any], positions: RowPositions) -> ViewRows:
         """Decode the values of the MGET."""
-        nothing = self._nothing
-        fixed = [row or nothing for row in replies]
-        others: list[Column] = []
+        unknown = self._unknown
+        fixed = [row or unknown for row in replies]
+        others: list[FeatureColumn] = []
         if self._long:
-            fixed = [row[: len(nothing)] for row in fixed]
-        rows = np.frombuffer(b"".join(fixed), self._packing.dtype)
+            fixed = [row[: len(unknown)] for row in fixed]
+        rows = np.frombuffer(b"".join(fixed), self._dtype)
         if self._long:
             others = self._texts(replies, rows)
         missing = rows["missing"][:, : self._width] if self._long else rows["missing"]
-        return _placed(rows["time"], [rows[name] for name in self._blocks], missing, others, places)
+        return _placed(
+            rows["time"], [rows[name] for name in self._blocks], missing, others, positions
+        )
 
-    def _texts(self, replies: list[Any], rows: NDArray[Any]) -> list[Column]:
-        starts = np.full(len(replies), len(self._nothing))
-        found = []
-        for place, (take, wanted) in enumerate(self._long):
-            ends = starts + rows["lengths"][:, place]
-            if wanted:
+    def _texts(self, replies: list[Any], rows: NDArray[Any]) -> list[FeatureColumn]:
+        starts = np.full(len(replies), len(self._unknown))
+        columns = []
+        for i, (decode, is_requested) in enumerate(self._long):
+            ends = starts + rows["lengths"][:, i]
+            if is_requested:
                 column = np.empty(len(replies), object)
-                missing = rows["missing"][:, self._width + place].tolist()
+                missing = rows["missing"][:, self._width + i].tolist()
                 spans = zip(replies, missing, starts.tolist(), ends.tolist(), strict=True)
-                for n, (row, lacks, start, end) in enumerate(spans):
-                    if not lacks:
-                        column[n] = take(row[start:end])
-                found.append(Column(column, _not_none(column)))
+                for n, (row, is_missing, start, end) in enumerate(spans):
+                    if not is_missing:
+                        column[n] = decode(row[start:end])
+                columns.append(FeatureColumn(column, _not_none(column)))
             starts = ends
-        return found
+        return columns
 
 
 def _placed(
     times: NDArray[np.int64],
     numbers: list[NDArray[Any]],
     missing: NDArray[np.bool_],
-    others: list[Column],
-    places: Places,
+    others: list[FeatureColumn],
+    positions: RowPositions,
 ) -> ViewRows:
     """The rows in the order of the request."""
-    if places is None:
+    if positions is None:
         return ViewRows(times, tuple(numbers), missing, tuple(others))
     return ViewRows(
-        times[places],
-        tuple(matrix[places] for matrix in numbers),
-        missing[places],
-        tuple(Column(column.values[places], column.present[places]) for column in others),
+        times[positions],
+        tuple(matrix[positions] for matrix in numbers),
+        missing[positions],
+        tuple(
+            FeatureColumn(column.values[positions], column.present[positions]) for column in others
+        ),
     )
 
 
-def stamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
+def timestamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
     """Protobuf Timestamps in microseconds; NOT_SEEN_US where there is none."""
-    lengths = {len(stamp) for stamp in raw if stamp is not None}
+    lengths = {len(each) for each in raw if each is not None}
     if not lengths:
         return np.full(len(raw), NOT_SEEN_US)
-    if not lengths <= SHORT_STAMPS:
-        return np.array([_stamp(stamp) for stamp in raw], np.int64)
-    matrix = _padded([NO_STAMP if stamp is None else stamp for stamp in raw], STAMP_WIDTH)
+    if not lengths <= SHORT_TIMESTAMPS:
+        return np.array([_timestamp(each) for each in raw], np.int64)
+    matrix = _padded([NO_TIMESTAMP if each is None else each for each in raw], TIMESTAMP_WIDTH)
     # Seconds from 1978 to 3058 take five bytes; nanoseconds follow, or nothing.
     plain = (matrix[:, 1:6] >= 128) == FIVE_BYTES
     if not plain.all() or not (matrix[:, 0] == SECONDS).all():
-        return np.array([_stamp(stamp) for stamp in raw], np.int64)
+        return np.array([_timestamp(each) for each in raw], np.int64)
     times = _varints(matrix[:, 1:6]) * 1_000_000
     if lengths != {6}:
         times += _varints(matrix[:, 7:]) // 1000
     if None in raw:
-        times[[stamp is None for stamp in raw]] = NOT_SEEN_US
+        times[[each is None for each in raw]] = NOT_SEEN_US
     return times
 
 
-def _stamp(raw: bytes | None) -> int:
+def _timestamp(raw: bytes | None) -> int:
     return NOT_SEEN_US if raw is None else Timestamp.FromString(raw).ToMicroseconds()
 
 
@@ -246,12 +253,12 @@ def _numbers(raw: list[bytes | None], kind: ValueType) -> tuple[NDArray[Any], ND
     return np.frombuffer(joined, FIXED[kind])["value"], ~present
 
 
-def _objects(raw: list[bytes | None], kind: ValueType) -> Column:
+def _objects(raw: list[bytes | None], kind: ValueType) -> FeatureColumn:
     objects = np.empty(len(raw), object)
     for i, value in enumerate(raw):
         if value:
             objects[i] = _text(value, kind) if kind in TEXT else _any(value)
-    return Column(objects, _not_none(objects))
+    return FeatureColumn(objects, _not_none(objects))
 
 
 def _not_none(objects: NDArray[Any]) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
-"""From Arrow columns to the bytes that Feast's Redis layout holds, column by column.
+"""From Arrow columns to the bytes that Redis holds, column by column.
 
-Every function gives a `pa.BinaryArray` with one entry per row; a missing value is the empty
-string, as Feast writes it (a protobuf `Value` without content).
+Every function returns a `pa.BinaryArray` with one entry per row. In Feast's layout a missing value
+is the empty string, as Feast writes it (a protobuf `Value` without content).
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from feast.value_type import ValueType
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
+from nextbuy.stores.online.layout import TEXT, PackedLayout
 
 # Tags of the fields of Feast's `Value` message: number * 8 + wire type.
 BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL = 0x0A, 0x12, 0x18, 0x20, 0x29, 0x35, 0x38
@@ -79,7 +80,7 @@ def cast(column: pa.Array, kind: ValueType, name: str) -> pa.Array:
         raise _misfit(name, column.type, kind, str(error)) from None
 
 
-def stamps(times: NDArray[np.int64]) -> pa.BinaryArray:
+def timestamps(times: NDArray[np.int64]) -> pa.BinaryArray:
     """Microseconds since 1970 as serialized protobuf Timestamps."""
     seconds, rest = np.divmod(times, 1_000_000)
     return pc.binary_join_element_wise(
@@ -124,42 +125,6 @@ def key_bytes(column: pa.Array, kind: ValueType, name: str) -> list[pa.Array | b
     texts = column.cast(pa.binary())
     lengths = np.asarray(pc.binary_length(texts)).astype("<u4")
     return [_u32(kind.value), rows_of_bytes(lengths.view(np.uint8), 4), texts]
-
-
-def framed(arguments: Sequence[pa.BinaryArray | bytes], rows: int) -> pa.BinaryArray:
-    """Each row's arguments as Redis takes them: `$length\\r\\nbytes\\r\\n`, one after the other."""
-    return joined([*_lengths(arguments), b""], rows, separator=b"\r\n")
-
-
-def commands(arguments: Sequence[pa.BinaryArray | bytes], rows: int) -> pa.BinaryArray:
-    """A whole command of each row; what is the same for all is given as bytes."""
-    opening = b"*%d" % len(arguments)
-    return joined([opening, *_lengths(arguments), b""], rows, separator=b"\r\n")
-
-
-def span(rows: pa.BinaryArray, part: slice) -> memoryview:
-    """The bytes of consecutive rows, uncopied."""
-    offsets = np.frombuffer(rows.buffers()[1], np.int32)[rows.offset :]
-    data = rows.buffers()[2]
-    return memoryview(data if data is not None else b"")[offsets[part.start] : offsets[part.stop]]
-
-
-def _lengths(arguments: Sequence[pa.BinaryArray | bytes]) -> list[pa.Array | bytes]:
-    pieces: list[pa.Array | bytes] = []
-    for each in arguments:
-        if isinstance(each, bytes):
-            pieces.append(b"$%d\r\n%b" % (len(each), each))
-        else:
-            pieces += [_dollars(each), each]
-    return pieces
-
-
-def _dollars(column: pa.BinaryArray) -> pa.BinaryArray:
-    lengths = pc.binary_length(column)
-    longest = pc.max(lengths).as_py() or 0
-    if longest < 4096:
-        return pa.array([b"$%d" % n for n in range(longest + 1)], pa.binary()).take(lengths)
-    return pa.array([b"$%d" % n for n in lengths.to_pylist()], pa.binary())
 
 
 def joined(pieces: Sequence[pa.Array | bytes], rows: int, separator: bytes = b"") -> pa.BinaryArray:
@@ -245,3 +210,50 @@ def _misfit(name: str, found: pa.DataType, kind: ValueType, why: str) -> Nextbuy
         f"The column {name!r} is {found}, but its feature view declares {kind.name}: {why}. "
         "Correct the schema or the table."
     )
+
+
+def packed_keys(
+    packed: PackedLayout, columns: Sequence[pa.Array], kinds: Sequence[ValueType]
+) -> pa.BinaryArray:
+    """The keys of the packed layout, given the join keys in the order of their names."""
+    pieces: list[pa.Array | bytes] = [packed.prefix]
+    for i, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
+        raw = key_bytes(column, kind, "join key")
+        pieces += raw if i < len(columns) - 1 else raw[-1:]
+    return joined(pieces, len(columns[0]) if columns else 1)
+
+
+def packed_rows(
+    packed: PackedLayout, columns: Sequence[pa.Array], times: NDArray[np.int64]
+) -> pa.BinaryArray:
+    """Pack columns (in the order of `packed.names`), one entry per row.
+
+    A column that is neither numeric nor boolean nor text holds serialized `Value` messages.
+    """
+    fixed = np.zeros(len(times), packed.dtype)
+    fixed["time"] = times
+    slot = 0
+    for kind, positions in packed.blocks:
+        for at, i in enumerate(positions):
+            column = cast(columns[i], kind, packed.names[i])
+            missing = ~np.asarray(column.is_valid())
+            values = numbers(column)
+            if values.dtype.kind == "f":
+                missing |= np.isnan(values)
+            fixed[kind.name][:, at] = values
+            fixed["missing"][:, slot] = missing
+            slot += 1
+    tails: list[pa.Array] = []
+    for at, i in enumerate(packed.long):
+        column, kind = columns[i], packed.kinds[i]
+        if kind in TEXT:
+            column = cast(column, kind, packed.names[i])
+        raw = column.cast(pa.binary()).fill_null(b"")
+        lengths = np.asarray(pc.binary_length(raw))
+        # A `Value` without content is a missing one.
+        missing = ~np.asarray(column.is_valid()) if kind in TEXT else lengths == 0
+        fixed["lengths"][:, at] = lengths
+        fixed["missing"][:, slot + at] = missing
+        tails.append(raw)
+    head = rows_of_bytes(fixed.view(np.uint8), packed.dtype.itemsize)
+    return joined([head, *tails], len(times))

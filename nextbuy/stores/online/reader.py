@@ -1,10 +1,10 @@
 """Online features of one request as columns, in one round trip.
 
     reader = OnlineReader(FeatureStore("feature_repo"), "next_session_purchase")
-    block = reader.read({"user_id": ["u1"], "item_id": ["i1", "i2", "i3"]})
-    block.matrix(["item__price", "user__n_views_7d"])
+    features = reader.read({"user_id": ["u1"], "item_id": ["i1", "i2", "i3"]})
+    features.matrix(["item__price", "user__n_views_7d"])
 
-Everything that does not depend on the request is worked out once, when the reader is made. Feast's
+Everything that does not depend on the request is computed once, when the reader is made. Feast's
 own `get_online_features` reads the same hashes, through a protobuf message per value.
 """
 
@@ -19,15 +19,14 @@ from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.online_stores.redis import RedisType
 from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs
 from feast.value_type import ValueType
+from hiredis import pack_command
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online.block import Block, Plan
-from nextbuy.stores.online.decoding import HashView, PackedView, ViewReader
-from nextbuy.stores.online.keys import Encoder, Places
-from nextbuy.stores.online.layout import clock_key, layout
-from nextbuy.stores.online.store import NextbuyOnlineStore
-from nextbuy.stores.online.wire import bulk, command, first_error, header, reading
-from nextbuy.times import EPOCH, MICROSECOND
+from nextbuy.stores.online.decoding import HashViewReader, PackedViewReader, ViewReader
+from nextbuy.stores.online.feature_batch import FeatureBatch, ReadPlan
+from nextbuy.stores.online.layout import KeyEncoder, RowPositions, clock_key, redis_layout
+from nextbuy.stores.online.store import NextbuyOnlineStore, explain_read_errors
+from nextbuy.times import to_us
 
 
 class OnlineReader:
@@ -56,7 +55,7 @@ class OnlineReader:
             )
         if isinstance(feature_service, str):
             feature_service = store.get_feature_service(feature_service)
-        self._config, self._online = store.config, online
+        self.online_store, self._config = online, store.config
         refs = _get_features(store.registry, store.project, feature_service)
         views, on_demand = _get_feature_views_to_use(
             store.registry, store.project, feature_service, hide_dummy_entity=False
@@ -70,13 +69,13 @@ class OnlineReader:
             for view, names in plain
             for n in names
         ]
-        asked = [ref.replace(":", "__", 1) for ref in refs]
-        self._order = [name for name in asked if name in set(read)]
-        self._inputs = [name for name in read if name not in set(asked)]
-        self._plan = Plan([_full(view) for view in self._views], self._order, set(read))
+        requested = [ref.replace(":", "__", 1) for ref in refs]
+        self._order = [name for name in requested if name in set(read)]
+        self._inputs = [name for name in read if name not in set(requested)]
+        self._plan = ReadPlan([_full_names(view) for view in self._views], self._order, set(read))
         self._ttls = [view.ttl for view in self._views]
         self._by_data = self._config.online_store.clock == "data"
-        self._clock = command(b"GET", clock_key(store.project)) * self._by_data
+        self._clock = pack_command((b"GET", clock_key(store.project))) if self._by_data else b""
 
     @property
     def features(self) -> list[str]:
@@ -91,20 +90,20 @@ class OnlineReader:
     @property
     def join_keys(self) -> list[str]:
         """The columns that `read` needs (beside the request data of on-demand views)."""
-        return sorted({key for view in self._views for key in view.asked})
+        return sorted({key for view in self._views for key in view.key_columns})
 
     def _view_reader(self, view: Any, names: list[str]) -> ViewReader:
-        into = layout(self._config, view)
+        layout = redis_layout(self._config, view)
         kinds = {feature.name: feature.dtype.to_value_type() for feature in view.features}
         mapping = view.projection.join_key_map
-        asked = [mapping.get(key, key) for key, _ in into.join_keys if key != DUMMY_ENTITY_ID]
-        reader = PackedView if into.packing else HashView
+        keys = [mapping.get(key, key) for key, _ in layout.join_keys if key != DUMMY_ENTITY_ID]
+        reader = PackedViewReader if layout.packed else HashViewReader
         features = {name: kinds[name] for name in names}
-        return reader(into, view.projection.name_to_use(), asked, features, self._config)
+        return reader(layout, view.projection.name_to_use(), keys, features, self._config)
 
     def read(
         self, entity_columns: Mapping[str, Sequence[Any]], now: datetime | None = None
-    ) -> Block:
+    ) -> FeatureBatch:
         """The features of each row of the entity columns.
 
         A column of one value stands for all rows. Entities that are unknown or null, and rows
@@ -117,25 +116,11 @@ class OnlineReader:
         request = self.request(entity_columns)
         replies: list[Any] = []
         if request.commands:
-            with reading():
-                replies = self._online.ask(self._config, request.commands, request.replies)
-        return self._block(request, replies, entity_columns, now)
+            with explain_read_errors():
+                replies = self.online_store.execute(self._config, request.commands, request.replies)
+        return self._batch(request, replies, entity_columns, now)
 
-    async def read_async(
-        self, entity_columns: Mapping[str, Sequence[Any]], now: datetime | None = None
-    ) -> Block:
-        """As `read`, without holding up the event loop."""
-        request = self.request(entity_columns)
-        replies: list[Any] = []
-        if request.commands:
-            with reading():
-                client = await self._online._get_client_async(self._config.online_store)
-                replies = await _ask_async(client, request)
-                if refusal := first_error(replies):
-                    raise refusal
-        return self._block(request, replies, entity_columns, now)
-
-    def request(self, entity_columns: Mapping[str, Sequence[Any]]) -> "Request":
+    def request(self, entity_columns: Mapping[str, Sequence[Any]]) -> "ReadRequest":
         """The commands that read the features of these rows, each key once.
 
         Raises:
@@ -155,70 +140,71 @@ class OnlineReader:
             raise NextbuyError(
                 f"The request lacks the join key {missing}; it takes {', '.join(self.join_keys)}."
             ) from None
-        mget, hashes, packed, replies = [], [], 0, 0
-        parts: list[tuple[int, Places]] = []
+        packed_keys: list[bytes] = []
+        commands, replies = [], 0
+        parts: list[tuple[int, RowPositions]] = []
         for view, columns in zip(self._views, self._columns, strict=True):
-            keys, count, places = view.keys.on_wire([encoded[column] for column in columns])
-            parts.append((count, places))
-            if view.packed:
-                mget.append(keys)
-                packed += count
+            keys, positions = view.keys([encoded[column] for column in columns])
+            parts.append((len(keys), positions))
+            if isinstance(view, HashViewReader):
+                commands.append(view.commands(keys))
+                replies += len(keys)
             else:
-                hashes.append(keys)
-                replies += count
-        opening = [header(1 + packed), bulk(b"MGET")] if packed else []
-        return Request(
-            b"".join([*opening, *mget, *hashes, self._clock]),
-            bool(packed) + replies + self._by_data,
+                packed_keys += keys
+        if packed_keys:
+            commands.insert(0, pack_command((b"MGET", *packed_keys)))
+        return ReadRequest(
+            b"".join([*commands, self._clock]),
+            bool(packed_keys) + replies + self._by_data,
             rows,
-            bool(packed),
+            bool(packed_keys),
             parts,
         )
 
-    def _block(
+    def _batch(
         self,
-        request: "Request",
+        request: "ReadRequest",
         replies: list[Any],
         entity_columns: Mapping[str, Sequence[Any]],
         now: datetime | None,
-    ) -> Block:
+    ) -> FeatureBatch:
         if now is not None:
-            us = (now - EPOCH) // MICROSECOND
+            us = to_us(now)
         elif self._by_data:
             us = int(replies[-1] or 0)
         else:
             us = time.time_ns() // 1000
-        packed, at, hashes = 0, int(request.packed), replies
+        packed, hashes = 0, int(request.packed)  # the next reply of either kind
         rows = []
-        for view, (count, places) in zip(self._views, request.parts, strict=True):
-            if view.packed:
+        for view, (count, positions) in zip(self._views, request.parts, strict=True):
+            if isinstance(view, HashViewReader):
+                part = replies[hashes : hashes + count]
+                hashes += count
+            else:
                 part = replies[0][packed : packed + count] if count else []
                 packed += count
-            else:
-                part = hashes[at : at + count]
-                at += count
-            rows.append(view.decode(part, places))
-        block = Block(self._plan, rows, request.rows, us, self._ttls)
+            rows.append(view.decode(part, positions))
+        batch = FeatureBatch(self._plan, rows, request.rows, us, self._ttls)
         if self._derived:
-            read = {name: block[name] for name in self._order + self._inputs}
-            self._derive(block, pa.table(read), entity_columns)
-        return block
+            read = {name: batch[name] for name in self._order + self._inputs}
+            self._derive(batch, pa.table(read), entity_columns)
+        return batch
 
     def _derive(
-        self, block: Block, inputs: pa.Table, entity_columns: Mapping[str, Sequence[Any]]
+        self, batch: FeatureBatch, inputs: pa.Table, entity_columns: Mapping[str, Sequence[Any]]
     ) -> None:
         for name, values in entity_columns.items():
-            values = list(values) * (block.rows if len(values) == 1 else 1)
+            values = list(values) * (batch.rows if len(values) == 1 else 1)
             inputs = inputs.append_column(name, pa.array(values))
         for view, names in self._derived:
             result = view.transform_arrow(inputs, full_feature_names=True)
             prefix = view.projection.name_to_use()
             for name in sorted(names):
-                block.derived[f"{prefix}__{name}"] = result[f"{prefix}__{name}"].combine_chunks()
+                batch.derived[f"{prefix}__{name}"] = result[f"{prefix}__{name}"].combine_chunks()
 
 
-class Request(NamedTuple):
-    """What is asked of Redis, and whose the replies are."""
+class ReadRequest(NamedTuple):
+    """The commands that read a request, and which replies belong to which view."""
 
     commands: bytes
     """One MGET for all packed rows, one HMGET for each hash."""
@@ -226,43 +212,30 @@ class Request(NamedTuple):
     rows: int
     packed: bool
     """Whether the first reply is that of an MGET."""
-    parts: list[tuple[int, Places]]
+    parts: list[tuple[int, RowPositions]]
     """Per view, the number of its keys and which of them is each row's."""
 
 
 def _encoders(
     views: Sequence[ViewReader],
-) -> tuple[list[tuple[str, Encoder]], list[list[int]]]:
-    """What encodes each column of a request (by its name), and each view's columns.
+) -> tuple[list[tuple[str, KeyEncoder]], list[list[int]]]:
+    """The encoder of each column of a request, with its name, and the columns of each view.
 
     A column is encoded once for all views that look it up as the same type.
     """
     numbers: dict[tuple[str, ValueType], int] = {}
-    encoders: list[tuple[str, Encoder]] = []
+    encoders: list[tuple[str, KeyEncoder]] = []
     columns = []
     for view in views:
-        mine = list(zip(view.asked, view.kinds, strict=True))
-        for name, kind in mine:
+        own = list(zip(view.key_columns, view.kinds, strict=True))
+        for name, kind in own:
             if (name, kind) not in numbers:
                 numbers[name, kind] = len(encoders)
-                encoders.append((name, Encoder(name, kind)))
-        columns.append([numbers[each] for each in mine])
+                encoders.append((name, KeyEncoder(name, kind)))
+        columns.append([numbers[each] for each in own])
     return encoders, columns
 
 
-def _full(view: ViewReader) -> tuple[str, list[list[str]], list[str]]:
+def _full_names(view: ViewReader) -> tuple[str, list[list[str]], list[str]]:
     numbers = [[f"{view.title}__{name}" for name in names] for names in view.numbers]
     return view.title, numbers, [f"{view.title}__{name}" for name in view.others]
-
-
-async def _ask_async(client: Any, request: Request) -> list[Any]:
-    pool = client.connection_pool
-    connection = await pool.get_connection()
-    try:
-        await connection.send_packed_command(request.commands)
-        return [await connection.read_response() for _ in range(request.replies)]
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    finally:
-        await pool.release(connection)

@@ -56,7 +56,7 @@ def running_redis(settings: Settings) -> Iterator[str]:
         server.leave()
 
 
-def hold(settings: Settings) -> str:
+def ensure_running(settings: Settings) -> str:
     """The URL of a Redis that answers, kept running until this process ends.
 
     Cheap to call again; a server that died meanwhile is started anew.
@@ -68,7 +68,7 @@ def hold(settings: Settings) -> str:
         _check_outside(settings.redis_url)
         return settings.redis_url
     server = _server(settings.redis)
-    server.hold()
+    server.ensure_running()
     return server.url
 
 
@@ -78,7 +78,7 @@ def connect(settings: Settings) -> redis.Redis:
     Raises:
         NextbuyError: as `running_redis`.
     """
-    return redis.Redis.from_url(hold(settings))
+    return redis.Redis.from_url(ensure_running(settings))
 
 
 def append_only(client: redis.Redis) -> None:
@@ -170,7 +170,7 @@ class _Server:
                 raise
             self._users += 1
 
-    def hold(self) -> None:
+    def ensure_running(self) -> None:
         with self._lock:
             if self._held and self._answers():
                 return

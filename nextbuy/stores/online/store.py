@@ -1,14 +1,17 @@
 """Feast's Redis online store, written and read faster.
 
 `type: nextbuy.stores.online.NextbuyOnlineStore` in feature_store.yaml. What lies in Redis is stock
-Feast's layout: what one writes the other reads. With `packed`, the packed layout is written beside
+Feast's layout: each reads what the other writes. With `packed`, the packed layout is written beside
 it, for `nextbuy.stores.online.reader.OnlineReader`.
 """
 
 import asyncio
+import os
 import re
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ByteString, Literal
 
@@ -24,20 +27,22 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from google.protobuf.timestamp_pb2 import Timestamp
+from hiredis import pack_command
 from redis import asyncio as redis_asyncio
 
-from nextbuy.settings import Settings
-from nextbuy.stores.online.layout import clock_key, layout
-from nextbuy.stores.online.redis_server import hold
-from nextbuy.stores.online.rows import rows_from_protos
-from nextbuy.stores.online.wire import Lines, command, reading
-from nextbuy.stores.online.writer import write
+from nextbuy.errors import NextbuyError
+from nextbuy.stores import store_settings
+from nextbuy.stores.online.encoded_rows import rows_from_protos
+from nextbuy.stores.online.layout import clock_key, redis_layout
+from nextbuy.stores.online.redis_server import ensure_running
+from nextbuy.stores.online.writer import read_replies, write
+from nextbuy.times import to_datetime
 
-PATIENCE = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0}
-CLOCK_SECONDS = 1.0  # how long a clock that was read is good for
+TIMEOUTS = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0}
+CLOCK_SECONDS = 1.0  # a clock is read again after this time
 
-Written = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
-Read = tuple[datetime | None, dict[str, Value] | None]
+WrittenRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+ReadRow = tuple[datetime | None, dict[str, Value] | None]
 
 
 class NextbuyOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -49,8 +54,8 @@ class NextbuyOnlineStoreConfig(RedisOnlineStoreConfig):
     packed: bool = False
     """Write the packed layout beside the hashes. Needs Redis itself, not a cluster."""
     clock: Literal["wall", "data"] = "wall"
-    """What a TTL is counted against: the time of day, or the newest event timestamp written for
-    the project, for logs of the past. With `wall`, keys leave Redis when their rows expire."""
+    """The clock for TTLs: the time of day, or the newest event timestamp written for the project,
+    for historical logs. With `wall`, keys leave Redis when their rows expire."""
 
 
 class NextbuyOnlineStore(RedisOnlineStore):
@@ -66,14 +71,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
         self._ttls: dict[str, timedelta | None] = {}
         self._config: RepoConfig | None = None
         self._now: tuple[float, datetime] | None = None
-        self._lines: Lines | None = None
-
-    def ask(self, config: RepoConfig, commands: bytes, replies: int) -> list[Any]:
-        """What Redis answers to commands that change nothing; see `wire.Lines`."""
-        lines, client = self._lines, self.client(config)
-        if lines is None or lines.client is not client:
-            lines = self._lines = Lines(client)
-        return lines.ask(commands, replies)
+        self._connections: ConnectionPerThread | None = None
 
     def client(self, config: RepoConfig) -> redis.Redis:
         """The Redis in use.
@@ -83,16 +81,33 @@ class NextbuyOnlineStore(RedisOnlineStore):
         """
         return self._get_client(config.online_store)
 
+    def use_client(self, client: redis.Redis) -> None:
+        """Read and write through this client from now on: with timeouts of the caller's, say."""
+        self._client = client
+
+    def execute(self, config: RepoConfig, commands: bytes, replies: int) -> list[Any]:
+        """Send packed commands that change nothing; returns their replies.
+
+        Raises:
+            redis.ResponseError: a command was refused.
+            redis.ConnectionError, redis.TimeoutError: there is no connection, or no reply in time.
+        """
+        client = self.client(config)
+        connections = self._connections
+        if connections is None or connections.client is not client:
+            connections = self._connections = ConnectionPerThread(client)
+        return connections.execute(commands, replies)
+
     def _get_client(self, online_store_config: RedisOnlineStoreConfig) -> redis.Redis:
         if self._client is None and online_store_config.connection_string is None:
-            self._client = redis.Redis.from_url(hold(Settings()), **PATIENCE)
+            self.use_client(redis.Redis.from_url(ensure_running(store_settings()), **TIMEOUTS))
         client: redis.Redis = super()._get_client(online_store_config)
         return client
 
     async def _get_client_async(self, online_store_config: RedisOnlineStoreConfig) -> Any:
         if self._client_async is None and online_store_config.connection_string is None:
-            url = await asyncio.to_thread(hold, Settings())
-            self._client_async = redis_asyncio.Redis.from_url(url, **PATIENCE)
+            url = await asyncio.to_thread(ensure_running, store_settings())
+            self._client_async = redis_asyncio.Redis.from_url(url, **TIMEOUTS)
         return await super()._get_client_async(online_store_config)
 
     def now(self, config: RepoConfig) -> datetime:
@@ -100,19 +115,18 @@ class NextbuyOnlineStore(RedisOnlineStore):
         if config.online_store.clock == "wall":
             return datetime.now(UTC)
         if self._now is None or time.monotonic() - self._now[0] > CLOCK_SECONDS:
-            found: Any = self.client(config).get(clock_key(config.project))
-            newest = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(found or 0))
-            self._now = time.monotonic(), newest
+            newest_us: Any = self.client(config).get(clock_key(config.project))
+            self._now = time.monotonic(), to_datetime(int(newest_us or 0))
         return self._now[1]
 
     def online_write_batch(
         self,
         config: RepoConfig,
         table: FeatureView,
-        data: list[Written],
+        data: list[WrittenRow],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows in the order of their stamps.
+        """Write rows in the order of their timestamps.
 
         Raises:
             NextbuyError: Redis is away or full; every row that it took is whole.
@@ -120,16 +134,16 @@ class NextbuyOnlineStore(RedisOnlineStore):
         if config.online_store.redis_type == RedisType.redis_cluster:
             super().online_write_batch(config, table, data, progress)
             return
-        into = layout(config, table)
-        for rows in rows_from_protos(config, into, data):
-            write(self.client(config), config, into, [rows], progress or (lambda rows: None))
+        layout = redis_layout(config, table)
+        for rows in rows_from_protos(config, layout, data):
+            write(self.client(config), config, layout, [rows], progress or (lambda rows: None))
         self._now = None
 
     async def online_write_batch_async(
         self,
         config: RepoConfig,
         table: FeatureView,
-        data: list[Written],
+        data: list[WrittenRow],
         progress: Callable[[int], Any] | None,
     ) -> None:
         """As `online_write_batch`, in a thread."""
@@ -138,9 +152,9 @@ class NextbuyOnlineStore(RedisOnlineStore):
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Remove a view's values, in both layouts."""
         super().delete_table(config, table)
-        if (packing := layout(config, table).packing) is not None:
+        if (packed := redis_layout(config, table).packed) is not None:
             client = self.client(config)
-            pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", packing.prefix) + b"*"
+            pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", packed.prefix) + b"*"
             for key in client.scan_iter(pattern, count=1000):
                 client.delete(key)
 
@@ -156,10 +170,10 @@ class NextbuyOnlineStore(RedisOnlineStore):
         table: FeatureView,
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
-    ) -> list[Read]:
+    ) -> list[ReadRow]:
         """As stock; a row older than the view's TTL is `(None, None)`."""
         self._config = config
-        with reading():
+        with explain_read_errors():
             return super().online_read(config, table, entity_keys, requested_features)
 
     async def online_read_async(
@@ -168,22 +182,22 @@ class NextbuyOnlineStore(RedisOnlineStore):
         table: FeatureView,
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
-    ) -> list[Read]:
+    ) -> list[ReadRow]:
         """As `online_read`."""
         self._config = config
-        with reading():
+        with explain_read_errors():
             return await super().online_read_async(config, table, entity_keys, requested_features)
 
     def _read_features_per_fv(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
         self._config = config
-        with reading():
+        with explain_read_errors():
             super()._read_features_per_fv(config, *args, **kwargs)
 
     async def _read_features_per_fv_async(
         self, config: RepoConfig, *args: Any, **kwargs: Any
     ) -> None:
         self._config = config
-        with reading():
+        with explain_read_errors():
             await super()._read_features_per_fv_async(config, *args, **kwargs)
 
     def _generate_hset_keys_for_features(
@@ -192,7 +206,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
         requested_features: list[str] | None = None,
         fv_name_override: str | None = None,
     ) -> tuple[list[str], list[str | bytes]]:
-        # The decoding below is told the view's name alone: remember its TTL by that name.
+        # `_convert_redis_values_to_protobuf` gets the view's name alone: keep its TTL by that name.
         self._ttls[fv_name_override or feature_view.name] = getattr(feature_view, "ttl", None)
         names, keys = super()._generate_hset_keys_for_features(
             feature_view, requested_features, fv_name_override
@@ -205,18 +219,15 @@ class NextbuyOnlineStore(RedisOnlineStore):
         online = config.online_store
         if online.redis_type == RedisType.redis_cluster or online.client == RedisClient.glide:
             return super()._read_hash_fields(config, commands)
-        encoded = (
-            command(b"HMGET", key, *(f if isinstance(f, bytes) else f.encode() for f in fields))
-            for key, fields in commands
-        )
-        return self.ask(config, b"".join(encoded), len(commands))
+        packed = [pack_command((b"HMGET", key, *fields)) for key, fields in commands]
+        return self.execute(config, b"".join(packed), len(packed))
 
     def _convert_redis_values_to_protobuf(
         self,
         redis_values: Sequence[Sequence[ByteString | None]],
         feature_view: str,
         requested_features: list[str],
-    ) -> list[Read]:
+    ) -> list[ReadRow]:
         names = [name for name in requested_features if name != f"_ts:{feature_view}"]
         oldest = None
         if (ttl := self._ttls.get(feature_view)) and self._config is not None:
@@ -224,14 +235,72 @@ class NextbuyOnlineStore(RedisOnlineStore):
         return [_row(values, names, oldest) for values in redis_values]
 
 
-def _row(values: Sequence[ByteString | None], names: list[str], oldest: datetime | None) -> Read:
-    """One reply: the features in the order asked for, the timestamp last."""
+class ConnectionPerThread:
+    """Connections of a client, one held by each thread that reads.
+
+    redis-py's pool checks a connection each time it lends it, which takes half as long as a small
+    request. Here a connection that the server closed meanwhile shows when it is used: the commands
+    are then sent once more, on a new one.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self._held = threading.local()
+
+    def execute(self, commands: bytes, replies: int) -> list[Any]:
+        """Send packed commands that change nothing; returns their replies.
+
+        Raises:
+            redis.ResponseError, redis.ConnectionError, redis.TimeoutError: as `read_replies`.
+        """
+        connection = getattr(self._held, "connection", None)
+        if connection is None or connection.pid != os.getpid():  # not the one of a fork's parent
+            return self._execute(self._open(), commands, replies)
+        try:
+            return self._execute(connection, commands, replies)
+        except redis.ConnectionError:
+            return self._execute(self._open(), commands, replies)
+
+    def _open(self) -> Any:
+        pool = self.client.connection_pool
+        # Outside the pool, so that it is closed when its thread ends.
+        connection = self._held.connection = pool.connection_class(**pool.connection_kwargs)
+        return connection
+
+    def _execute(self, connection: Any, commands: bytes, replies: int) -> list[Any]:
+        try:
+            connection.send_packed_command([commands])
+            return read_replies(connection, replies)
+        except redis.ResponseError:
+            raise
+        except BaseException:  # an interrupt too may leave replies in the connection
+            connection.disconnect()
+            raise
+
+
+@contextmanager
+def explain_read_errors() -> Iterator[None]:
+    """Turn what keeps Redis from answering a read into one error.
+
+    Raises:
+        NextbuyError: Redis is away, slow, was restarted, or refuses.
+    """
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise NextbuyError(
+            f"Redis could not be read: {error}. Try again, or see that it runs."
+        ) from error
+
+
+def _row(values: Sequence[ByteString | None], names: list[str], oldest: datetime | None) -> ReadRow:
+    """One reply: the features in the order of their names, the timestamp last."""
     if values[-1] is None:
         return None, {name: Value() for name in names}
-    stamp = Timestamp.FromString(values[-1]).ToDatetime(UTC)
-    if oldest is not None and stamp < oldest:
+    timestamp = Timestamp.FromString(values[-1]).ToDatetime(UTC)
+    if oldest is not None and timestamp < oldest:
         return None, None
-    return stamp, {
+    return timestamp, {
         name: Value.FromString(value) if value else Value()
         for name, value in zip(names, values, strict=False)
     }

@@ -1,45 +1,46 @@
-"""Feature rows into Redis: each whole or not at all, none over a newer one.
+"""Feature rows into Redis: each whole or not at all, and never an older one over a newer one.
 
 Rows are written a few at a time by optimistic transactions
 (https://redis.io/docs/latest/develop/using-commands/transactions/): watch their hashes, read the
-timestamps there, write what is not older. If anyone changed one of the hashes in between, Redis
-refuses the transaction as a whole and it begins anew. A few connections take turns, so that Redis
-has work while the next rows are looked at.
+timestamps there, write the rows that are not older. If another client changed one of the hashes in
+between, Redis refuses the whole transaction and it is tried again. A few connections take turns,
+so that Redis works while the next rows are prepared.
 
-An equal timestamp is written again: a run that is repeated completes what is missing, and a
-corrected value or a new feature of the same moment arrives. (Stock Feast leaves such a row out.)
+An equal timestamp is written again: a repeated run completes what is missing, and a corrected
+value or a new feature of the same moment arrives. (Stock Feast leaves such a row out.)
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import redis
 from feast.repo_config import RepoConfig
+from hiredis import pack_command
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online import encoding
-from nextbuy.stores.online.decoding import stamps
-from nextbuy.stores.online.layout import Layout, clock_key
-from nextbuy.stores.online.rows import Rows
-from nextbuy.stores.online.wire import Wire, bulk, command, first_error, header, wire
+from nextbuy.stores.online.decoding import timestamps
+from nextbuy.stores.online.encoded_rows import EncodedRows
+from nextbuy.stores.online.layout import RedisLayout, clock_key
 from nextbuy.times import MICROSECOND, NOT_SEEN_US
 
-ROWS = 50  # of a transaction: Redis compares a key with all that its connection watches already
+TRANSACTION_ROWS = 50  # Redis compares a key with all that its connection watches already
 CONNECTIONS = 4
-FRAMED_ROWS = 20_000  # made into commands at a time
+COMMAND_ROWS = 20_000  # made into commands at a time
 
-Expiry = Literal["never", "stamp", "persist"] | int
-"""A key's end: none; a row's timestamp and TTL, or later if the key holds a view that lasts longer;
-removed, as the view has no end; so many seconds after the write, as stock Feast's
-`key_ttl_seconds`."""
+Expiry = Literal["never", "timestamp", "persist"] | int
+"""When a key expires: never; a row's timestamp plus TTL, or later if the key holds a view that
+lasts longer; its expiry is removed, as the view has no TTL; so many seconds after the write, as
+stock Feast's `key_ttl_seconds`."""
 
-CLOCK = """
+ADVANCE_CLOCK = """
 local old = redis.call('GET', KEYS[1])
 if not old or tonumber(old) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
 """
@@ -49,174 +50,235 @@ if not old or tonumber(old) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], 
 def write(
     client: redis.Redis,
     config: RepoConfig,
-    into: Layout,
-    batches: Iterable[Rows],
+    layout: RedisLayout,
+    batches: Iterable[EncodedRows],
     progress: Callable[[int], Any] = lambda rows: None,
 ) -> None:
     """Write rows; of several with one key in a batch the newest.
 
-    `progress` is called with numbers of rows that Redis has taken in (or knows newer).
+    `progress` is called with numbers of rows that Redis has taken (or has a newer row for).
 
     Raises:
         NextbuyError: Redis is away, was restarted, or is full. What was written is whole; writing
             the same rows again completes it.
     """
-    expiry = _expiry(config.online_store, into)
+    expiry = _expiry(config.online_store, layout)
     newest, done = NOT_SEEN_US, 0
     try:
-        for times in _transact(client, _parts(batches, into, expiry, progress)):
+        for times in _transact(client, _parts(batches, layout, expiry, progress)):
             newest = max(newest, int(times.max()))
             done += len(times)
             progress(len(times))
         if done:
-            client.eval(CLOCK, 1, clock_key(config.project), newest)
+            client.eval(ADVANCE_CLOCK, 1, clock_key(config.project), newest)
     except (redis.RedisError, OSError) as error:
-        raise NextbuyError(_trouble(error, into.name, done)) from error
+        raise NextbuyError(_explain(error, layout.name, done)) from error
 
 
-def _expiry(online: Any, into: Layout) -> Expiry:
+def read_replies(connection: Any, count: int) -> list[Any]:
+    """The replies to commands sent over a redis-py connection, in their order.
+
+    Raises:
+        redis.ResponseError: the first refusal; the connection has been read to the end and stays
+            usable.
+        redis.ConnectionError, redis.TimeoutError: the connection is closed.
+    """
+    read = connection.read_response
+    replies: list[Any] = []
+    refusal: redis.ResponseError | None = None
+    for _ in range(count):
+        try:
+            replies.append(read(disable_decoding=True))
+        except redis.ResponseError as error:
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal
+    return replies
+
+
+def _expiry(online: Any, layout: RedisLayout) -> Expiry:
     if online.key_ttl_seconds:
         return int(online.key_ttl_seconds)
     if online.clock == "data":
         return "never"
-    return "stamp" if into.ttl else "persist"
+    return "timestamp" if layout.ttl else "persist"
 
 
-_Part = tuple["_Work", slice]
+class RowCommands:
+    """Rows as the Redis commands that look at what is there and write them."""
 
-
-class _Work:
-    """Rows as commands, ready to be sent."""
-
-    def __init__(self, rows: Rows, into: Layout, expiry: Expiry) -> None:
+    def __init__(self, rows: EncodedRows, layout: RedisLayout, expiry: Expiry) -> None:
         count = len(rows.times)
         self.times, self.expiry = rows.times, expiry
-        self.keys = encoding.framed([rows.keys], count)
-        asks = [encoding.commands([b"HGET", rows.keys, into.stamp_field], count)]
-        self._dated = expiry in ("stamp", "persist")
-        if self._dated:
-            asks.append(encoding.commands([b"PTTL", rows.keys], count))
-        self.asks = encoding.joined(asks, count)
-        hash_: list[bytes | pa.BinaryArray] = [b"HSET", rows.keys]
+        self._keys = rows.keys
+        looks = [_commands([b"HGET", rows.keys, layout.timestamp_field], count)]
+        if expiry in ("timestamp", "persist"):
+            looks.append(_commands([b"PTTL", rows.keys], count))
+        self._replies_a_row = len(looks)
+        self._looks = encoding.joined(looks, count)
+        hset: list[bytes | pa.BinaryArray] = [b"HSET", rows.keys]
         for name, values in zip(rows.features, rows.values, strict=True):
-            hash_ += [into.field(name), values]
-        hash_ += [into.stamp_field, encoding.stamps(rows.times)]
-        self.writes = [encoding.commands(hash_, count)]
-        self.renewals: pa.BinaryArray | None = None
-        """What moves a hash's end, where it has to be moved."""
+            hset += [layout.field(name), values]
+        hset += [layout.timestamp_field, encoding.timestamps(rows.times)]
+        self._writes = [_commands(hset, count)]
+        self._renewals: pa.BinaryArray | None = None
+        """What moves a hash's expiry, where it has to be moved."""
         if rows.packed is not None and rows.packed_keys is not None:
-            self.writes.append(encoding.commands([b"SET", rows.packed_keys, rows.packed], count))
-        if expiry == "stamp" and into.ttl:
-            self.ends = (rows.times + into.ttl // MICROSECOND) // 1000
-            ends = pa.array(self.ends).cast(pa.string()).cast(pa.binary())
-            self.renewals = encoding.commands([b"PEXPIREAT", rows.keys, ends], count)
+            self._writes.append(_commands([b"SET", rows.packed_keys, rows.packed], count))
+        if expiry == "timestamp" and layout.ttl:
+            self._ends = (rows.times + layout.ttl // MICROSECOND) // 1000
+            ends = pa.array(self._ends).cast(pa.string()).cast(pa.binary())
+            self._renewals = _commands([b"PEXPIREAT", rows.keys, ends], count)
             if rows.packed_keys is not None:
-                self.writes.append(encoding.commands([b"PEXPIREAT", rows.packed_keys, ends], count))
+                self._writes.append(_commands([b"PEXPIREAT", rows.packed_keys, ends], count))
         elif expiry == "persist":
-            self.renewals = encoding.commands([b"PERSIST", rows.keys], count)
+            self._renewals = _commands([b"PERSIST", rows.keys], count)
         elif isinstance(expiry, int):
             for keys in filter(None, (rows.keys, rows.packed_keys)):
-                self.writes.append(encoding.commands([b"EXPIRE", keys, b"%d" % expiry], count))
+                self._writes.append(_commands([b"EXPIRE", keys, b"%d" % expiry], count))
 
-    def ask(self, part: slice) -> tuple[bytes, int]:
-        """Watch the hashes of some rows and ask for what decides on them; and the replies due."""
+    def look(self, part: slice) -> tuple[list[bytes | memoryview], int]:
+        """Watch the hashes of some rows and read what decides on them; the number of replies."""
         count = part.stop - part.start
-        watch = header(1 + count) + bulk(b"WATCH")
-        clock = command(b"TIME") if self.expiry == "stamp" else b""
-        keys, asks = (encoding.span(each, part) for each in (self.keys, self.asks))
-        return b"".join((watch, keys, clock, asks)), 1 + bool(clock) + count * (1 + self._dated)
+        keys = self._keys[part].to_pylist()
+        commands: list[bytes | memoryview] = [pack_command((b"WATCH", *keys))]
+        if self.expiry == "timestamp":
+            commands.append(pack_command((b"TIME",)))
+        return [*commands, _span(self._looks, part)], len(commands) + count * self._replies_a_row
 
-    def answer(self, part: slice, replies: list[Any]) -> tuple[bytes, int]:
-        """The transaction that the replies call for, and the replies due."""
-        found = replies[1 + (self.expiry == "stamp") :]
-        step = 1 + self._dated
-        fresh = stamps(found[::step]) <= self.times[part]
-        pieces = [command(b"MULTI"), *(_chosen(each, part, fresh) for each in self.writes)]
-        count = int(fresh.sum()) * len(self.writes)
-        if self.renewals is not None:
-            left = np.array(found[1::step], np.int64)  # -1 without an end, -2 without the key
-            renewed = fresh & (left >= 0)
-            if self.expiry == "stamp":
+    def transaction(self, part: slice, replies: list[Any]) -> tuple[list[bytes | memoryview], int]:
+        """The transaction that the replies to `look` call for; the number of its replies."""
+        looks = replies[1 + (self.expiry == "timestamp") :]
+        write = timestamps(looks[:: self._replies_a_row]) <= self.times[part]
+        commands = [pack_command((b"MULTI",)), *(_chosen(c, part, write) for c in self._writes)]
+        count = int(write.sum()) * len(self._writes)
+        if self._renewals is not None:
+            left = np.array(looks[1::2], np.int64)  # -1 without an expiry, -2 without the key
+            renew = write & (left >= 0)
+            if self.expiry == "timestamp":
                 seconds, micros = map(int, replies[1])
-                sooner = seconds * 1000 + micros // 1000 + left < self.ends[part]
-                renewed = renewed & sooner | fresh & (left == -2)
-            pieces.append(_chosen(self.renewals, part, renewed))
-            count += int(renewed.sum())
-        pieces.append(command(b"EXEC"))
-        return b"".join(pieces), count + 2
+                sooner = seconds * 1000 + micros // 1000 + left < self._ends[part]
+                renew = renew & sooner | write & (left == -2)
+            commands.append(_chosen(self._renewals, part, renew))
+            count += int(renew.sum())
+        return [*commands, pack_command((b"EXEC",))], count + 2
 
 
-def _chosen(commands: pa.BinaryArray, part: slice, chosen: NDArray[np.bool_]) -> memoryview | bytes:
+def _commands(arguments: Sequence[pa.BinaryArray | bytes], rows: int) -> pa.BinaryArray:
+    """A Redis command of each row; an argument that is the same for all is given as bytes.
+
+    `hiredis.pack_command` row by row would take ten times as long.
+    """
+    pieces: list[pa.Array | bytes] = [b"*%d" % len(arguments)]
+    for each in arguments:
+        if isinstance(each, bytes):
+            pieces.append(b"$%d\r\n%b" % (len(each), each))
+        else:
+            pieces += [_dollars(each), each]
+    return encoding.joined([*pieces, b""], rows, separator=b"\r\n")
+
+
+def _dollars(column: pa.BinaryArray) -> pa.BinaryArray:
+    lengths = pc.binary_length(column)
+    longest = pc.max(lengths).as_py() or 0
+    if longest < 4096:
+        return pa.array([b"$%d" % n for n in range(longest + 1)], pa.binary()).take(lengths)
+    return pa.array([b"$%d" % n for n in lengths.to_pylist()], pa.binary())
+
+
+def _span(commands: pa.BinaryArray, part: slice) -> memoryview:
+    """The bytes of consecutive rows, not copied."""
+    offsets = np.frombuffer(commands.buffers()[1], np.int32)[commands.offset :]
+    data = commands.buffers()[2]
+    return memoryview(data if data is not None else b"")[offsets[part.start] : offsets[part.stop]]
+
+
+def _chosen(commands: pa.BinaryArray, part: slice, chosen: NDArray[np.bool_]) -> memoryview:
     if chosen.all():
-        return encoding.span(commands, part)
+        return _span(commands, part)
     kept = commands[part].filter(pa.array(chosen))
-    return encoding.span(kept, slice(0, len(kept)))
+    return _span(kept, slice(0, len(kept)))
+
+
+_Part = tuple[RowCommands, slice]
+"""The rows of one transaction."""
 
 
 def _parts(
-    batches: Iterable[Rows], into: Layout, expiry: Expiry, progress: Callable[[int], Any]
-) -> Iterator["_Part"]:
-    """The rows of each transaction, as commands."""
+    batches: Iterable[EncodedRows],
+    layout: RedisLayout,
+    expiry: Expiry,
+    progress: Callable[[int], Any],
+) -> Iterator[_Part]:
     for rows in batches:
         kept = rows.newest()
-        if expiry == "stamp" and into.ttl:
-            ends = kept.times + into.ttl // MICROSECOND
+        if expiry == "timestamp" and layout.ttl:
+            ends = kept.times + layout.ttl // MICROSECOND
             kept = kept.take(ends > time.time_ns() // 1000)  # Redis would drop the others at once
         if left_out := len(rows.times) - len(kept.times):
             progress(left_out)
-        for start in range(0, len(kept.times), FRAMED_ROWS):
-            work = _Work(kept.slice(start, FRAMED_ROWS), into, expiry)
-            for at in range(0, len(work.times), ROWS):
-                yield work, slice(at, min(at + ROWS, len(work.times)))
+        for start in range(0, len(kept.times), COMMAND_ROWS):
+            commands = RowCommands(kept.slice(start, COMMAND_ROWS), layout, expiry)
+            count = len(commands.times)
+            for at in range(0, count, TRANSACTION_ROWS):
+                yield commands, slice(at, min(at + TRANSACTION_ROWS, count))
 
 
-def _transact(client: redis.Redis, parts: Iterator["_Part"]) -> Iterator[NDArray[np.int64]]:
-    """Bring the rows in; give the times of each transaction that went through."""
-    again = deque["_Part"]()
-    asked, sent = deque[tuple[Wire, "_Part", int]](), deque[tuple[Wire, "_Part", int]]()
+def _transact(client: redis.Redis, parts: Iterator[_Part]) -> Iterator[NDArray[np.int64]]:
+    """Write the rows; yields the times of each transaction that went through."""
+    again = deque[_Part]()
+    looking, writing = deque[tuple[Any, _Part, int]](), deque[tuple[Any, _Part, int]]()
     with ExitStack() as stack:
-        idle: list[Wire] = []
-        lines = 0
+        idle: list[Any] = []
+        opened = 0
         while True:
-            if (idle or lines < CONNECTIONS) and (
+            if (idle or opened < CONNECTIONS) and (
                 part := again.popleft() if again else next(parts, None)
             ):
                 if not idle:
-                    idle.append(stack.enter_context(wire(client)))
-                    lines += 1
-                line = idle.pop()
-                commands, due = part[0].ask(part[1])
-                line.send(commands)
-                asked.append((line, part, due))
-            elif asked and (2 * len(asked) > lines or not sent):  # half ask while the others write
-                line, (work, rows), due = asked.popleft()
-                commands, due = work.answer(rows, _replies(line, due))
-                line.send(commands)
-                sent.append((line, (work, rows), due))
-            elif sent:
-                line, part, due = sent.popleft()
-                written = _replies(line, due)[-1]
-                idle.append(line)
-                if written is None:  # somebody was faster
+                    idle.append(stack.enter_context(_pooled_connection(client)))
+                    opened += 1
+                connection = idle.pop()
+                commands, replies = part[0].look(part[1])
+                connection.send_packed_command(commands)
+                looking.append((connection, part, replies))
+            elif looking and (2 * len(looking) > opened or not writing):  # half look, half write
+                connection, part, replies = looking.popleft()
+                look = read_replies(connection, replies)
+                commands, replies = part[0].transaction(part[1], look)
+                connection.send_packed_command(commands)
+                writing.append((connection, part, replies))
+            elif writing:
+                connection, part, replies = writing.popleft()
+                written = read_replies(connection, replies)[-1]
+                idle.append(connection)
+                if written is None:  # another client changed a hash meanwhile
                     again.append(part)
-                elif error := first_error(written):
-                    raise error
+                elif errors := [each for each in written if isinstance(each, redis.RedisError)]:
+                    raise errors[0]
                 else:
                     yield part[0].times[part[1]]
             else:
                 return
 
 
-def _replies(line: Wire, due: int) -> list[Any]:
-    replies = line.read(due)
-    if error := first_error(replies):
-        raise error
-    return replies
+@contextmanager
+def _pooled_connection(client: redis.Redis) -> Iterator[Any]:
+    """A connection from the client's pool; after an error it is closed, as replies may be due."""
+    pool: Any = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        yield connection
+    except BaseException:
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
 
 
-def _trouble(error: Exception, view: str, done: int) -> str:
+def _explain(error: Exception, view: str, done: int) -> str:
     reason = str(error)
-    if "OOM" in reason:
+    if isinstance(error, redis.OutOfMemoryError):
         reason = "it is full (maxmemory). Give it more memory or fewer rows"
     elif "MISCONF" in reason:
         reason = "it cannot save to its disk. Free space there"

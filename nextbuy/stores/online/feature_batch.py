@@ -1,7 +1,7 @@
-"""The answer to an online request: a block of features, made into what is asked for when it is.
+"""The features of one online request: as a matrix, as columns or as a table, converted on demand.
 
-A view's numbers come as matrices, one for each type. A model takes all of them at once, so they go
-there matrix by matrix; a single feature is a column cut out of one.
+A view's numbers come as matrices, one for each type. A model takes all of them at once, so they are
+copied matrix by matrix; a single feature is a column of one of them.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nextbuy.times import EPOCH, MICROSECOND, NOT_SEEN_US
+from nextbuy.times import NOT_SEEN_US, to_datetime
 
 NAN = np.float32(np.nan)
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class FeatureColumn:
     """One feature of all rows."""
 
     values: NDArray[Any]
@@ -34,26 +34,26 @@ class Column:
 
 
 class ViewRows(NamedTuple):
-    """One view's share of an answer: a row for each of the request, or one that stands for all."""
+    """One view's features of a request: a row for each of its rows, or one that stands for all."""
 
-    stamps: NDArray[np.int64]
+    timestamps: NDArray[np.int64]
     """Shape (rows,): event timestamps in microseconds since 1970, NOT_SEEN_US without a row."""
     numbers: tuple[NDArray[Any], ...]
     """Per type, shape (rows, features)."""
     missing: NDArray[np.bool_]
     """Shape (rows, features of all types), in the order of `numbers`."""
-    others: tuple[Column, ...]
+    others: tuple[FeatureColumn, ...]
     """What is not a number."""
 
 
-class Plan:
-    """Where features lie in the answers of one reader.
+class ReadPlan:
+    """Where each feature lies in the replies to one reader.
 
     Args:
         views: per view its title, the full names in the order of `ViewRows.numbers`, and of
             `ViewRows.others`.
-        listed: the features that a block shows, in order.
-        read: these and the inputs of on-demand views; a view's other features are not to be had.
+        listed: the features that a batch shows, in order.
+        read: these and the inputs of on-demand views; other features of a view are not available.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Plan:
         self.numbers: dict[str, tuple[int, int, int, int]] = {}
         """Feature -> view, matrix, column of the matrix, column among all numbers of the view."""
         self.others: dict[str, tuple[int, int]] = {}
-        """Feature -> view, place."""
-        self.places: dict[str, int] = {}
+        """Feature -> view, index in `ViewRows.others`."""
+        self.positions: dict[str, int] = {}
         """Feature -> its column among all numbers of all views."""
         self.spans: list[tuple[slice, list[slice]]] = []
         """Per view: its columns among all numbers, and those of each matrix."""
@@ -80,28 +80,33 @@ class Plan:
                     at = self.width + column
                     if name in read:
                         self.numbers[name] = view, matrix, column, at - start
-                        self.places[name] = at
+                        self.positions[name] = at
                 spans.append(slice(self.width, self.width + len(names)))
                 self.width += len(names)
             self.spans.append((slice(start, self.width), spans))
-            self.others |= {name: (view, place) for place, name in enumerate(others)}
-        self.columns = lru_cache(maxsize=16)(self._columns)  # a model asks for the same each time
+            self.others |= {name: (view, i) for i, name in enumerate(others)}
+        self.columns = lru_cache(maxsize=16)(self._columns)  # a model takes the same ones each time
         """Columns of these names among all numbers of all views; None if one is not a number."""
 
     def _columns(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
-        if not all(name in self.places for name in names):
+        if not all(name in self.positions for name in names):
             return None
-        return np.array([self.places[name] for name in names], np.intp)
+        return np.array([self.positions[name] for name in names], np.intp)
 
 
-class Block(Mapping[str, pa.Array]):
-    """The features of one request by full name (`view__feature`), as Arrow when asked.
+class FeatureBatch(Mapping[str, pa.Array]):
+    """The features of one request by full name (`view__feature`).
 
-    A mapping of columns, as `ModelContract.matrix` takes it.
+    A mapping of Arrow columns, as `ModelContract.matrix` takes it.
     """
 
     def __init__(
-        self, plan: Plan, parts: Sequence[ViewRows], rows: int, us: int, ttls: Sequence[int | None]
+        self,
+        plan: ReadPlan,
+        parts: Sequence[ViewRows],
+        rows: int,
+        us: int,
+        ttls: Sequence[int | None],
     ) -> None:
         self._plan, self._parts = plan, parts
         self.rows = rows
@@ -110,7 +115,7 @@ class Block(Mapping[str, pa.Array]):
             view: expired
             for view, (part, ttl) in enumerate(zip(parts, ttls, strict=True))
             if ttl is not None
-            and (expired := (part.stamps < us - ttl) & (part.stamps != NOT_SEEN_US)).any()
+            and (expired := (part.timestamps < us - ttl) & (part.timestamps != NOT_SEEN_US)).any()
         }
         """View -> rows that are older than its TTL; only views that have some."""
         self.derived: dict[str, pa.Array] = {}
@@ -119,19 +124,19 @@ class Block(Mapping[str, pa.Array]):
     @property
     def now(self) -> datetime:
         """The time against which rows expired."""
-        return EPOCH + self._us * MICROSECOND
+        return to_datetime(self._us)
 
     @property
-    def stamps(self) -> dict[str, NDArray[np.int64]]:
-        """Per view, each row's event timestamp in microseconds since 1970; the least integer where
+    def timestamps(self) -> dict[str, NDArray[np.int64]]:
+        """Per view, shape (rows,): event timestamps in microseconds since 1970; NOT_SEEN_US where
         there is no row, or only one older than its TTL."""
-        return {title: self._stamps(view) for title, view in self._plan.titles.items()}
+        return {title: self._timestamps(view) for title, view in self._plan.titles.items()}
 
-    def _stamps(self, view: int) -> NDArray[np.int64]:
-        stamps = self._parts[view].stamps
+    def _timestamps(self, view: int) -> NDArray[np.int64]:
+        timestamps = self._parts[view].timestamps
         if view in self._expired:
-            stamps = np.where(self._expired[view], NOT_SEEN_US, stamps)
-        return stamps if len(stamps) == self.rows else np.repeat(stamps, self.rows)
+            timestamps = np.where(self._expired[view], NOT_SEEN_US, timestamps)
+        return timestamps if len(timestamps) == self.rows else np.repeat(timestamps, self.rows)
 
     def __getitem__(self, name: str) -> pa.Array:
         return self.derived[name] if name in self.derived else self.column(name).to_arrow()
@@ -142,16 +147,16 @@ class Block(Mapping[str, pa.Array]):
     def __len__(self) -> int:
         return len(self._plan.listed) + len(self.derived)
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str) -> FeatureColumn:
         """A stored feature as NumPy.
 
         Raises:
             KeyError: it is not among the stored features.
         """
         if name in self._plan.others:
-            view, place = self._plan.others[name]
-            found = self._parts[view].others[place]
-            values, present = found.values, found.present
+            view, i = self._plan.others[name]
+            stored = self._parts[view].others[i]
+            values, present = stored.values, stored.present
         else:
             view, matrix, column, slot = self._plan.numbers[name]
             part = self._parts[view]
@@ -160,7 +165,7 @@ class Block(Mapping[str, pa.Array]):
             present = present & ~self._expired[view]
         if len(values) != self.rows:
             values, present = np.repeat(values, self.rows), np.repeat(present, self.rows)
-        return Column(values, present)
+        return FeatureColumn(values, present)
 
     def matrix(self, names: Sequence[str] | None = None) -> NDArray[np.float32]:
         """Numeric features as float32 of shape (rows, names), NaN where a value is missing.
@@ -189,22 +194,17 @@ class Block(Mapping[str, pa.Array]):
 
     def _mixed(self, numbers: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
         """With features of on-demand views among the names."""
-        block = np.empty((self.rows, len(names)), np.float32)
+        matrix = np.empty((self.rows, len(names)), np.float32)
         for column, name in enumerate(names):
             if name in self._plan.others:
                 raise ValueError(f"{name} is not numeric; a model's contract has codes for text")
             if name in self.derived:
                 derived = self.derived[name].cast(pa.float32())
-                block[:, column] = derived.to_numpy(zero_copy_only=False)
+                matrix[:, column] = derived.to_numpy(zero_copy_only=False)
             else:
-                block[:, column] = numbers[:, self._plan.places[name]]
-        return block
+                matrix[:, column] = numbers[:, self._plan.positions[name]]
+        return matrix
 
     def table(self) -> pa.Table:
         """All features as an Arrow table."""
         return pa.table({name: self[name] for name in self})
-
-    def age(self, view: str) -> NDArray[np.float64]:
-        """Seconds since each row's event timestamp in a view; NaN where there is no row."""
-        stamps = self._stamps(self._plan.titles[view])
-        return np.where(stamps == NOT_SEEN_US, np.nan, (self._us - stamps) / 1e6)
