@@ -16,11 +16,10 @@ from feast.repo_config import RepoConfig
 from feast.type_map import feast_value_type_to_python_type
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
-from hiredis import pack_command
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online.encoding import SECONDS
+from nextbuy.stores.online.encoding import SECONDS, command
 from nextbuy.stores.online.feature_batch import FeatureColumn, ViewRows
 from nextbuy.stores.online.layout import TEXT, RedisLayout, RequestKeys, RowPositions
 from nextbuy.times import MICROSECOND, NOT_SEEN_US
@@ -95,7 +94,7 @@ class HashViewReader(ViewReader):
         self._fields = (*fields, layout.timestamp_field)
         # A command differs from the next in its key alone; what stands around the key is packed
         # once, and what precedes it once for each length of a key.
-        _, _, packed = pack_command(self._fields).partition(b"\r\n")
+        _, _, packed = command(*self._fields).partition(b"\r\n")
         self._after = b"\r\n" + packed
         self._before = lru_cache(maxsize=1024)(self._packed_before)
 
@@ -104,8 +103,8 @@ class HashViewReader(ViewReader):
         return b"".join([self._before(len(key)) + key + self._after for key in keys])
 
     def _packed_before(self, size: int) -> bytes:
-        command: bytes = pack_command((b"HMGET", bytes(size), *self._fields))
-        return command[: len(command) - size - len(self._after)]
+        packed = command(b"HMGET", bytes(size), *self._fields)
+        return packed[: len(packed) - size - len(self._after)]
 
     def decode(self, replies: list[Any], positions: RowPositions) -> ViewRows:
         """Decode the replies of the HMGETs."""

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from feast.type_map import python_values_to_proto_values
 from feast.types import FeastType
 from feast.value_type import ValueType
+from hiredis import pack_command
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
@@ -31,6 +32,16 @@ SCALARS: dict[ValueType, pa.DataType] = {
     ValueType.BOOL: pa.bool_(),
 }
 """Types that are encoded here as they lie; the others go through Feast's own conversion."""
+
+
+def command(*arguments: bytes | str) -> bytes:
+    """A Redis command as it is sent.
+
+    >>> command(b"GET", b"a")
+    b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\na\\r\\n'
+    """
+    packed: bytes = pack_command(arguments)  # type: ignore[arg-type]  # declared: one argument
+    return packed
 
 
 def values(column: pa.Array, dtype: FeastType, name: str) -> pa.BinaryArray:

@@ -19,10 +19,10 @@ from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.online_stores.redis import RedisType
 from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs
 from feast.value_type import ValueType
-from hiredis import pack_command
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online.decoding import HashViewReader, PackedViewReader, ViewReader
+from nextbuy.stores.online.encoding import command
 from nextbuy.stores.online.feature_batch import FeatureBatch, ReadPlan
 from nextbuy.stores.online.layout import KeyEncoder, RowPositions, clock_key, redis_layout
 from nextbuy.stores.online.store import NextbuyOnlineStore, explain_read_errors
@@ -75,7 +75,7 @@ class OnlineReader:
         self._plan = ReadPlan([_full_names(view) for view in self._views], self._order, set(read))
         self._ttls = [view.ttl for view in self._views]
         self._by_data = self._config.online_store.clock == "data"
-        self._clock = pack_command((b"GET", clock_key(store.project))) if self._by_data else b""
+        self._clock = command(b"GET", clock_key(store.project)) if self._by_data else b""
 
     @property
     def features(self) -> list[str]:
@@ -152,7 +152,7 @@ class OnlineReader:
             else:
                 packed_keys += keys
         if packed_keys:
-            commands.insert(0, pack_command((b"MGET", *packed_keys)))
+            commands.insert(0, command(b"MGET", *packed_keys))
         return ReadRequest(
             b"".join([*commands, self._clock]),
             bool(packed_keys) + replies + self._by_data,

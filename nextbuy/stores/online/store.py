@@ -27,12 +27,12 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from google.protobuf.timestamp_pb2 import Timestamp
-from hiredis import pack_command
 from redis import asyncio as redis_asyncio
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores import store_settings
 from nextbuy.stores.online.encoded_rows import rows_from_protos
+from nextbuy.stores.online.encoding import command
 from nextbuy.stores.online.layout import clock_key, redis_layout
 from nextbuy.stores.online.redis_server import ensure_running
 from nextbuy.stores.online.writer import read_replies, write
@@ -219,7 +219,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
         online = config.online_store
         if online.redis_type == RedisType.redis_cluster or online.client == RedisClient.glide:
             return super()._read_hash_fields(config, commands)
-        packed = [pack_command((b"HMGET", key, *fields)) for key, fields in commands]
+        packed = [command(b"HMGET", key, *fields) for key, fields in commands]
         return self.execute(config, b"".join(packed), len(packed))
 
     def _convert_redis_values_to_protobuf(

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import redis
 from feast.repo_config import RepoConfig
-from hiredis import pack_command
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
@@ -141,16 +140,17 @@ class RowCommands:
         """Watch the hashes of some rows and read what decides on them; the number of replies."""
         count = part.stop - part.start
         keys = self._keys[part].to_pylist()
-        commands: list[bytes | memoryview] = [pack_command((b"WATCH", *keys))]
+        commands: list[bytes | memoryview] = [encoding.command(b"WATCH", *keys)]
         if self.expiry == "timestamp":
-            commands.append(pack_command((b"TIME",)))
+            commands.append(encoding.command(b"TIME"))
         return [*commands, _span(self._looks, part)], len(commands) + count * self._replies_a_row
 
     def transaction(self, part: slice, replies: list[Any]) -> tuple[list[bytes | memoryview], int]:
         """The transaction that the replies to `look` call for; the number of its replies."""
         looks = replies[1 + (self.expiry == "timestamp") :]
         write = timestamps(looks[:: self._replies_a_row]) <= self.times[part]
-        commands = [pack_command((b"MULTI",)), *(_chosen(c, part, write) for c in self._writes)]
+        commands: list[bytes | memoryview] = [encoding.command(b"MULTI")]
+        commands += (_chosen(each, part, write) for each in self._writes)
         count = int(write.sum()) * len(self._writes)
         if self._renewals is not None:
             left = np.array(looks[1::2], np.int64)  # -1 without an expiry, -2 without the key
@@ -161,7 +161,7 @@ class RowCommands:
                 renew = renew & sooner | write & (left == -2)
             commands.append(_chosen(self._renewals, part, renew))
             count += int(renew.sum())
-        return [*commands, pack_command((b"EXEC",))], count + 2
+        return [*commands, encoding.command(b"EXEC")], count + 2
 
 
 def _commands(arguments: Sequence[pa.BinaryArray | bytes], rows: int) -> pa.BinaryArray:
