@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online import encoding
-from nextbuy.stores.online.decoding import HashViewReader, _numbers, timestamps
+from nextbuy.stores.online.decoding import HashViewReader, _around_argument, _numbers, timestamps
 from nextbuy.stores.online.layout import KeyEncoder, RedisLayout, RequestKeys, packed_layout
 from nextbuy.times import NOT_SEEN_US
 
@@ -23,12 +23,15 @@ FEATURES = [("f", ValueType.INT64)]
 
 
 def requested(keys, columns):
-    """The keys of a request, row by row."""
+    """The keys that Redis would see, row by row."""
     encoded = [KeyEncoder("k", kind)(c) for kind, c in zip(KINDS, columns, strict=True)]
-    distinct, positions = keys(encoded)
+    arguments, count, positions = keys(encoded)
+    server = hiredis.Reader()
+    server.feed(b"*%d\r\n%b" % (count, arguments))
+    distinct = server.gets()
     rows = max(map(len, columns))
     if positions is None:
-        return distinct if len(distinct) == rows else distinct * rows
+        return distinct if count == rows else distinct * rows
     return [distinct[position] for position in positions]
 
 
@@ -43,34 +46,36 @@ def test_keys_are_those_that_were_written(entities, one_text, one_integer):
         pa.array(integers * (rows // len(integers)), pa.int64()),
     ]
     packed = packed_layout("shop", "pairs", ["a", "b"], FEATURES)
-    packed_keys = RequestKeys(KINDS, packed.prefix, bare=True)
+    packed_keys = RequestKeys(KINDS, packed.prefix, frame=_around_argument, bare=True)
     written = encoding.packed_keys(packed, arrays, KINDS).to_pylist()
     assert requested(packed_keys, [texts, integers]) == written
     head = b"%d\x02"
-    hashes = RequestKeys(KINDS, head, b"shop")
+    hashes = RequestKeys(KINDS, head, b"shop", frame=_around_argument)
     written = encoding.entity_keys(arrays, ["a", "b"], KINDS, "shop").to_pylist()
     names = 4 + 2 * (4 + 4 + 1)  # how many join keys, then of each its type, length and name
     assert requested(hashes, [texts, integers]) == [head + key[names:] for key in written]
 
 
 def test_null_in_a_key_makes_a_key_that_no_row_has():
-    packed = RequestKeys(KINDS, b"nb", bare=True)
+    packed = RequestKeys(KINDS, b"nb", frame=_around_argument, bare=True)
     assert requested(packed, [["a", None], [1]])[1] == b""
     assert requested(packed, [["a"], [None]]) == [b""]
     with pytest.raises(NextbuyError, match="'k' takes int"):
         KeyEncoder("k", ValueType.INT64)(["1"])
 
 
-@given(st.lists(st.binary(max_size=300), max_size=6))
-def test_a_command_for_each_key_of_a_hash(keys):
+@given(st.lists(TEXTS, min_size=1, max_size=6, unique=True))
+def test_a_command_for_each_hash(users):
     config = SimpleNamespace(project="shop")
     layout = RedisLayout("pairs", (("a", ValueType.STRING),), (), None, None)
     view = HashViewReader(layout, "pairs", ["a"], dict(FEATURES), config)
+    commands, count, _ = view.keys([KeyEncoder("a", ValueType.STRING)(users)])
     server = hiredis.Reader()
-    server.feed(view.commands(keys))
+    server.feed(commands)
+    keys = encoding.entity_keys([pa.array(users)], ["a"], [ValueType.STRING], "shop")
     fields = [layout.field("f"), b"_ts:pairs"]
-    assert [server.gets() for _ in keys] == [[b"HMGET", key, *fields] for key in keys]
-    assert server.gets() is False
+    expected = [[b"HMGET", key, *fields] for key in keys.to_pylist()]
+    assert [server.gets() for _ in range(count)] == expected
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(10**16), 10**17)), max_size=6))

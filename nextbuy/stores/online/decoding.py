@@ -6,7 +6,6 @@ few calls per feature view, not per value.
 
 import struct
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -19,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online.encoding import SECONDS, command
+from nextbuy.stores.online.encoding import SECONDS, argument, command
 from nextbuy.stores.online.feature_batch import FeatureColumn, ViewRows
 from nextbuy.stores.online.layout import TEXT, RedisLayout, RequestKeys, RowPositions
 from nextbuy.times import MICROSECOND, NOT_SEEN_US
@@ -79,7 +78,6 @@ class HashViewReader(ViewReader):
         )
         if not key_columns:  # a view without entities has one row, of Feast's dummy entity
             prefix += _two_u32(ValueType.STRING.value, 0)
-        self.keys = RequestKeys(self.kinds, prefix, config.project.encode())
         kinds: dict[ValueType, list[str]] = {}
         for name, kind in features.items():
             kinds.setdefault(kind, []).append(name)
@@ -92,19 +90,12 @@ class HashViewReader(ViewReader):
         self.others = tuple(name for _, name in self._others)
         fields = [layout.field(name) for name in (*chain(*self.numbers), *self.others)]
         self._fields = (*fields, layout.timestamp_field)
-        # A command differs from the next in its key alone; what stands around the key is packed
-        # once, and what precedes it once for each length of a key.
-        _, _, packed = command(*self._fields).partition(b"\r\n")
-        self._after = b"\r\n" + packed
-        self._before = lru_cache(maxsize=1024)(self._packed_before)
+        self.keys = RequestKeys(self.kinds, prefix, config.project.encode(), frame=self._around_key)
 
-    def commands(self, keys: Sequence[bytes]) -> bytes:
-        """An HMGET of each key."""
-        return b"".join([self._before(len(key)) + key + self._after for key in keys])
-
-    def _packed_before(self, size: int) -> bytes:
+    def _around_key(self, size: int) -> tuple[bytes, bytes]:
+        after = b"\r\n" + b"".join(map(argument, self._fields))
         packed = command(b"HMGET", bytes(size), *self._fields)
-        return packed[: len(packed) - size - len(self._after)]
+        return packed[: len(packed) - size - len(after)], after
 
     def decode(self, replies: list[Any], positions: RowPositions) -> ViewRows:
         """Decode the replies of the HMGETs."""
@@ -142,7 +133,7 @@ class PackedViewReader(ViewReader):
             raise NextbuyError(f"Feature view {title!r} is not packed.")
         packed = layout.packed
         self._dtype, names = packed.dtype, packed.names
-        self.keys = RequestKeys(self.kinds, packed.prefix, bare=True)
+        self.keys = RequestKeys(self.kinds, packed.prefix, frame=_around_argument, bare=True)
         self.numbers = tuple(tuple(names[i] for i in block) for _, block in packed.blocks)
         self.others = tuple(names[i] for i in packed.long if names[i] in features)
         self._blocks = [kind.name for kind, _ in packed.blocks]
@@ -182,6 +173,11 @@ class PackedViewReader(ViewReader):
                 columns.append(FeatureColumn(column, _not_none(column)))
             starts = ends
         return columns
+
+
+def _around_argument(size: int) -> tuple[bytes, bytes]:
+    packed = argument(bytes(size))
+    return packed[: len(packed) - size - 2], b"\r\n"
 
 
 def _placed(

@@ -44,6 +44,16 @@ def command(*arguments: bytes | str) -> bytes:
     return packed
 
 
+def argument(content: bytes) -> bytes:
+    """One argument as a part of a command.
+
+    >>> argument(b"a")
+    b'$1\\r\\na\\r\\n'
+    """
+    _, _, packed = command(content).partition(b"\r\n")
+    return packed
+
+
 def values(column: pa.Array, dtype: FeastType, name: str) -> pa.BinaryArray:
     """A feature's values as serialized `Value` messages.
 

@@ -11,6 +11,7 @@ own `get_online_features` reads the same hashes, through a protobuf message per 
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from feast.value_type import ValueType
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online.decoding import HashViewReader, PackedViewReader, ViewReader
-from nextbuy.stores.online.encoding import command
+from nextbuy.stores.online.encoding import argument, command
 from nextbuy.stores.online.feature_batch import FeatureBatch, ReadPlan
 from nextbuy.stores.online.layout import KeyEncoder, RowPositions, clock_key, redis_layout
 from nextbuy.stores.online.store import NextbuyOnlineStore, explain_read_errors
@@ -140,24 +141,23 @@ class OnlineReader:
             raise NextbuyError(
                 f"The request lacks the join key {missing}; it takes {', '.join(self.join_keys)}."
             ) from None
-        packed_keys: list[bytes] = []
-        commands, replies = [], 0
+        mget, hashes, packed, replies = [], [], 0, 0
         parts: list[tuple[int, RowPositions]] = []
         for view, columns in zip(self._views, self._columns, strict=True):
-            keys, positions = view.keys([encoded[column] for column in columns])
-            parts.append((len(keys), positions))
+            keys, count, positions = view.keys([encoded[column] for column in columns])
+            parts.append((count, positions))
             if isinstance(view, HashViewReader):
-                commands.append(view.commands(keys))
-                replies += len(keys)
+                hashes.append(keys)
+                replies += count
             else:
-                packed_keys += keys
-        if packed_keys:
-            commands.insert(0, command(b"MGET", *packed_keys))
+                mget.append(keys)
+                packed += count
+        opening = _mget_opening(packed) if packed else b""
         return ReadRequest(
-            b"".join([*commands, self._clock]),
-            bool(packed_keys) + replies + self._by_data,
+            b"".join([opening, *mget, *hashes, self._clock]),
+            bool(packed) + replies + self._by_data,
             rows,
-            bool(packed_keys),
+            bool(packed),
             parts,
         )
 
@@ -214,6 +214,13 @@ class ReadRequest(NamedTuple):
     """Whether the first reply is that of an MGET."""
     parts: list[tuple[int, RowPositions]]
     """Per view, the number of its keys and which of them is each row's."""
+
+
+@lru_cache(maxsize=1024)
+def _mget_opening(keys: int) -> bytes:
+    """An MGET of so many keys, up to the first of them."""
+    packed = command(b"MGET", *[b""] * keys)
+    return packed[: len(packed) - keys * len(argument(b""))]
 
 
 def _encoders(
