@@ -144,7 +144,8 @@ class KeyColumn(NamedTuple):
     """Row by row; None for a null."""
     distinct: list[Any]
     positions: RowPositions
-    has_nulls: bool
+    sizes: list[int] | None
+    """Lengths of the distinct values; None where there are nulls."""
 
 
 class KeyEncoder:
@@ -174,16 +175,16 @@ class KeyEncoder:
         Raises:
             NextbuyError: a value is not of the join key's type.
         """
-        has_nulls = False
+        nulls = False
         try:
             rows: list[Any] = list(map(self._encode, values))
         except (TypeError, struct.error):  # a null, or a value of another type
-            has_nulls = True
+            nulls = True
             rows = self._with_nulls(values)
-        if len(set(values)) == len(rows):
-            return KeyColumn(rows, rows, None, has_nulls)
-        distinct, positions = _numbered(rows)
-        return KeyColumn(rows, distinct, positions, has_nulls)
+        distinct, positions = rows, None
+        if len(set(values)) < len(rows):
+            distinct, positions = _numbered(rows)
+        return KeyColumn(rows, distinct, positions, None if nulls else list(map(len, distinct)))
 
     def _with_nulls(self, values: Sequence[Any]) -> list[Any]:
         try:
@@ -216,6 +217,7 @@ class RequestKeys:
     ) -> None:
         self._prefix, self._suffix = prefix, suffix
         self._frame = lru_cache(maxsize=1024)(frame)
+        self._format = lru_cache(maxsize=1024)(self._escaped)
         self._kinds: list[int | None] = [kind.value for kind in kinds]
         if bare and kinds:
             self._kinds[-1] = None
@@ -226,21 +228,24 @@ class RequestKeys:
         A column of one value stands for all rows. A null makes a key that no row has.
         """
         varying = [i for i, column in enumerate(columns) if len(column.rows) != 1]
-        if not columns or len(varying) > 1 or any(column.has_nulls for column in columns):
+        nulls = [column for column in columns if column.sizes is None]
+        if nulls or not columns or len(varying) > 1:
             return self._row_by_row([column.rows for column in columns])
         at = varying[0] if varying else 0
-        before = self._prefix + self._join([column.rows[0] for column in columns[:at]])
-        after = self._join([column.rows[0] for column in columns[at + 1 :]], at + 1) + self._suffix
-        distinct, kind = columns[at].distinct, self._kinds[at]
-        sizes = list(map(len, distinct))
-        formats = {
-            size: self._format(before + _marker(kind, size), size, after) for size in {*sizes}
-        }
+        _, distinct, positions, sizes = columns[at]
+        before, after, kind = self._prefix, self._suffix, self._kinds[at]
+        if at:
+            before += self._join([column.rows[0] for column in columns[:at]])
+        if at + 1 < len(columns):
+            after = self._join([column.rows[0] for column in columns[at + 1 :]], at + 1) + after
+        formats = {size: self._format(before, kind, size, after) for size in set(sizes or ())}
         # One format for all keys: a loop over them would take three times as long.
-        template = b"".join(map(formats.__getitem__, sizes))
-        return template % tuple(distinct), len(distinct), columns[at].positions
+        template = b"".join(map(formats.__getitem__, sizes or ()))
+        return template % tuple(distinct), len(distinct), positions
 
-    def _format(self, before: bytes, size: int, after: bytes) -> bytes:
+    def _escaped(self, before: bytes, kind: int | None, size: int, after: bytes) -> bytes:
+        """The format of a key whose varying value takes `size` bytes."""
+        before += _marker(kind, size)
         opening, closing = self._frame(len(before) + size + len(after))
         before, after = opening + before, after + closing
         return before.replace(b"%", b"%%") + b"%b" + after.replace(b"%", b"%%")
