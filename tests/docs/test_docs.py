@@ -103,3 +103,21 @@ def test_paths_named_in_the_pages_are_there():
     for page in PAGES:
         for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", page.read_text()):
             assert "NAME" in path or (PROJECT / path).exists(), f"{name(page)}: {path}"
+
+
+DIFFS = [
+    text for language, text in blocks(PROJECT / "docs" / "contributing.md") if language == "diff"
+]
+
+
+@pytest.mark.parametrize("diff", DIFFS, ids=lambda diff: diff.split()[2].removeprefix("a/"))
+def test_a_diff_of_the_contributing_page_applies_to_the_code(diff):
+    subprocess.run(["git", "apply", "--check", "-"], input=diff, text=True, cwd=PROJECT, check=True)
+
+
+def test_each_way_to_extend_is_shown_by_a_diff():
+    text = (PROJECT / "docs" / "contributing.md").read_text()
+    for what in ("feature", "source", "check", "model family", "dashboard page"):
+        section = re.search(rf"^## Add a {what}$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+        assert section, what
+        assert "```diff" in section[1], what
