@@ -119,7 +119,7 @@ request = RequestSource(
     name=request_features.NAME,
     description=request_features.DESCRIPTION,
     sources=[request, *(views[t][[f]] for t, f in request_features.sources(tables).items())],
-    # Feast infers the fields by a trial and wants these equal to them: the texts go into the tags.
+    # Feast infers the fields by a trial and needs these equal to them: descriptions go into tags.
     schema=[
         Field(name=f.name, dtype=TYPES[f.dtype]) for f in request_features.supported_by(tables)
     ],

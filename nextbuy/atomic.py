@@ -1,10 +1,13 @@
 """Files that change as a whole: written under a temporary name beside the target, then renamed.
 
-A reader sees the old file or the new one, and so does whoever comes after a crash of the process.
+A reader sees the old file or the new one, also after a crash of the process.
 `durable=True` also survives a power cut: the content and the rename are on the disk when the block
 ends. It costs some milliseconds a file, so it is for what nothing else can restore: Feast's
 registry, the prediction log, the erasure of a person, backups. Reports, caches and whatever a
 command makes again do without.
+
+A version of a table is many files (`nextbuy.versioned_table`). Publishing it flushes them all with
+one `os.sync()` before the table's link moves, which costs less than one flush per file.
 """
 
 import os

@@ -26,7 +26,7 @@ def duckdb_connection(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(f"SET memory_limit = '{settings.memory_limit}'")
         connection.execute(f"SET temp_directory = '{spill}'")
-        # A notebook without ipywidgets has none, and DuckDB refuses to speak of it there.
+        # Without ipywidgets a notebook has no progress bar, and DuckDB refuses the setting.
         if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()[0][0]:
             connection.execute("SET enable_progress_bar = false")
         if settings.threads:
@@ -38,8 +38,8 @@ def duckdb_connection(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]
             duckdb.IOException,
             duckdb.InvalidInputException,
         ) as error:
-            if told := explain_refusal(error):
-                raise NextbuyError(told) from error
+            if message := explain_refusal(error):
+                raise NextbuyError(message) from error
             if ".parquet" not in str(error) and not isinstance(error, duckdb.IOException):
                 raise
             raise NextbuyError(

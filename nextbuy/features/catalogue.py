@@ -16,7 +16,7 @@ def catalogue(tables: Sequence[FeatureTable]) -> str:
     # Feature catalogue
     """
     total = sum(len(table.features) for table in tables)
-    asked = ", ".join(
+    requested = ", ".join(
         f"`{name}` ({text.lower()})" for name, text in request_features.REQUEST.items()
     )
     lines = [
@@ -48,7 +48,7 @@ def catalogue(tables: Sequence[FeatureTable]) -> str:
         f"## {request_features.NAME}",
         "",
         f"{request_features.DESCRIPTION} An on-demand feature view: never",
-        f"stored. A request brings {asked}. Not read by the model",
+        f"stored. A request brings {requested}. Not read by the model",
         "([decision 6](decisions/006-request-features-beside-the-model.md)).",
         "",
         _row(COLUMNS),

@@ -98,18 +98,20 @@ def links(events: ir.Table) -> ir.Table:
     """Which anonymous visitor turned out to be which shopper, and since when that is known.
 
     A log-in names the shopper; the other visitors of the same shop session, up to then, were the
-    same person. A visitor who had logged in before is nobody's anonymous past. The first log-in
-    counts. Columns `visitor_id`, `user_id`, `linked_us`.
+    same person. A visitor who had logged in before is a shopper, not an anonymous
+    past. The first log-in counts. Columns `visitor_id`, `user_id`, `linked_us`.
     """
     logins = events.filter(
         (events.event_type == EventType.LOGIN.value) & events.source_session_id.notnull()
     )
     logins = logins.select("user_id", "source_session_id", login_us=logins.event_us)
     first_login = logins.group_by("user_id").aggregate(first_login_us=logins.login_us.min())
-    seen = events.filter(events.source_session_id.notnull())
-    seen = seen.group_by(["user_id", "source_session_id"]).aggregate(first_us=seen.event_us.min())
-    seen = seen.rename(visitor_id="user_id")
-    pairs = seen.join(logins, "source_session_id").filter(
+    visits = events.filter(events.source_session_id.notnull())
+    visits = visits.group_by(["user_id", "source_session_id"]).aggregate(
+        first_us=visits.event_us.min()
+    )
+    visits = visits.rename(visitor_id="user_id")
+    pairs = visits.join(logins, "source_session_id").filter(
         lambda t: (t.visitor_id != t.user_id) & (t.first_us <= t.login_us)
     )
     first_login = first_login.rename(visitor_id="user_id")
@@ -126,13 +128,15 @@ def with_linked_past(rows: ir.Table, events: ir.Table) -> ir.Table:
     """Add to each shopper's session rows those of the visitors a log-in linked to them.
 
     Adds `since_us` (when it happened), `known_us` (when it became known of this shopper) and
-    `is_asked` (false for the linked past, which has no row of its own under this shopper).
+    `is_requested` (false for the linked past, which has no row of its own under this shopper).
     """
-    own = rows.mutate(since_us=rows.event_us, known_us=rows.event_us, is_asked=ibis.literal(True))
+    own = rows.mutate(
+        since_us=rows.event_us, known_us=rows.event_us, is_requested=ibis.literal(True)
+    )
     linked = rows.rename(visitor_id="user_id").join(links(events), "visitor_id")
     linked = linked.mutate(
         since_us=linked.event_us,
         known_us=ibis.greatest(linked.event_us, linked.linked_us),
-        is_asked=ibis.literal(False),
+        is_requested=ibis.literal(False),
     )
     return own.union(linked.select(*own.columns))

@@ -26,5 +26,5 @@ TABLE = FeatureTable(
         ),
     ),
     rows=_rows,
-    in_model=False,  # a moment as such: a model would learn the calendar
+    in_model=False,  # a point in time: a model would learn the calendar
 )

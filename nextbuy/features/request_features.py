@@ -1,10 +1,10 @@
-"""What depends on the request itself: worked out when it comes, never stored.
+"""What depends on the request itself: computed when it comes, never stored.
 
     at_request({"request_seconds": [1_704_103_200], "last_event_seconds": [1_704_103_140],
                 "shown_price": [900], "price": [1000]})
 
-History and service run the same function through Feast's on-demand feature view. Asking for
-history, the request is the row: its event timestamp, and the price at the session's end.
+History and service run the same function through Feast's on-demand feature view. In history the
+request is the row: its event timestamp, and the price at the session's end.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -52,7 +52,7 @@ def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
     )
     past = with_linked_past(sessions, events)
     rows = as_of(
-        past.mutate(previous_us=past.is_asked.ifelse(past.previous_us, None)),
+        past.mutate(previous_us=past.is_requested.ifelse(past.previous_us, None)),
         ["user_id"],
         sums=windows | lifetime,
         maxima=("purchased_us", "negative_us", "previous_us"),

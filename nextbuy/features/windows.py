@@ -2,9 +2,9 @@
 
 A row that happened at `since_us` and became known at `known_us` adds its measures to a window of
 length w from `known_us` on and takes them away at `since_us + w`. The running sum over these
-change points is the sum over (T - w, T] of what was known at T. Where only some moments are asked
-for, a change counts at the next of them, so that there are no more moments than answers. Linear in
-the number of rows but for the sort; the same on DuckDB and Spark.
+change points is the sum over (T - w, T] of what was known at T. Where only some moments
+are requested, a change counts at the next of them, so that there are no more moments than results.
+Linear in the number of rows but for the sort; the same on DuckDB and Spark.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,41 +28,43 @@ def as_of(
     maxima: Sequence[str] = (),
     first_us: ir.IntegerScalar | None = None,
 ) -> ir.Table:
-    """Window sums (and running maxima) per key at every moment that a row asks for.
+    """Window sums (and running maxima) per key at every requested moment.
 
     Args:
-        rows: keys, `known_us`, `since_us` (<= `known_us`), `is_asked` and the measures. A row that
-            asks became known when it happened.
+        rows: keys, `known_us`, `since_us` (<= `known_us`), `is_requested` and the measures. The
+            moment of a requested row is `known_us`, which is then `since_us` as well.
         keys: partition of the windows.
         sums: what to add up.
-        maxima: columns whose largest value so far is wanted; nulls do not count.
-        first_us: moments before it are not asked for.
+        maxima: columns to give the largest value so far of; nulls do not count.
+        first_us: moments before it are left out.
 
     Returns:
         keys, `event_us`, `<measure><suffix>` (int64), the maxima.
     """
-    is_asked = rows.is_asked if first_us is None else rows.is_asked & (rows.known_us >= first_us)
-    asked = rows.mutate(asked_us=is_asked.ifelse(rows.known_us, None))
+    is_requested = (
+        rows.is_requested if first_us is None else rows.is_requested & (rows.known_us >= first_us)
+    )
+    requested = rows.mutate(requested_us=is_requested.ifelse(rows.known_us, None))
 
-    def next_asked(after: str, pause: int) -> ir.IntegerColumn:
+    def next_requested(after: str, pause: int) -> ir.IntegerColumn:
         ahead = ibis.range_window(
             group_by=list(keys), order_by=after, preceding=None, following=(pause, None)
         )
-        return asked.asked_us.min().over(ahead)
+        return requested.requested_us.min().over(ahead)
 
-    moved = asked.mutate(
-        known_us=next_asked("known_us", 0),
-        **{f"left{s}_us": next_asked("since_us", WINDOWS[s] or 0) for s in _suffixes(sums)},
+    shifted = requested.mutate(
+        known_us=next_requested("known_us", 0),
+        **{f"left{s}_us": next_requested("since_us", WINDOWS[s] or 0) for s in _suffixes(sums)},
         **{f"is_inside{s}": _inside(rows, s) for s in _suffixes(sums)},
     )
     return _running(
-        moved,
+        shifted,
         keys,
         sums,
         maxima,
-        inside=lambda suffix: moved[f"is_inside{suffix}"],
-        gained_us=moved.known_us,
-        lost_us=lambda suffix: moved[f"left{suffix}_us"],
+        inside=lambda suffix: shifted[f"is_inside{suffix}"],
+        gained_us=shifted.known_us,
+        lost_us=lambda suffix: shifted[f"left{suffix}_us"],
     )
 
 
@@ -73,7 +75,7 @@ def at_every_change(
     maxima: Sequence[str] = (),
     first_us: ir.IntegerScalar | None = None,
 ) -> ir.Table:
-    """As `as_of`, at every moment at which one of the sums changes; `is_asked` is not read.
+    """As `as_of`, at every moment at which one of the sums changes; `is_requested` is not read.
 
     With `first_us`, moments before it are one: the last microsecond before.
     """

@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import ibis
 import pytest
+from feast import Entity, FeatureView
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nextbuy.features import TABLES, Feature
+from nextbuy.features import TABLES, Feature, supported_tables
 from nextbuy.features.catalogue import catalogue
 from nextbuy.settings import PROJECT
 from nextbuy.times import DAY, SECOND
@@ -148,6 +149,13 @@ def test_names_are_unique_and_described():
         assert all(feature.description for feature in table.features)
 
 
+def test_a_log_has_the_tables_that_it_supports():
+    assert supported_tables(None) == TABLES
+    supported = {table.name: table for table in supported_tables({"view", "purchase"})}
+    assert supported.keys() == {table.name for table in TABLES} - {"category"}
+    assert "n_carts" not in {f.name for f in supported["item"].features}
+
+
 def test_declared_types_are_what_the_definitions_give():
     from nextbuy.tables.sessions import SESSION_EVENTS
 
@@ -172,5 +180,9 @@ def test_the_registry_says_what_the_catalogue_says(tmp_path, monkeypatch):
     for table in TABLES:
         assert [f.name for f in table.features] == list(declared[table.name]), table.name
         for feature in table.features:
-            told = declared[table.name][feature.name]
-            assert (told.description, told.tags) == (feature.description, feature.tags)
+            field = declared[table.name][feature.name]
+            assert (field.description, field.tags) == (feature.description, feature.tags)
+    # Feast sees what has a name of its own in the module.
+    named = [obj for obj in repo.values() if isinstance(obj, FeatureView | Entity)]
+    assert {obj.name for obj in named} == repo["views"].keys() | repo["entities"].keys()
+    assert len(named) == len(repo["views"]) + len(repo["entities"])
