@@ -1,4 +1,4 @@
-"""What the champion says of every row since its training, as of each row's own moment.
+"""The champion's scores of every row since its training, as of each row's own moment.
 
 The prediction log knows only what was requested over HTTP. The rows that the labels name are all
 that could have been requested, so drift and performance have a past from the first run on.
@@ -6,14 +6,19 @@ that could have been requested, so drift and performance have a past from the fi
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore
+from mlflow.tracking import MlflowClient
+from sklearn.metrics import average_precision_score
 
 from nextbuy.connection import duckdb_connection
+from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL
 from nextbuy.errors import NextbuyError
-from nextbuy.models.registry import RegisteredModel
+from nextbuy.models.registry import RegisteredModel, load_alias
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
 from nextbuy.stores.offline.cached import cached_features
@@ -21,6 +26,8 @@ from nextbuy.versioned_table import files, fingerprint, require
 
 MAX_ROWS = 60_000
 """Of more rows, some shoppers are left out, always the same ones."""
+MAX_VERSIONS = 20
+"""Versions that are compared, the newest ones."""
 KEYS = ("user_id", "item_id", "predicted_at", "label", "known_at")
 
 
@@ -75,6 +82,46 @@ def scored_since(settings: Settings, champion: RegisteredModel, training: pa.Tab
     for old in set(file.parent.glob("scored-*.parquet")) - {file}:
         old.unlink()
     return scored
+
+
+def compare_versions(settings: Settings, matured: pa.Table, at: datetime) -> list[dict[str, Any]]:
+    """The registry's versions side by side: on validation, on the test, and on the rows since.
+
+    Args:
+        settings: where the registry is.
+        matured: rows with `label` and features; champion and challenger are scored on them.
+        at: the moment of the run.
+
+    Returns:
+        Rows of `reports.VERSIONS`, the newest version first.
+    """
+    client = MlflowClient(settings.tracking_uri)
+    aliases = dict(client.get_registered_model(REGISTERED_MODEL).aliases)
+    by_version = {str(v): k for k, v in aliases.items()}
+    label = matured["label"].to_numpy()
+    rows = []
+    for version in client.search_model_versions(
+        f"name = '{REGISTERED_MODEL}'", max_results=MAX_VERSIONS, order_by=["version_number DESC"]
+    ):
+        metrics = client.get_run(str(version.run_id)).data.metrics
+        alias = by_version.get(str(version.version), "")
+        recent = None
+        if alias in (CHAMPION, CHALLENGER) and 0 < np.sum(label) < len(label):
+            booster = load_alias(settings, alias).booster
+            if set(booster.contract.features) <= set(matured.column_names):
+                recent = float(average_precision_score(label, booster.score(matured)))
+        rows.append(
+            {
+                "at": at,
+                "version": str(version.version),
+                "alias": alias,
+                "family": version.tags.get("family", ""),
+                "validation_pr_auc": metrics.get("validation_pr_auc"),
+                "test_pr_auc": metrics.get("test_pr_auc"),
+                "recent_pr_auc": recent,
+            }
+        )
+    return rows
 
 
 def _rows(settings: Settings, since: datetime) -> pa.Table:

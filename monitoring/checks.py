@@ -11,8 +11,7 @@ from great_expectations.core import ExpectationValidationResult
 from pydantic import BaseModel, ConfigDict, Field
 
 from monitoring import reports
-from monitoring.bounds import Severity
-from monitoring.config import MonitoringConfig, load_config
+from monitoring.config import MonitoringConfig, Severity, load_config
 from monitoring.ge_duckdb import check_name, run_suite, write_page
 from monitoring.rules import Check, configured
 from monitoring.suites.events import event_checks

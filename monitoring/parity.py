@@ -27,6 +27,7 @@ from feast import FeatureStore, FileSource
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from nextbuy.atomic import write_text
 from nextbuy.connection import duckdb_connection
 from nextbuy.contract import ModelContract
 from nextbuy.errors import NextbuyError
@@ -43,7 +44,7 @@ STAMPS = ("event_timestamp", "created_timestamp")
 
 
 class Worst(BaseModel):
-    """A prediction that saw something else."""
+    """A prediction whose vector differs from the offline store's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,7 +53,7 @@ class Worst(BaseModel):
     item_id: str
     predicted_at: datetime
     differing: dict[str, tuple[float | None, float | None]]
-    """Feature -> (what the model saw, what the offline store gives)."""
+    """Feature -> (value in the logged vector, value of the offline store)."""
 
 
 class ParityReport(BaseModel):
@@ -118,13 +119,12 @@ def parity(
         worst=sums.worst,
         **sums.left_out,
     )
-    settings.reports.mkdir(parents=True, exist_ok=True)
-    (settings.reports / "parity.json").write_text(report.model_dump_json(indent=1))
+    write_text(settings.reports / "parity.json", report.model_dump_json(indent=1))
     return report
 
 
 class _Sums:
-    """What the parts of the log gave together."""
+    """Totals over the parts of the log."""
 
     def __init__(self) -> None:
         self.rows = self.values = 0
@@ -140,7 +140,7 @@ def _add(
     rows: pa.Table,
     recorded_us: int,
 ) -> None:
-    """Compare one model's part of the log, without what cannot be."""
+    """Compare one model's part of the log, without the rows that cannot be compared."""
     degraded, context = rows["is_degraded"], pc.fill_null(rows["has_context"], False)
     read_us = pc.fill_null(rows["read_at"].cast(pa.int64()), -1)
     on_record = pc.greater_equal(read_us, recorded_us if contract else END_OF_TIME_US)
@@ -160,7 +160,7 @@ def _add(
 
 
 def _contract(tag: str) -> ModelContract | None:
-    """The contract of an exported model; None where it is gone from the model store."""
+    """The contract of an exported model; None if it is no longer in the model store."""
     try:
         folder = Path(bentoml.models.get(tag).path)
     except bentoml.exceptions.NotFound:
@@ -169,7 +169,7 @@ def _contract(tag: str) -> ModelContract | None:
 
 
 class _History:
-    """The rows that were in Redis, view by view, as Feast sources; and when they came."""
+    """The rows that were in Redis, view by view, as Feast sources; and when they were written."""
 
     def __init__(self, settings: Settings, store: LiveStore, work: Path) -> None:
         self._feast = FeatureStore(repo_path=str(settings.feature_repo))
@@ -208,11 +208,11 @@ class _History:
     def retrieve(self, contract: ModelContract, entities: pa.Table) -> pa.Table:
         """The contract's features of each row, as of its `event_timestamp`."""
         service = self._feast.get_feature_service(contract.feature_service)
-        wanted = set(contract.features)
+        required = set(contract.features)
         refs, views = [], []
         for projection in service.feature_view_projections:
             names = [f.name for f in projection.features]
-            names = [name for name in names if f"{projection.name}__{name}" in wanted]
+            names = [name for name in names if f"{projection.name}__{name}" in required]
             if names:
                 refs += [f"{projection.name}:{name}" for name in names]
                 views.append(self._view(projection.name))
@@ -282,18 +282,18 @@ def _compare(
 ) -> tuple[dict[str, int], list[Worst]]:
     """Feature -> values that differ, only those with any; and the rows with the most of them."""
     vectors = rows["vector"].combine_chunks()
-    seen = vectors.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1)
+    used = vectors.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1)
     read_us = rows["read_at"].cast(pa.int64()).to_numpy()
     predicted_us = rows["predicted_at"].cast(pa.int64()).to_numpy()
     of, at = history.moments(read_us, predicted_us)
     entities = rows.select(["user_id", "item_id"]).take(pa.array(of))
     entities = entities.append_column("event_timestamp", pa.array(at, MOMENT))
-    given = contract.matrix(history.retrieve(contract, entities))
+    retrieved = contract.matrix(history.retrieve(contract, entities))
     views: dict[str, list[int]] = {}
     for column, name in enumerate(contract.features):
         views.setdefault(name.split("__", 1)[0], []).append(column)
-    same = (seen[of] == given) | (np.isnan(seen[of]) & np.isnan(given))
-    differs = np.zeros(seen.shape, np.bool_)
+    same = (used[of] == retrieved) | (np.isnan(used[of]) & np.isnan(retrieved))
+    differs = np.zeros(used.shape, np.bool_)
     first = np.unique(of, return_index=True)[1]  # the retrieval as of the prediction itself
     for columns in views.values():
         # A view's row is read whole: one moment must explain all of its values.
@@ -304,7 +304,7 @@ def _compare(
     counts = differs.sum(axis=0)
     return (
         {contract.features[i]: int(counts[i]) for i in np.flatnonzero(counts)},
-        list(_worst(rows, contract, differs, seen, given[first])),
+        list(_worst(rows, contract, differs, used, retrieved[first])),
     )
 
 
@@ -312,8 +312,8 @@ def _worst(
     rows: pa.Table,
     contract: ModelContract,
     differs: NDArray[np.bool_],
-    seen: NDArray[np.float32],
-    given: NDArray[np.float32],
+    used: NDArray[np.float32],
+    retrieved: NDArray[np.float32],
 ) -> Iterator[Worst]:
     order: Sequence[int] = np.argsort(-differs.sum(axis=1), kind="stable")[:WORST].tolist()
     for row in order:
@@ -325,7 +325,7 @@ def _worst(
                     for name in ("request_id", "user_id", "item_id", "predicted_at")
                 },
                 differing={
-                    contract.features[i]: (_number(seen[row, i]), _number(given[row, i]))
+                    contract.features[i]: (_number(used[row, i]), _number(retrieved[row, i]))
                     for i in columns
                 },
             )

@@ -1,8 +1,8 @@
 """How good the predictions were, week by week, once their outcomes are known.
 
 A week is measured when the horizon of its last prediction is over. Before that its known outcomes
-are those of shoppers who came back soon: measuring them would flatter or slander the model. Until
-then there is an estimate from the probabilities alone, which holds as far as they are calibrated
+are those of shoppers who came back soon: a biased part. Until then there is an estimate from the
+probabilities alone, which holds as far as they are calibrated
 (confidence-based performance estimation; docs/monitoring.md).
 """
 
@@ -13,32 +13,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sklearn.metrics import average_precision_score
 
 from monitoring import reports
 from monitoring.weeks import WEEK, weeks
+from nextbuy.models.economics import ContactEconomics, OfferConfig, profit
+from nextbuy.models.metrics import expected_calibration_error, precision_at_top, top_weights
 from nextbuy.settings import Settings
 
-TOP = 0.05
-BINS = 10
 
+class PerformanceConfig(ContactEconomics):
+    """What a contact costs and earns, and the smallest week that is measured."""
 
-class PerformanceConfig(BaseModel):
-    """What a hit is worth and from how many rows on a week is measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    gain_cents: int = Field(default=800, ge=0)
-    """Margin of a purchase that was singled out."""
-    contact_cents: int = Field(default=100, ge=0)
-    """Cost of singling out one shopper and item."""
     min_rows: int = Field(default=200, ge=20)
     """A week with fewer rows is not measured."""
 
 
 class WindowMetrics(NamedTuple):
-    """Of one window; None where it cannot be said."""
+    """Metrics of one window of predictions; None where one is not known."""
 
     base_rate: float | None
     mean_probability: float
@@ -56,7 +49,7 @@ def by_week(
     at: datetime,
     config: PerformanceConfig,
 ) -> list[dict[str, Any]]:
-    """The rows of `reports.PERFORMANCE` for judged predictions.
+    """The rows of `reports.PERFORMANCE` for predictions with outcomes.
 
     Args:
         rows: `predicted_at, probability, label` and, where there is one, `state`.
@@ -64,124 +57,109 @@ def by_week(
         horizon: of the label.
         newest: time of the newest event.
         at: the moment of the run.
-        config: worth of a hit, smallest week.
+        config: economics and smallest week.
     """
-    found = []
+    measured = []
     for week, part in weeks(rows):
         probability = np.asarray(part["probability"].to_numpy(), np.float64)
         label = part["label"].to_pandas().to_numpy(float)
-        is_ripe = week + timedelta(days=7) + horizon <= newest
-        n_open = int(np.isnan(label).sum())
+        has_matured = week + WEEK + horizon <= newest
+        is_known = ~np.isnan(label)
         states = part["state"].to_pylist() if "state" in part.column_names else []
         censored = states.count("censored")
-        known = ~np.isnan(label)
+        metrics: WindowMetrics | None = None
         if part.num_rows < config.min_rows:
-            state, seen = "too few", None
-        elif not is_ripe:
-            state, seen = "estimated", estimate(probability, config)
-        elif not 0 < label[known].sum() < known.sum():
-            state, seen = "one class", None
+            state = "too few"
+        elif not has_matured:
+            state, metrics = "estimated", estimate(probability, config)
+        elif not 0 < label[is_known].sum() < is_known.sum():
+            state = "one class"
         else:
-            state, seen = "measured", measure(label[known], probability[known], config)
-        values = seen._asdict() if seen else dict.fromkeys(WindowMetrics._fields)
+            state = "measured"
+            metrics = measure(label[is_known], probability[is_known], config)
+        values = metrics._asdict() if metrics else dict.fromkeys(WindowMetrics._fields)
         values["mean_probability"] = float(probability.mean())
-        found.append(
+        measured.append(
             {
                 "measured_at": at,
                 "origin": origin,
                 "week": week,
                 "state": state,
                 "rows": part.num_rows,
-                "open": n_open - censored,
+                "open": int((~is_known).sum()) - censored,
                 "censored": censored,
                 **values,
             }
         )
-    return found
+    return measured
 
 
 def unsettled_since(settings: Settings) -> datetime | None:
-    """The Monday from which on outcomes of served predictions can still move; None: all of them.
+    """The first Monday whose served predictions can still get other outcomes; None: all of them.
 
     A week that was over, and measured with every outcome known, stays as it was measured.
     """
-    kept = sorted(reports.folder(settings, reports.PERFORMANCE).glob("*.parquet"))
-    if not kept:
+    reported = sorted(reports.folder(settings, reports.PERFORMANCE).glob("*.parquet"))
+    if not reported:
         return None
-    rows = pq.read_table(kept, filters=[("origin", "=", "served")]).to_pandas()
+    rows = pq.read_table(reported, filters=[("origin", "=", "served")]).to_pandas()
     last = rows.sort_values("measured_at").groupby("week").tail(1)
     is_over = last["week"] + WEEK <= last["measured_at"]
     is_known = (last["open"] + last["censored"] == 0) & (last["state"] != "estimated")
     is_settled = zip(last["week"], is_over & is_known, strict=True)
     moments = {week.to_pydatetime(): bool(settled) for week, settled in is_settled}
-    moving = [week for week, settled in moments.items() if not settled]
-    return min(moving) if moving else max(moments) + WEEK if moments else None
+    unsettled = [week for week, settled in moments.items() if not settled]
+    return min(unsettled) if unsettled else max(moments) + WEEK if moments else None
 
 
 def measure(
     label: NDArray[np.float64], probability: NDArray[np.float64], config: PerformanceConfig
 ) -> WindowMetrics:
-    """From outcomes."""
-    top = _top(probability)
-    hits = float(label[top].sum())
+    """Metrics from outcomes; both arrays have shape (rows,)."""
+    ones = np.ones(len(probability))
     return WindowMetrics(
         base_rate=float(label.mean()),
         mean_probability=float(probability.mean()),
         pr_auc=float(average_precision_score(label, probability)),
-        precision_at_5=float(label[top].mean()),
-        calibration_error=float(
-            sum(abs(seen - said) * n for said, seen, n in calibration(label, probability))
-            / len(label)
-        ),
-        profit=hits * config.gain_cents - len(top) * config.contact_cents,
+        precision_at_5=precision_at_top(label, probability, ones),
+        calibration_error=expected_calibration_error(label, probability, ones),
+        profit=_profit_at_top(label, probability, config),
     )
 
 
 def estimate(probability: NDArray[np.float64], config: PerformanceConfig) -> WindowMetrics:
-    """What `measure` is to be expected to say if each probability is true."""
+    """The expected result of `measure` if each probability is true."""
     ordered = np.sort(probability)[::-1]
     precision = np.cumsum(ordered) / np.arange(1, len(ordered) + 1)
-    top = _top(probability)
-    hits = float(probability[top].sum())
     total = float(ordered.sum())
     return WindowMetrics(
         base_rate=float(probability.mean()),
         mean_probability=float(probability.mean()),
         pr_auc=float((precision * ordered).sum() / total) if total else None,
-        precision_at_5=float(probability[top].mean()),
-        calibration_error=None,  # taken for granted, so it cannot be estimated
-        profit=hits * config.gain_cents - len(top) * config.contact_cents,
+        precision_at_5=precision_at_top(probability, probability, np.ones(len(probability))),
+        calibration_error=None,  # assumed to be none, so it cannot be estimated
+        profit=_profit_at_top(probability, probability, config),
     )
-
-
-def calibration(
-    label: NDArray[np.float64], probability: NDArray[np.float64]
-) -> list[tuple[float, float, int]]:
-    """Mean probability, share of positives and rows of ten equally large groups, in order."""
-    order = np.argsort(probability, kind="stable")
-    return [
-        (float(probability[part].mean()), float(label[part].mean()), len(part))
-        for part in np.array_split(order, BINS)
-        if len(part)
-    ]
 
 
 def profit_curve(
     label: NDArray[np.float64], probability: NDArray[np.float64], config: PerformanceConfig
 ) -> list[tuple[float, float, float]]:
-    """Share singled out, lift over chance, profit in cents, for 1 % to 100 %."""
-    order = np.argsort(-probability, kind="stable")
-    hits = np.cumsum(label[order])
-    base = float(label.mean())
+    """Share of the rows contacted, lift over chance, profit in cents, for 1 % to 100 %."""
+    offer = OfferConfig(margin_cents=config.margin_cents, cost_cents=config.cost_cents)
+    hits = np.cumsum(label[np.argsort(-probability, kind="stable")])
     curve = []
-    for percent in range(1, 101):
-        n = max(1, len(order) * percent // 100)
-        lift = float(hits[n - 1]) / n / base if base else 0.0
-        profit = float(hits[n - 1]) * config.gain_cents - n * config.contact_cents
-        curve.append((percent / 100, lift, profit))
+    for point in profit(label.astype(np.int8), probability, offer)["curve"][1:]:
+        n = round(point["share"] * len(label))
+        lift = float(hits[n - 1] / n / label.mean()) if label.any() else 0.0
+        curve.append((point["share"], lift, point["realized_cents"]))
     return curve
 
 
-def _top(probability: NDArray[np.float64]) -> NDArray[np.intp]:
-    n = max(1, int(len(probability) * TOP))
-    return np.argsort(-probability, kind="stable")[:n]
+def _profit_at_top(
+    label: NDArray[np.float64], probability: NDArray[np.float64], config: PerformanceConfig
+) -> float:
+    """Cents earned by contacting the top share of the rows."""
+    contacts = top_weights(probability, np.ones(len(probability)))
+    earned = (contacts * label).sum() * config.margin_cents
+    return float(earned - contacts.sum() * config.cost_cents)

@@ -21,7 +21,7 @@ from great_expectations.expectations.core.unexpected_rows_expectation import (
 )
 from great_expectations.expectations.expectation import Expectation
 
-from monitoring.bounds import CheckOverride, Severity
+from monitoring.config import CheckOverride, Severity
 from nextbuy.errors import NextbuyError
 
 DUCKDB_TYPES: dict[pa.DataType, str] = {

@@ -17,16 +17,15 @@ import pyarrow.compute as pc
 
 from monitoring import reports
 from monitoring.alerts import Signal
-from monitoring.champion_scores import scored_since, training_rows
+from monitoring.champion_scores import compare_versions, scored_since, training_rows
 from monitoring.checks import CheckReport
 from monitoring.config import MonitoringConfig
 from monitoring.drift import PREDICTION, TARGET, drift_rows, series, write_page
 from monitoring.event_profile import anomalies, daily_profile
-from monitoring.latency import SERVICE, scrape
-from monitoring.model_versions import versions
 from monitoring.outcomes import join_outcomes
 from monitoring.parity import parity as compare_live
 from monitoring.performance import by_week, unsettled_since
+from monitoring.service_metrics import SERVICE, scrape
 from monitoring.weeks import weeks, with_matured_labels
 from nextbuy.atomic import replacing
 from nextbuy.contract import CHAMPION
@@ -132,7 +131,7 @@ def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bo
     reports.append(settings, reports.PERFORMANCE, measured, ran)
     known = rows.filter(pc.less(rows["predicted_at"], pa.scalar(newest - horizon)))
     known = known.filter(pc.is_valid(known[TARGET]))
-    reports.append(settings, reports.VERSIONS, versions(settings, known, ran), ran)
+    reports.append(settings, reports.VERSIONS, compare_versions(settings, known, ran), ran)
     yield from _performance(measured, champion.metrics)
     complete = [(w, t) for w, t in weeks(rows) if w + timedelta(days=7) <= newest]
     weekly = with_matured_labels(complete, horizon, newest)

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from monitoring.bounds import Severity
 from monitoring.checks import CheckReport, raise_if_blocked, run_checks
-from monitoring.config import MonitoringConfig, load_config
+from monitoring.config import MonitoringConfig, Severity, load_config
 from monitoring.rules import Check
 from monitoring.suites.events import event_checks
 from monitoring.suites.features import feature_checks

@@ -10,7 +10,8 @@ from sklearn.metrics import average_precision_score
 from monitoring import reports
 from monitoring.config import load_config
 from monitoring.dashboard.read import BAD, GOOD, QUIET, json_file, page, parquet, series, show_chart
-from monitoring.performance import calibration, profit_curve
+from monitoring.performance import profit_curve
+from nextbuy.models.metrics import calibration_curve
 from nextbuy.settings import Settings
 
 METRICS = {
@@ -143,7 +144,7 @@ def _matured(settings: Settings) -> None:
     with left:
         st.markdown("**Calibration**: predicted and observed share")
         groups = pd.DataFrame(
-            calibration(label, probability), columns=["predicted", "observed", "rows"]
+            calibration_curve(label, probability), columns=["predicted", "observed", "rows"]
         )
         top = float(groups[["predicted", "observed"]].to_numpy().max())
         ideal = pd.DataFrame({"predicted": [0, top], "observed": [0, top]})
@@ -167,8 +168,8 @@ def _matured(settings: Settings) -> None:
         show_chart(_curve(curve.head(50), "lift", "times chance"))
     best = curve.loc[curve["profit"].idxmax()]
     st.markdown(
-        f"**Profit** by the share singled out ({config.gain_cents} cents a hit, "
-        f"{config.contact_cents} cents a contact): the most at {best['share']:.0%}."
+        f"**Profit** by the share contacted ({config.margin_cents:g} cents a purchase, "
+        f"{config.cost_cents:g} cents a contact): the most at {best['share']:.0%}."
     )
     show_chart(_curve(curve, "profit", "cents"))
     _slices(rows)
@@ -179,7 +180,7 @@ def _curve(curve: pd.DataFrame, name: str, title: str) -> alt.Chart:
         alt.Chart(curve)
         .mark_line(color=GOOD)
         .encode(
-            x=alt.X("share:Q", title="share singled out", axis=alt.Axis(format="%")),
+            x=alt.X("share:Q", title="share contacted", axis=alt.Axis(format="%")),
             y=alt.Y(f"{name}:Q", title=title),
             tooltip=[alt.Tooltip("share", format=".0%"), alt.Tooltip(name, format=",.1f")],
         )

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from monitoring.dashboard.read import page, parquet
-from monitoring.latency import SERVICE
+from monitoring.service_metrics import SERVICE
 from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.features.item import TABLE as ITEM

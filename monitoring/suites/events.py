@@ -7,7 +7,7 @@ by other means, a damaged one, or a fault of our own. Checks of the whole batch 
 
 from datetime import datetime
 
-from monitoring.bounds import EventBounds
+from monitoring.config import EventBounds
 from monitoring.rules import (
     Check,
     present,

@@ -6,7 +6,7 @@ from bento.client import predict
 from bento.middleware import MAX_CLIENTS, AccessControl
 from bento.serve import running
 from bento.settings import ServiceSettings
-from monitoring.latency import scrape
+from monitoring.service_metrics import scrape
 from nextbuy.errors import NextbuyError
 from tests.bento.small_shop import contract, fitted, register
 

@@ -5,9 +5,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from monitoring.config import load_config
 from monitoring.outcomes import join_outcomes
 from monitoring.performance import PerformanceConfig, by_week, estimate, measure, profit_curve
 from nextbuy.connection import duckdb_connection
+from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.tables.sessions import SessionConfig
@@ -15,7 +17,7 @@ from nextbuy.versioned_table import files
 from tests.monitoring.small_events import START, month, publish
 from tests.tables import build_labels, build_sessions
 
-CONFIG = PerformanceConfig(gain_cents=1000, contact_cents=100, min_rows=20)
+CONFIG = PerformanceConfig(margin_cents=1000, cost_cents=100, min_rows=20)
 HORIZON = timedelta(days=3)
 
 
@@ -34,10 +36,10 @@ def test_an_outcome_is_what_the_label_says(shop):
             "SELECT user_id, item_id, event_timestamp AS predicted_at, label AS truth "
             f"FROM read_parquet('{files(shop.labels)}')"
         ).to_arrow_table()
-    found = join_outcomes(shop, rows, START + timedelta(days=10))
-    assert found["label"].to_pylist() == found["truth"].to_pylist()
-    assert pc.sum(found["label"]).as_py() > 0
-    assert set(found["state"].to_pylist()) == {"matured", "open"}
+    outcomes = join_outcomes(shop, rows, START + timedelta(days=10))
+    assert outcomes["label"].to_pylist() == outcomes["truth"].to_pylist()
+    assert pc.sum(outcomes["label"]).as_py() > 0
+    assert set(outcomes["state"].to_pylist()) == {"matured", "open"}
 
 
 def test_what_the_events_end_before_is_censored(shop):
@@ -102,3 +104,10 @@ def test_one_class_and_too_few_are_states_and_no_numbers():
     assert rows[0]["pr_auc"] is None
     rows = by_week(weekly([0, 1] * 20), "backtest", HORIZON, newest, START, CONFIG)
     assert {row["state"] for row in rows} == {"too few"}
+
+
+def test_old_names_of_the_economics_are_refused_with_the_new_ones(tmp_path):
+    file = tmp_path / "monitoring.yaml"
+    file.write_text("performance: {gain_cents: 800, contact_cents: 100}")
+    with pytest.raises(NextbuyError, match="gain_cents is now called margin_cents; contact_cents"):
+        load_config(file)

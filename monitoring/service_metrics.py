@@ -1,4 +1,4 @@
-"""How long the service takes, read off its Prometheus histogram."""
+"""Response times of the running service, from its Prometheus histogram."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ HISTOGRAM = "nextbuy_stage_seconds"
 
 
 def scrape(url: str, timeout: float = 2) -> dict[str, Any] | None:
-    """`requests, p50_ms, p99_ms` since the service was started; None before its first answer.
+    """`requests, p50_ms, p99_ms` since the service started; None before its first response.
 
     Raises:
-        httpx.HTTPError: it does not answer, or has no metrics.
+        httpx.HTTPError: it does not respond, or has no metrics.
     """
     response = httpx.get(f"{url}/metrics", headers=key_headers(), timeout=timeout)
     response.raise_for_status()
@@ -39,12 +39,12 @@ def scrape(url: str, timeout: float = 2) -> dict[str, Any] | None:
 
 def _quantile(buckets: list[tuple[float, float]], share: float) -> float:
     """Interpolated within the bucket, as Prometheus' `histogram_quantile` does."""
-    wanted = buckets[-1][1] * share
+    rank = buckets[-1][1] * share
     low, below = 0.0, 0.0
     for bound, count in buckets:
-        if count >= wanted:
+        if count >= rank:
             if bound == float("inf"):
                 return low
-            return low + (bound - low) * (wanted - below) / (count - below)
+            return low + (bound - low) * (rank - below) / (count - below)
         low, below = bound, count
     return low
