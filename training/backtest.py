@@ -10,9 +10,10 @@ import mlflow
 from nextbuy import atomic
 from nextbuy.models import registry
 from nextbuy.settings import Settings
+from training.config import TrainConfig
 from training.dataset import build_dataset, sample_of
 from training.metrics import PROBABILITY, RANKING, with_intervals
-from training.train import TrainConfig, fit_calibrated
+from training.train import fit_calibrated
 
 
 def backtest(

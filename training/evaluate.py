@@ -20,6 +20,7 @@ from nextbuy.sql import read_parquet
 from nextbuy.versioned_table import files, fingerprint, manifest
 from training.baselines import logistic_scores, rule_scores, time_and_position_scores
 from training.breakdowns import session_level, slices
+from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.early_session import value_at_prefix
 from training.metrics import (
@@ -34,7 +35,7 @@ from training.metrics import (
     with_intervals,
 )
 from training.model_card import TEMPLATE, write_card
-from training.train import CODE, TrainConfig
+from training.train import CODE
 
 RULE_METRICS = {name: RANKING[name] for name in ("pr_auc", "precision_at_5")}
 """A rule ranks, and coarsely: the order at the top is all it claims."""

@@ -15,10 +15,10 @@ from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
 from training import gates
 from training.baselines import rule_scores, time_and_position_scores
+from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.evaluate import true_probability
 from training.gates import GateResult
-from training.train import TrainConfig
 
 REPLACES = "replaces"
 """Tag of a version: the champion it took the place of."""

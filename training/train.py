@@ -13,30 +13,14 @@ from nextbuy.contract import CHALLENGER, CHAMPION, FEATURE_SERVICE, ModelContrac
 from nextbuy.models import registry
 from nextbuy.models.booster import FAMILIES, Booster, fit_booster
 from nextbuy.models.calibration import calibrate
-from nextbuy.models.economics import OfferConfig
 from nextbuy.models.family import ModelConfig
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import fingerprint
+from training.config import TrainConfig
 from training.dataset import Dataset
-from training.gates import GateConfig
-from training.splits import SplitConfig
 
 CODE = (Path(__file__).parent, Path(registry.__file__).parent)
 """What a model depends on beside its data and settings."""
-
-
-class TrainConfig(BaseModel):
-    """How to split and fit, what a promotion requires, and what a contact is worth.
-
-    The `train` section of a config file.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    split: SplitConfig = SplitConfig()
-    model: ModelConfig = ModelConfig()
-    gates: GateConfig = GateConfig()
-    offer: OfferConfig = OfferConfig()
 
 
 class Trained(BaseModel):

@@ -17,10 +17,11 @@ from nextbuy.errors import NextbuyError
 from nextbuy.models.booster import fit_booster
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import require
+from training.config import TrainConfig
 from training.dataset import Dataset, sample_of
 from training.evaluate import truth_of
 from training.metrics import Labels, Sample, Vector, interval, resamples
-from training.train import TrainConfig, contract_for
+from training.train import contract_for
 
 Flags = NDArray[np.bool_]
 ARMS = {"offered": True, "not offered": False}

@@ -12,7 +12,7 @@ from nextbuy.tables.sessions import SessionConfig
 from nextbuy.yaml_file import load_yaml, mistakes
 
 if TYPE_CHECKING:
-    from training.train import TrainConfig
+    from training.config import TrainConfig
 
 ConfigFile = Annotated[
     Path | None,
@@ -36,7 +36,7 @@ class RunConfig(BaseModel):
 
     def train_config(self) -> "TrainConfig":
         """The training section, checked."""
-        from training.train import TrainConfig
+        from training.config import TrainConfig
 
         return TrainConfig.model_validate(self.train)
 

@@ -17,10 +17,11 @@ from nextbuy.models.booster import FAMILIES, load_booster
 from nextbuy.models.family import ModelConfig, check_columns
 from nextbuy.models.registry import load_alias
 from tests.training.small_dataset import dataset
+from training.config import TrainConfig
 from training.evaluate import evaluate
 from training.gates import GateConfig
 from training.promote import promote
-from training.train import TrainConfig, train
+from training.train import train
 
 GATES = GateConfig(max_calibration_error=0.05, max_latency_ms=60_000)
 CONFIG = TrainConfig(model=ModelConfig(l2=1.0, threads=1), gates=GATES)

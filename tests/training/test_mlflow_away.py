@@ -17,7 +17,8 @@ from nextbuy.models import registry
 from nextbuy.models.family import ModelConfig
 from nextbuy.network import free_port
 from tests.training.small_dataset import dataset
-from training.train import TrainConfig, train
+from training.config import TrainConfig
+from training.train import train
 
 FIRST = TrainConfig(model=ModelConfig(rounds=1, learning_rate=0.001, threads=1))
 SECOND = TrainConfig(model=ModelConfig(rounds=10, threads=1))

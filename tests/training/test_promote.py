@@ -12,11 +12,12 @@ from nextbuy.models import registry
 from nextbuy.models.family import ModelConfig
 from tests.training.small_dataset import chance, dataset
 from training.backtest import backtest
+from training.config import TrainConfig
 from training.dataset import sample_of
 from training.evaluate import evaluate
 from training.gates import GateConfig, fast, no_slice_lost, not_above_oracle
 from training.promote import judge, promote, rollback
-from training.train import TrainConfig, fit_calibrated, train
+from training.train import fit_calibrated, train
 
 # A few hundred rows a bin are off by more than the default by chance; a busy machine is slow.
 GATES = GateConfig(max_calibration_error=0.05, max_latency_ms=60_000)

@@ -40,7 +40,7 @@ def test_weights_count_rows():
 
 def test_without_a_simulated_shop_the_message_says_how_to_get_one(settings):
     from tests.training.small_dataset import dataset
-    from training.train import TrainConfig
+    from training.config import TrainConfig
     from training.uplift import uplift
 
     with pytest.raises(NextbuyError, match="offer-share"):
