@@ -102,8 +102,9 @@ def materialize(given: argparse.Namespace, ours: bool, packed: bool = False) -> 
 def pipe(given: argparse.Namespace) -> dict[str, Any]:
     """The floor: the hashes that ours left in Redis, loaded by redis-cli."""
     client = connect(Settings())
-    found = client.scan_iter(count=10_000)
-    keys = [key for key in found if not key.startswith((b"nextbuy:", b"nb"))]
+    keys = [
+        key for key in client.scan_iter(count=10_000) if not key.startswith((b"nextbuy:", b"nb"))
+    ]
     payload = Path(given.folder) / "pipe.resp"
     with payload.open("wb") as file:
         for start in range(0, len(keys), BATCH):

@@ -113,11 +113,11 @@ def requests(given: argparse.Namespace) -> list[dict[str, list[str]]]:
     ]
 
 
-def timed(work: Callable[[Any], Any], asked: list[Any]) -> dict[str, Any]:
-    for request in asked[: len(asked) // 10]:
+def timed(work: Callable[[Any], Any], requests: list[Any]) -> dict[str, Any]:
+    for request in requests[: len(requests) // 10]:
         work(request)
     measured = []
-    for request in asked:
+    for request in requests:
         started = time.perf_counter()
         work(request)
         measured.append((time.perf_counter() - started) * 1000)
@@ -140,7 +140,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def feast(given: argparse.Namespace, with_ours: bool) -> dict[str, Any]:
-    """Feast's `get_online_features`, asked by columns, which is its faster way."""
+    """Feast's `get_online_features`, called with columns, which is its faster way."""
     store = open_store(given, with_ours)
     service = store.get_feature_service("all")
     spread = [

@@ -16,7 +16,7 @@ from benchmarks import report
 
 FEATURES = 15
 CASES = {
-    # name: (entity rows, history rows, keys of the history, keys asked for, views, peers)
+    # name: (entity rows, history rows, keys of the history, requested keys, views, peers)
     "pit": (500_000, 4_000_000, 20_000, 20_000, 1, ("stock",)),
     "pit_many_keys": (500_000, 4_000_000, 100_000, 100_000, 1, ("stock",)),
     "pit_few_keys": (50_000, 5_000_000, 50_000, 5_000, 1, ("stock",)),
@@ -26,7 +26,7 @@ CASES = {
 }
 
 
-def make(folder: Path, rows: int, history: int, keys: int, asked: int, views: int) -> None:
+def make(folder: Path, rows: int, history: int, keys: int, requested: int, views: int) -> None:
     """History ordered by time, as feature tables are written; keys and times spread evenly."""
     values = ", ".join(
         f"(hash(i * 31 + {j}) % 1000000) / 1000.0 AS f{j}"
@@ -46,7 +46,7 @@ def make(folder: Path, rows: int, history: int, keys: int, asked: int, views: in
                 f"TO '{folder}/v{view}.parquet' (FORMAT parquet, COMPRESSION zstd)"
             )
         connection.execute(
-            f"COPY (SELECT hash(i * 3)::UBIGINT % {asked}::UBIGINT AS key, "
+            f"COPY (SELECT hash(i * 3)::UBIGINT % {requested}::UBIGINT AS key, "
             f"{start} + {second.format(17)} AS event_timestamp FROM range({rows}) t(i)) "
             f"TO '{folder}/rows.parquet' (FORMAT parquet)"
         )
@@ -89,15 +89,15 @@ def retrieve(given: argparse.Namespace, offline: str) -> dict[str, Any]:
     store.apply([key, *views])
     refs = [f"v{view}:f{j}" for view in range(given.views) for j in range(FEATURES)]
     rows = pd.read_parquet(folder / "rows.parquet")
-    measured, found = [], 0
+    measured, matched = [], 0
     for _ in range(given.repeats):
         started = time.perf_counter()
         table = store.get_historical_features(rows, refs, full_feature_names=True).to_arrow()
         measured.append(time.perf_counter() - started)
         assert table.num_rows == len(rows)
-        found = len(rows) - table["v0__f0"].null_count
+        matched = len(rows) - table["v0__f0"].null_count
         del table
-    return {"measured": measured, "found": found}
+    return {"measured": measured, "matched": matched}
 
 
 def bare(given: argparse.Namespace) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def bare(given: argparse.Namespace) -> dict[str, Any]:
         for view in range(given.views)
     )
     values = ", ".join(f"v{view}.f{j}" for view in range(given.views) for j in range(FEATURES))
-    measured, found = [], 0
+    measured, matched = [], 0
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET memory_limit = '4GB'")
@@ -117,9 +117,9 @@ def bare(given: argparse.Namespace) -> dict[str, Any]:
             started = time.perf_counter()
             table = connection.sql(f"SELECT r.*, {values} FROM r {joins}").to_arrow_table()
             measured.append(time.perf_counter() - started)
-            found = table.num_rows - table["f0"].null_count if given.views == 1 else -1
+            matched = table.num_rows - table["f0"].null_count if given.views == 1 else -1
             del table
-    return {"measured": measured, "found": found}
+    return {"measured": measured, "matched": matched}
 
 
 CONTENDERS: dict[str, report.Contender] = {
@@ -130,14 +130,14 @@ CONTENDERS: dict[str, report.Contender] = {
 
 
 def compare(name: str, small: bool) -> None:
-    rows, history, keys, asked, views, peers = CASES[name]
+    rows, history, keys, requested, views, peers = CASES[name]
     if small:
-        rows, history, keys, asked = (n // 100 for n in (rows, history, keys, asked))
+        rows, history, keys, requested = (n // 100 for n in (rows, history, keys, requested))
     work = f"{report.millions([rows, history])} rows × {FEATURES} features × {views} views"
     print(f"{name}: {work}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NEXTBUY_DATA"] = f"{folder}/data"
-        make(Path(folder), rows, history, keys, asked, views)
+        make(Path(folder), rows, history, keys, requested, views)
         options = {"folder": folder, "views": views}
 
         def run(contender: str, repeats: int) -> report.Result:
@@ -146,7 +146,7 @@ def compare(name: str, small: bool) -> None:
         floor, ours = run("floor", 3), run("ours", 3)
         stock = {"stock Feast": run("stock Feast", 1 if not small else 2)} if peers else {}
     for other in [floor, *stock.values()]:
-        assert other.values["found"] in (-1, ours.values["found"])
+        assert other.values["matched"] in (-1, ours.values["matched"])
     report.write(
         name,
         work=work,

@@ -12,7 +12,7 @@ from redis.retry import Retry
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import (
-    _Server,
+    EmbeddedRedis,
     connect,
     find_redis_server,
     running_redis,
@@ -106,7 +106,7 @@ def test_killed_server_is_started_anew(settings):
 
 def test_child_of_a_fork_keeps_the_server_until_it_ends(settings):
     read, write = os.pipe()
-    server = _Server(settings.redis)
+    server = EmbeddedRedis(settings.redis)
     server.enter()
     child = os.fork()
     if not child:

@@ -1,4 +1,4 @@
-"""What a retrieval asks for, bound to a connection: feature views and entity rows."""
+"""The input of a retrieval, bound to a connection: feature views and entity rows."""
 
 from datetime import datetime
 from functools import partial
@@ -11,7 +11,7 @@ from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 
 from nextbuy.errors import NextbuyError
 from nextbuy.sql import identifier
-from nextbuy.stores.offline.point_in_time import Frame, View
+from nextbuy.stores.offline.point_in_time import EntityFrame, ViewQuery
 from nextbuy.stores.offline.sources import column_for, relation, select
 from nextbuy.times import utc
 
@@ -22,11 +22,11 @@ def bind_view(
     refs: list[str],
     full_feature_names: bool,
     repo_path: Path | None,
-) -> View:
-    """A feature view as the join takes it: the source's columns behind the names asked for.
+) -> ViewQuery:
+    """A feature view as the join takes it: the source's columns behind the requested names.
 
     Raises:
-        NextbuyError: the source lacks a column, or there is none.
+        NextbuyError: the view has no source, or the source lacks a column.
     """
     source = view.batch_source
     if source is None:
@@ -39,7 +39,7 @@ def bind_view(
     join_keys = view.projection.join_key_map
     keys = [entity.name for entity in view.entity_columns if entity.name != DUMMY_ENTITY_ID]
     created = source.created_timestamp_column or None
-    found = View(
+    query = ViewQuery(
         name=name,
         source=bound,
         keys=tuple((column(key), join_keys.get(key, key)) for key in keys),
@@ -50,15 +50,17 @@ def bind_view(
     )
     bound.require(
         [
-            *(old for old, _ in found.keys + found.features),
-            found.timestamp,
-            *filter(None, [found.created]),
+            *(old for old, _ in query.keys + query.features),
+            query.timestamp,
+            *filter(None, [query.created]),
         ]
     )
-    return found
+    return query
 
 
-def bind_frame(connection: duckdb.DuckDBPyConnection, rows: pd.DataFrame | pa.Table | str) -> Frame:
+def bind_frame(
+    connection: duckdb.DuckDBPyConnection, rows: pd.DataFrame | pa.Table | str
+) -> EntityFrame:
     """The entity rows as the table `entity`, numbered in their order.
 
     Raises:
@@ -84,22 +86,24 @@ def bind_frame(connection: duckdb.DuckDBPyConnection, rows: pd.DataFrame | pa.Ta
     first, last = connection.execute(
         f"SELECT min(t), max(t) FROM (SELECT {identifier(at)}::TIMESTAMPTZ AS t FROM entity)"
     ).fetchall()[0]
-    return Frame("entity", tuple(types), at, first, last)
+    return EntityFrame("entity", tuple(types), at, first, last)
 
 
 def _timestamp_column(types: dict[str, str]) -> str:
     if "event_timestamp" in types:
         return "event_timestamp"
-    found = [name for name, kind in types.items() if kind.startswith("TIMESTAMP")]
-    if len(found) == 1:
-        return found[0]
+    timestamps = [name for name, kind in types.items() if kind.startswith("TIMESTAMP")]
+    if len(timestamps) == 1:
+        return timestamps[0]
     raise NextbuyError(
         "The entity frame needs a column 'event_timestamp' (or exactly one column of timestamps); "
         f"it has {', '.join(types)}."
     )
 
 
-def check_keys(connection: duckdb.DuckDBPyConnection, frame: Frame, views: list[View]) -> None:
+def check_keys(
+    connection: duckdb.DuckDBPyConnection, frame: EntityFrame, views: list[ViewQuery]
+) -> None:
     """Check that rows and views fit together.
 
     Raises:
@@ -136,7 +140,7 @@ def _family(kind: str) -> str:
     return kind
 
 
-def own_rows(views: list[View], dates: tuple[datetime, datetime]) -> str:
+def own_rows(views: list[ViewQuery], dates: tuple[datetime, datetime]) -> str:
     """A query for the keys and times at which the views themselves changed between the dates."""
     keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
     complete = [view for view in views if {entity for _, entity in view.keys} == set(keys)]

@@ -22,8 +22,8 @@ BEFORE_ALL = -(2**62)  # a missing created timestamp: earlier than any
 
 
 @dataclass(frozen=True)
-class View:
-    """One feature view of a request: where its rows are and what is wanted of them."""
+class ViewQuery:
+    """One feature view of a retrieval: where its rows are and which columns it needs."""
 
     name: str
     source: Relation
@@ -36,13 +36,13 @@ class View:
     ttl: timedelta | None
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def entity_keys(self) -> tuple[str, ...]:
         """The entity frame's columns that make the key."""
         return tuple(entity for _, entity in self.keys)
 
 
 @dataclass(frozen=True)
-class Frame:
+class EntityFrame:
     """The entity rows: a DuckDB table with a number `__row` and its time range."""
 
     table: str
@@ -56,12 +56,12 @@ IN_ORDER = "frame.__row"
 """What `point_in_time` is sorted by to have the rows in the frame's order."""
 
 
-def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
+def point_in_time(frame: EntityFrame, views: Sequence[ViewQuery], by_created: bool) -> str:
     """One query for all views, without an order; the result has the frame's rows.
 
     With `by_created`, rows whose created timestamp is later than the entity's are not seen.
     """
-    key_sets = list(dict.fromkeys(view.asked for view in views))
+    key_sets = list(dict.fromkeys(view.entity_keys for view in views))
     parts = [part for i, keys in enumerate(key_sets) for part in _key_parts(i, keys, frame)]
     columns = [
         f"frame.{identifier(name)}::TIMESTAMPTZ AS {identifier(name)}"
@@ -71,13 +71,13 @@ def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
     ]
     joins = []
     for i, view in enumerate(views):
-        parts += _view_parts(i, key_sets.index(view.asked), view, frame, by_created)
-        wanted = [f"{identifier(old)} AS {identifier(new)}" for old, new in view.features]
-        listed = ", ".join([f"{view.source.row_number} AS __n", *wanted])
+        parts += _view_parts(i, key_sets.index(view.entity_keys), view, frame, by_created)
+        features = [f"{identifier(old)} AS {identifier(new)}" for old, new in view.features]
+        listed = ", ".join([f"{view.source.row_number} AS __n", *features])
         parts.append(
-            f"fetched_{i} AS (SELECT found_{i}.__row, source.* FROM "
+            f"fetched_{i} AS (SELECT match_{i}.__row, source.* FROM "
             f"(SELECT {listed} FROM {view.source.sql}) AS source "
-            f"JOIN found_{i} ON source.__n = found_{i}.n)"
+            f"JOIN match_{i} ON source.__n = match_{i}.n)"
         )
         joins.append(f"LEFT JOIN fetched_{i} AS view_{i} ON view_{i}.__row = frame.__row")
         columns += [f"view_{i}.{identifier(new)}" for _, new in view.features]
@@ -87,21 +87,23 @@ def point_in_time(frame: Frame, views: Sequence[View], by_created: bool) -> str:
     )
 
 
-def _key_parts(number: int, keys: tuple[str, ...], frame: Frame) -> list[str]:
-    """Number the distinct keys asked for; a wide or textual key is an integer from here on."""
+def _key_parts(number: int, keys: tuple[str, ...], frame: EntityFrame) -> list[str]:
+    """Number the distinct keys; a wide or textual key is an integer in the joins that follow."""
     columns = ", ".join(map(identifier, keys)) or "0 AS nothing"
     known = " AND ".join(f"{identifier(key)} IS NOT NULL" for key in keys) or "true"
     using = ", ".join(map(identifier, keys)) or "nothing"
     rows = frame.table if keys else f"(SELECT *, 0 AS nothing FROM {frame.table})"
     return [
-        f"asked_{number} AS MATERIALIZED (SELECT *, row_number() OVER () AS id FROM "
+        f"requested_{number} AS MATERIALIZED (SELECT *, row_number() OVER () AS id FROM "
         f"(SELECT DISTINCT {columns} FROM {frame.table} WHERE {known}))",
         f"rows_{number} AS (SELECT __row, id, epoch_us({identifier(frame.timestamp)}::TIMESTAMPTZ) "
-        f"AS moment FROM {rows} JOIN asked_{number} USING ({using}))",
+        f"AS moment FROM {rows} JOIN requested_{number} USING ({using}))",
     ]
 
 
-def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool) -> list[str]:
+def _view_parts(
+    i: int, key_set: int, view: ViewQuery, frame: EntityFrame, by_created: bool
+) -> list[str]:
     fresh = f"moment - t <= {view.ttl // MICROSECOND}" if view.ttl else "true"
     if frame.last is not None and frame.first == frame.last:
         # One moment for all rows, as when everybody is scored: a key has one answer.
@@ -109,7 +111,7 @@ def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool
         return [
             f"latest_{i} AS (SELECT id, max_by(n, (t, c, n)) AS n FROM "
             f"({_past(key_set, view, frame)}) WHERE {heard} GROUP BY id)",
-            f"found_{i} AS (SELECT __row, n FROM rows_{key_set} JOIN latest_{i} USING (id) "
+            f"match_{i} AS (SELECT __row, n FROM rows_{key_set} JOIN latest_{i} USING (id) "
             "WHERE moment IS NOT NULL)",
         ]
     if view.created is None:
@@ -117,7 +119,7 @@ def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool
         return [
             f"past_{i} AS ({_past(key_set, view, frame)})",
             f"dated_{i} AS (SELECT id, t, n, t::HUGEINT * {PLACES} + n AS place FROM past_{i})",
-            f"found_{i} AS (SELECT __row, n FROM (SELECT __row, moment, t, n "
+            f"match_{i} AS (SELECT __row, n FROM (SELECT __row, moment, t, n "
             f"FROM rows_{key_set} AS rows ASOF JOIN dated_{i} AS past ON rows.id = past.id "
             f"AND (rows.moment + 1)::HUGEINT * {PLACES} > past.place) WHERE {fresh})",
         ]
@@ -132,12 +134,12 @@ def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool
         f"USING (id, t) WHERE {'c <= moment' if by_created else 'true'} GROUP BY __row)",
     ]
     if not by_created:
-        return [*parts, f"found_{i} AS (FROM best_{i})"]
+        return [*parts, f"match_{i} AS (FROM best_{i})"]
     return [
         *parts,
         # Where that time was not known yet, an earlier one may have been. A row is known from the
-        # later of its two stamps on, and counts until a row with a later timestamp is known: sort
-        # the rows of these keys by when they became known and keep those that set a record.
+        # later of its two timestamps on, and counts until a row with a later timestamp is known:
+        # sort the rows of these keys by when they became known and keep those that set a record.
         f"unheard_{i} AS MATERIALIZED (FROM near_{i} ANTI JOIN best_{i} USING (__row))",
         f"known_{i} AS (SELECT *, greatest(t, c) AS known FROM past_{i} "
         f"SEMI JOIN unheard_{i} USING (id))",
@@ -148,12 +150,12 @@ def _view_parts(i: int, key_set: int, view: View, frame: Frame, by_created: bool
         f"older_{i} AS (SELECT __row, n FROM (SELECT __row, moment, record.t, n FROM unheard_{i} "
         f"ASOF JOIN record_{i} AS record ON unheard_{i}.id = record.id "
         f"AND unheard_{i}.moment >= record.known) WHERE {fresh})",
-        f"found_{i} AS (FROM best_{i} UNION ALL FROM older_{i})",
+        f"match_{i} AS (FROM best_{i} UNION ALL FROM older_{i})",
     ]
 
 
-def _past(key_set: int, view: View, frame: Frame) -> str:
-    """Of the whole history: the keys asked for, in the time that any row can see."""
+def _past(key_set: int, view: ViewQuery, frame: EntityFrame) -> str:
+    """Of the whole history: the rows of these keys, in the time that any entity row can see."""
     at = f"{identifier(view.timestamp)}::TIMESTAMPTZ"
     created = (
         f"coalesce(epoch_us({identifier(view.created)}::TIMESTAMPTZ), {BEFORE_ALL})"
@@ -161,23 +163,25 @@ def _past(key_set: int, view: View, frame: Frame) -> str:
         else "0"
     )
     on = [
-        f"source.{identifier(source)} = asked.{identifier(entity)}" for source, entity in view.keys
+        f"source.{identifier(source)} = requested.{identifier(entity)}"
+        for source, entity in view.keys
     ] or ["true"]
     return (
         f"SELECT id, epoch_us({at}) AS t, {created} AS c, {view.source.row_number} AS n "
-        f"FROM {view.source.sql} AS source JOIN asked_{key_set} AS asked ON {' AND '.join(on)} "
+        f"FROM {view.source.sql} AS source JOIN requested_{key_set} AS requested "
+        f"ON {' AND '.join(on)} "
         f"WHERE {_time_range(at, view, frame)}"
     )
 
 
-def _time_range(at: str, view: View, frame: Frame) -> str:
+def _time_range(at: str, view: ViewQuery, frame: EntityFrame) -> str:
     """Bounds that skip whole row groups by their statistics."""
     if frame.first is None or frame.last is None:
         return "false"
-    seen = [f"{at} <= {_moment(frame.last)}"]
+    bounds = [f"{at} <= {_moment(frame.last)}"]
     if view.ttl:
-        seen.append(f"{at} >= {_moment(frame.first - view.ttl)}")
-    return " AND ".join(seen)
+        bounds.append(f"{at} >= {_moment(frame.first - view.ttl)}")
+    return " AND ".join(bounds)
 
 
 def _moment(moment: datetime) -> str:

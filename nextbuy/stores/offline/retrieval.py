@@ -1,8 +1,8 @@
-"""A retrieval that runs in DuckDB when its result is asked for, and streams it where it goes."""
+"""A retrieval that runs in DuckDB when its result is requested, and streams it to its target."""
 
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
+from nextbuy.atomic import replacing
 from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
-from nextbuy.settings import Settings
 from nextbuy.sql import literal
+from nextbuy.stores import store_settings
 
 BATCH_ROWS = 122_880
 
-Plan = Callable[[duckdb.DuckDBPyConnection], str]
+RetrievalPlan = Callable[[duckdb.DuckDBPyConnection], str]
 """Binds what a query needs to a connection and gives the query."""
 
 
@@ -31,14 +32,13 @@ class DuckdbRetrievalJob(RetrievalJob):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RetrievalPlan,
         *,
         order_by: str | None = None,
         repo_path: str | Path | None,
         on_demand_feature_views: list[OnDemandFeatureView] | None = None,
         full_feature_names: bool = False,
         metadata: Callable[[], RetrievalMetadata] | None = None,
-        staging_location: str | None = None,
     ) -> None:
         super().__init__()
         self._plan, self._order_by = plan, order_by
@@ -46,7 +46,6 @@ class DuckdbRetrievalJob(RetrievalJob):
         self._views = on_demand_feature_views or []
         self._full_feature_names = full_feature_names
         self._metadata = metadata
-        self._staging_location = staging_location
 
     @property
     def full_feature_names(self) -> bool:
@@ -60,7 +59,7 @@ class DuckdbRetrievalJob(RetrievalJob):
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """Features, keys and time range of the request; None where Feast asks for none."""
+        """Features, keys and time range of the request; None where Feast needs none."""
         return self._metadata() if self._metadata else None
 
     def _query(self, connection: duckdb.DuckDBPyConnection, ordered: bool = True) -> str:
@@ -68,7 +67,7 @@ class DuckdbRetrievalJob(RetrievalJob):
         return f"{query} ORDER BY {self._order_by}" if ordered and self._order_by else query
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        with duckdb_connection(Settings()) as connection, _clear_errors():
+        with duckdb_connection(store_settings()) as connection, explain_duckdb_errors():
             table: pa.Table = connection.sql(self._query(connection)).to_arrow_table()
         return table
 
@@ -76,10 +75,10 @@ class DuckdbRetrievalJob(RetrievalJob):
         return self._to_arrow_internal(timeout).to_pandas()
 
     def to_reader(self, batch_rows: int = BATCH_ROWS, ordered: bool = True) -> pa.RecordBatchReader:
-        """The result as a stream of record batches; it is never held as a whole.
+        """The result as a stream of record batches; it is never in memory as a whole.
 
-        On-demand feature views are applied batch by batch. Without `ordered` the rows come as they
-        are found and nothing is sorted.
+        On-demand feature views are applied batch by batch. Without `ordered` nothing is sorted and
+        the rows come in any order.
         """
         batches = self._batches(batch_rows, ordered)
         schema = next(batches)
@@ -87,7 +86,7 @@ class DuckdbRetrievalJob(RetrievalJob):
 
     def _batches(self, batch_rows: int, ordered: bool) -> Iterator[Any]:
         """The schema first, then the batches."""
-        with duckdb_connection(Settings()) as connection, _clear_errors():
+        with duckdb_connection(store_settings()) as connection, explain_duckdb_errors():
             reader = connection.sql(self._query(connection, ordered)).to_arrow_reader(batch_rows)
             yield self._transformed(reader.schema.empty_table()).schema
             for batch in reader:
@@ -97,7 +96,7 @@ class DuckdbRetrievalJob(RetrievalJob):
     def _transformed(self, table: pa.Table) -> pa.Table:
         if not self._views:
             return table
-        return _Given(table, self).to_arrow()
+        return _TableJob(table, self).to_arrow()
 
     def to_parquet(self, path: str | Path) -> None:
         """Write the result to a file (`*.parquet`) or, by name, into a new folder; streamed.
@@ -105,20 +104,19 @@ class DuckdbRetrievalJob(RetrievalJob):
         The path appears when it is complete.
         """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        file = aside
-        if target.suffix != ".parquet":
-            aside.mkdir()
-            file = aside / "part-0.parquet"
-        try:
-            self._write(file)
-            if target.is_dir():
-                shutil.rmtree(target)
-            aside.replace(target)
-        except BaseException:
-            shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
-            raise
+        if target.suffix == ".parquet":
+            with replacing(target) as temporary:
+                self._write(temporary)
+            return
+        with replacing(target) as temporary:
+            try:
+                temporary.mkdir()
+                self._write(temporary / "part-0.parquet")
+                if target.is_dir():
+                    shutil.rmtree(target)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
 
     def _write(self, file: Path) -> None:
         if self._views:
@@ -127,7 +125,7 @@ class DuckdbRetrievalJob(RetrievalJob):
                 for batch in reader:
                     writer.write_batch(batch)
             return
-        with duckdb_connection(Settings()) as connection, _clear_errors():
+        with duckdb_connection(store_settings()) as connection, explain_duckdb_errors():
             query = self._query(connection)
             connection.execute(
                 f"COPY ({query}) TO {literal(str(file))} (FORMAT parquet, COMPRESSION zstd)"
@@ -139,7 +137,7 @@ class DuckdbRetrievalJob(RetrievalJob):
         allow_overwrite: bool = False,
         timeout: int | None = None,
     ) -> None:
-        """Write the result where a saved dataset wants it."""
+        """Write the result to the place of a saved dataset."""
         if not isinstance(storage, SavedDatasetFileStorage):
             raise NextbuyError(
                 f"A saved dataset can only go to a SavedDatasetFileStorage here, not to "
@@ -150,19 +148,9 @@ class DuckdbRetrievalJob(RetrievalJob):
             raise SavedDatasetLocationAlreadyExists(location=target)
         self.to_parquet(target)
 
-    def supports_remote_storage_export(self) -> bool:
-        """Whether `staging_location` is configured."""
-        return self._staging_location is not None
 
-    def to_remote_storage(self) -> list[str]:
-        """Write the result below `staging_location` and give the paths of the files."""
-        target = f"{self._staging_location}/{uuid.uuid4().hex}"
-        self.to_parquet(target)
-        return [str(file) for file in sorted(Path(target).glob("*.parquet"))]
-
-
-class _Given(RetrievalJob):
-    """A table that is already there, so that Feast applies its on-demand views to it."""
+class _TableJob(RetrievalJob):
+    """A table in memory, so that Feast applies its on-demand views to it."""
 
     def __init__(self, table: pa.Table, job: DuckdbRetrievalJob) -> None:
         super().__init__()
@@ -184,17 +172,19 @@ class _Given(RetrievalJob):
         return self._job.metadata
 
 
-class _clear_errors:  # noqa: N801 (reads as a statement)
-    """DuckDB's errors as ours: its message names file and column already."""
+@contextmanager
+def explain_duckdb_errors() -> Iterator[None]:
+    """Turn DuckDB's errors into ours; its message names file and column already.
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, duckdb.OutOfMemoryException):
-            raise NextbuyError(
-                f"DuckDB ran out of memory or disk: {error} Raise NEXTBUY_MEMORY_LIMIT or free "
-                f"space below {Settings().data / 'tmp'}."
-            ) from error
-        if isinstance(error, duckdb.Error):
-            raise NextbuyError(f"DuckDB could not read the features: {error}") from error
+    Raises:
+        NextbuyError: DuckDB ran out of memory or disk, or could not run the query.
+    """
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise NextbuyError(
+            f"DuckDB ran out of memory or disk: {error} Raise NEXTBUY_MEMORY_LIMIT or free "
+            f"space below {store_settings().data / 'tmp'}."
+        ) from error
+    except duckdb.Error as error:
+        raise NextbuyError(f"DuckDB could not read the features: {error}") from error

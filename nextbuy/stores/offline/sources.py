@@ -1,4 +1,4 @@
-"""What a Feast data source is to DuckDB: a relation with known columns and types."""
+"""A Feast data source as a DuckDB relation with known columns and types."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -50,12 +50,12 @@ def relation(
 ) -> Relation:
     """Bind a source to `connection`.
 
-    Parquet is read where it lies: one file, a glob, or a folder with Parquet files at any depth (a
-    published table of ours: a link to its version, day by day; the day is not a column). Whatever
-    else Feast's own DuckDB store reads is read through it.
+    Parquet is read in place: one file, a glob, or a folder with Parquet files at any depth (a
+    published table of ours: a link to its version, day by day; the day is not a column). Other
+    sources are read through Feast's own DuckDB store.
 
     Raises:
-        NextbuyError: there is no file, or the files disagree on their columns or types.
+        NextbuyError: no file exists, or the files disagree on their columns or types.
     """
     if not isinstance(source, FileSource) or not isinstance(
         source.file_format, ParquetFormat | None
@@ -66,8 +66,7 @@ def relation(
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_arrow")
         sql, row_number, title = name, "rowid", f"source {source.name!r}"
     else:
-        found = parquet_files(source, repo_path)
-        listed = ", ".join(map(literal, found))
+        listed = ", ".join(map(literal, parquet_files(source, repo_path)))
         row_number = f"(file_index::BIGINT * {ROWS_PER_FILE} + file_row_number)"
         title = source.path
         untyped = _check_equal_schemas(connection, listed, title)
@@ -80,10 +79,10 @@ def relation(
 
 
 def parquet_files(source: FileSource, repo_path: str | Path | None) -> list[str]:
-    """The Parquet files of a source, sorted; what lies in the network is left to DuckDB.
+    """The Parquet files of a source, sorted; a network address is left to DuckDB.
 
     Raises:
-        NextbuyError: there is none.
+        NextbuyError: the source has no files.
     """
     uri = FileSource.get_uri_for_file_path(repo_path, source.path)
     if "://" in uri:
@@ -131,9 +130,9 @@ def _check_equal_schemas(connection: duckdb.DuckDBPyConnection, listed: str, tit
                 types.setdefault(name, {}).setdefault(kind or "nested", file)
     for name, kinds in types.items():
         if len(kinds) > 1:
-            found = ", ".join(f"{kind} in {file}" for kind, file in sorted(kinds.items()))
+            listed = ", ".join(f"{kind} in {file}" for kind, file in sorted(kinds.items()))
             raise NextbuyError(
-                f"The files of {title} disagree on the type of {name!r}: {found}. Make the table "
+                f"The files of {title} disagree on the type of {name!r}: {listed}. Make the table "
                 "again so that all files have one type."
             )
     _check_all_have(types, elements, files, title)

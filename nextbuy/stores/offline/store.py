@@ -24,12 +24,19 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.utils import compute_non_entity_date_range
 
+from nextbuy.atomic import replacing
 from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
-from nextbuy.settings import Settings
 from nextbuy.sql import identifier
+from nextbuy.stores import store_settings
 from nextbuy.stores.offline.entity_frame import bind_frame, bind_view, check_keys, own_rows
-from nextbuy.stores.offline.point_in_time import BEFORE_ALL, IN_ORDER, Frame, View, point_in_time
+from nextbuy.stores.offline.point_in_time import (
+    BEFORE_ALL,
+    IN_ORDER,
+    EntityFrame,
+    ViewQuery,
+    point_in_time,
+)
 from nextbuy.stores.offline.retrieval import DuckdbRetrievalJob
 from nextbuy.stores.offline.sources import relation
 from nextbuy.times import utc
@@ -39,12 +46,10 @@ class NextbuyOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """The `offline_store` section of feature_store.yaml."""
 
     type: str = "nextbuy.stores.offline.NextbuyOfflineStore"
-    staging_location: str | None = None
-    """A folder for `to_remote_storage`; without it there is no export."""
 
 
 class NextbuyOfflineStore(DuckDBOfflineStore):
-    """Reads Parquet (a file, a glob, a folder of days) through DuckDB; see `asof` for the join."""
+    """Reads Parquet (a file, a glob, a folder of days) through DuckDB; see `point_in_time`."""
 
     supports_filter_by_created_timestamp = True
 
@@ -70,13 +75,13 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         refs = [ref for ref in feature_refs if ":" in ref]
         dates = compute_non_entity_date_range(feature_views, start_date, end_date)
 
-        def views_of(connection: duckdb.DuckDBPyConnection) -> list[View]:
+        def views_of(connection: duckdb.DuckDBPyConnection) -> list[ViewQuery]:
             return [
                 bind_view(connection, view, refs, full_feature_names, config.repo_path)
                 for view in feature_views
             ]
 
-        def frame_of(connection: duckdb.DuckDBPyConnection, views: list[View]) -> Frame:
+        def frame_of(connection: duckdb.DuckDBPyConnection, views: list[ViewQuery]) -> EntityFrame:
             source = own_rows(views, dates) if entity_df is None else entity_df
             return bind_frame(connection, source)
 
@@ -87,7 +92,7 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
             return point_in_time(frame, views, filter_by_created_timestamp)
 
         def metadata() -> RetrievalMetadata:
-            with duckdb_connection(Settings()) as connection:
+            with duckdb_connection(store_settings()) as connection:
                 frame = frame_of(connection, views_of(connection) if entity_df is None else [])
             keys = [name for name in frame.columns if name != frame.timestamp]
             return RetrievalMetadata(feature_refs, keys, frame.first, frame.last)
@@ -101,7 +106,6 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
             ),
             full_feature_names=full_feature_names,
             metadata=metadata,
-            staging_location=config.offline_store.staging_location,
         )
 
     @staticmethod
@@ -117,20 +121,20 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
     ) -> DuckdbRetrievalJob:
         """The latest row of each key between the dates (both included), for materialization.
 
-        Rows with a null key are left out: nobody can ask for them.
+        Rows with a null key are left out: they cannot be requested.
         """
         by = [timestamp_field, *filter(None, [created_timestamp_column])]
-        wanted = [*join_key_columns, *feature_name_columns, *by]
+        columns = [*join_key_columns, *feature_name_columns, *by]
 
         def plan(connection: duckdb.DuckDBPyConnection) -> str:
             bound = relation(connection, data_source, config.repo_path)
-            bound.require(wanted)
+            bound.require(columns)
             # Only keys and times are grouped; the rows at a key's newest time, one but for ties,
             # are fetched by a join.
             at = f"source.{identifier(timestamp_field)}::TIMESTAMPTZ"
-            stamp = identifier(created_timestamp_column or "")
+            created_column = identifier(created_timestamp_column or "")
             created = (
-                f"coalesce(epoch_us({stamp}::TIMESTAMPTZ), {BEFORE_ALL})"
+                f"coalesce(epoch_us({created_column}::TIMESTAMPTZ), {BEFORE_ALL})"
                 if created_timestamp_column
                 else "0"
             )
@@ -144,10 +148,10 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
             return (
                 f"WITH newest AS MATERIALIZED (SELECT {keys}max({at}) AS __at FROM {rows} "
                 f"WHERE {where} GROUP BY ALL), "
-                f"tied AS MATERIALIZED (SELECT {_listed(wanted, 'source.')}, {created} AS __c, "
+                f"tied AS MATERIALIZED (SELECT {_listed(columns, 'source.')}, {created} AS __c, "
                 f"{bound.row_number} AS __n FROM {rows} JOIN newest ON {same}{at} = __at), "
                 f"latest AS (SELECT max_by(__n, (__c, __n)) AS __n FROM tied GROUP BY {key_list}) "
-                f"SELECT {_listed(wanted)} FROM tied JOIN latest USING (__n)"
+                f"SELECT {_listed(columns)} FROM tied JOIN latest USING (__n)"
             )
 
         return _job(config, plan)
@@ -165,13 +169,13 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
     ) -> DuckdbRetrievalJob:
         """Every row between the dates (both included)."""
         by = [timestamp_field, *filter(None, [created_timestamp_column])]
-        wanted = [*join_key_columns, *feature_name_columns, *by]
+        columns = [*join_key_columns, *feature_name_columns, *by]
 
         def plan(connection: duckdb.DuckDBPyConnection) -> str:
             bound = relation(connection, data_source, config.repo_path)
-            bound.require(wanted)
+            bound.require(columns)
             where = _between(f"{identifier(timestamp_field)}::TIMESTAMPTZ", start_date, end_date)
-            return f"SELECT {_listed(wanted)} FROM {bound.sql} WHERE {where}"
+            return f"SELECT {_listed(columns)} FROM {bound.sql} WHERE {where}"
 
         return _job(config, plan)
 
@@ -182,7 +186,7 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         table: pa.Table,
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Append rows as a new file in the source's folder; nothing that is there is rewritten.
+        """Append rows as a new file in the source's folder; existing files stay as they are.
 
         Raises:
             NextbuyError: the source is not a folder, is published as a whole by its own command,
@@ -202,9 +206,8 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         if existing is not None:
             table = _as_written(table, pq.read_schema(existing), folder)
         target = folder / f"part-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
-        aside = target.with_suffix(".writing")
-        pq.write_table(table, aside, compression="zstd")
-        aside.replace(target)
+        with replacing(target) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
         if progress:
             progress(table.num_rows)
 
@@ -234,7 +237,7 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         self, config: RepoConfig, data_source: DataSource
     ) -> Iterable[tuple[str, str]]:
         """Columns and Arrow types of a source; the folder of a day is not a column."""
-        with duckdb_connection(Settings()) as connection:
+        with duckdb_connection(store_settings()) as connection:
             bound = relation(connection, data_source, config.repo_path)
             schema = connection.sql(f"SELECT * FROM {bound.sql} LIMIT 0").to_arrow_table().schema
         return zip(schema.names, map(str, schema.types), strict=True)
@@ -243,8 +246,7 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
 def _job(
     config: RepoConfig, plan: Callable[[duckdb.DuckDBPyConnection], str]
 ) -> DuckdbRetrievalJob:
-    staging = config.offline_store.staging_location
-    return DuckdbRetrievalJob(plan, repo_path=config.repo_path, staging_location=staging)
+    return DuckdbRetrievalJob(plan, repo_path=config.repo_path)
 
 
 def _between(at: str, start: datetime | None, end: datetime | None) -> str:

@@ -201,7 +201,7 @@ def _placed(
 
 
 def timestamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
-    """Protobuf Timestamps in microseconds; NOT_SEEN_US where there is none."""
+    """Protobuf Timestamps in microseconds; NOT_SEEN_US where one is missing."""
     lengths = {len(each) for each in raw if each is not None}
     if not lengths:
         return np.full(len(raw), NOT_SEEN_US)

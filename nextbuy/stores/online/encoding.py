@@ -31,7 +31,7 @@ SCALARS: dict[ValueType, pa.DataType] = {
     ValueType.FLOAT: pa.float32(),
     ValueType.BOOL: pa.bool_(),
 }
-"""Types that are encoded here as they lie; the others go through Feast's own conversion."""
+"""Types that are encoded here; the others go through Feast's own conversion."""
 
 
 def command(*arguments: bytes | str) -> bytes:
@@ -226,9 +226,9 @@ def _through_feast(column: pa.Array, kind: ValueType, name: str) -> pa.BinaryArr
     return pa.array([proto.SerializeToString() for proto in protos], pa.binary())
 
 
-def _misfit(name: str, found: pa.DataType, kind: ValueType, why: str) -> NextbuyError:
+def _misfit(name: str, actual: pa.DataType, kind: ValueType, why: str) -> NextbuyError:
     return NextbuyError(
-        f"The column {name!r} is {found}, but its feature view declares {kind.name}: {why}. "
+        f"The column {name!r} is {actual}, but its feature view declares {kind.name}: {why}. "
         "Correct the schema or the table."
     )
 

