@@ -1,12 +1,12 @@
 """Feast's registry file, below the data folder instead of beside the definitions."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 from feast.infra.registry.file import FileRegistryStore
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.repo_config import RegistryConfig
-from feast.utils import _utc_now
 from google.protobuf.message import DecodeError
 
 from nextbuy.atomic import replacing
@@ -42,6 +42,6 @@ class NextbuyRegistryStore(FileRegistryStore):
 
     def _write_registry(self, registry_proto: Registry) -> None:
         registry_proto.version_id = os.urandom(16).hex()
-        registry_proto.last_updated.FromDatetime(_utc_now())
+        registry_proto.last_updated.FromDatetime(datetime.now(UTC))
         with replacing(self._filepath, durable=True) as temporary:
             temporary.write_bytes(registry_proto.SerializeToString())
