@@ -1,14 +1,14 @@
 """Bulk scoring: every shopper's latest items, from the offline store to Parquet.
 
 `scores/<model>-<digest>/part-0000.parquet`, a part per share of the shoppers. A part appears
-complete or not at all, and a run that was stopped goes on where it ended; `scores/latest` points
-to the last run that was finished.
+complete or not at all, and a stopped run resumes where it ended; `scores/latest` points to the last
+run that was finished.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from feast import FeatureStore
 from bento.export import export_champion
 from bento.model import Model
 from bento.reader import bind
+from nextbuy.atomic import replacing
 from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
+from nextbuy.sql import literal, read_parquet
+from nextbuy.times import to_datetime
 from nextbuy.versioned_table import files, fingerprint, require
 
 SCORE_SCHEMA = pa.schema(
@@ -37,18 +40,18 @@ SCORE_SCHEMA = pa.schema(
 )
 """Arrow types of a score; a part is ordered by shopper and rank."""
 
-PART_ROWS = 2_000_000  # each part joins the whole of the feature tables
+PART_ROWS = 2_000_000  # each part reads the feature tables once more
 
 
 @dataclass(frozen=True)
 class BulkResult:
-    """What a run of `score` left behind."""
+    """What a run of `score` wrote."""
 
     folder: Path
     rows: int
     parts: int
     scored: int
-    """Parts of this run; the others were there already."""
+    """Parts that this run scored; the others existed."""
 
 
 def score(
@@ -66,7 +69,7 @@ def score(
 
     Args:
         settings: where the feature tables are and the scores go.
-        progress: told how many parts of how many are done.
+        progress: called with the number of parts done and of all parts.
         part_rows: about how many pairs a part holds.
 
     Raises:
@@ -97,12 +100,12 @@ def score(
                 full_feature_names=True,
                 filter_by_created_timestamp=True,
             )
-            aside = file.with_suffix(".writing")
-            pq.write_table(_scores(job, model, as_of), aside, compression="zstd")
-            aside.rename(file)
+            with replacing(file) as temporary:
+                pq.write_table(_scores(job, model, as_of), temporary, compression="zstd")
             scored += 1
         progress(part + 1, parts)
-    _point(folder)
+    with replacing(folder.parent / "latest") as link:
+        link.symlink_to(folder.name)
     rows = sum(pq.read_metadata(f).num_rows for f in folder.glob("part-*.parquet"))
     return BulkResult(folder, rows, parts, scored)
 
@@ -113,26 +116,25 @@ def as_of_newest(settings: Settings) -> datetime:
     Raises:
         NextbuyError: there are no sessions.
     """
-    newest = require(settings.sessions, "nextbuy sessionize").info["newest_us"]
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=newest)
+    return to_datetime(require(settings.sessions, "nextbuy sessionize").info["newest_us"])
 
 
 def latest_items(settings: Settings, as_of: datetime) -> str:
     """The query for each shopper's items of the latest session."""
     return (
         "SELECT user_id, arg_max(item_ids, event_timestamp) AS item_ids "
-        f"FROM read_parquet('{files(settings.features / 'recent_items')}') "
-        f"WHERE event_timestamp <= TIMESTAMPTZ '{as_of.isoformat()}' GROUP BY user_id"
+        f"FROM {read_parquet(files(settings.features / 'recent_items'))} "
+        f"WHERE event_timestamp <= TIMESTAMPTZ {literal(as_of.isoformat())} GROUP BY user_id"
     )
 
 
 def pairs_query(latest: str, as_of: datetime, part: int, parts: int) -> str:
-    """The query for one part's pairs, with the moment they are asked for."""
+    """The query for one part's pairs, each with the moment `as_of`."""
     # By md5 and not hash(): the parts of a stopped run must be the same with another DuckDB.
     share = f"('0x' || substr(md5(user_id), 1, 8))::UBIGINT % {parts} = {part}"
     return (
         f"SELECT user_id, unnest(item_ids) AS item_id, "
-        f"TIMESTAMPTZ '{as_of.isoformat()}' AS event_timestamp FROM ({latest}) WHERE {share}"
+        f"TIMESTAMPTZ {literal(as_of.isoformat())} AS event_timestamp FROM ({latest}) WHERE {share}"
     )
 
 
@@ -153,20 +155,13 @@ def _scores(job: Any, model: Model, as_of: datetime) -> pa.Table:
         [("user_id", "ascending"), ("probability", "descending"), ("item_id", "ascending")]
     )
     users = rows["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    first = np.flatnonzero(np.diff(users, prepend=-1))  # where each shopper begins
-    place = np.arange(len(rows)) - np.repeat(first, np.diff(first, append=len(rows))) + 1
+    first = np.flatnonzero(np.diff(users, prepend=-1))  # each shopper's first row
+    rank = np.arange(len(rows)) - np.repeat(first, np.diff(first, append=len(rows))) + 1
     columns = {
-        "rank": pa.array(place, pa.int32()),
+        "rank": pa.array(rank, pa.int32()),
         "model": pa.repeat(model.tag, len(rows)),
         "as_of": pa.repeat(pa.scalar(as_of, SCORE_SCHEMA.field("as_of").type), len(rows)),
     }
     for name, column in columns.items():
         rows = rows.append_column(name, column)
     return rows.cast(SCORE_SCHEMA)
-
-
-def _point(folder: Path) -> None:
-    swap = folder.parent / f".latest-{os.getpid()}"
-    swap.unlink(missing_ok=True)
-    swap.symlink_to(folder.name)
-    swap.rename(folder.parent / "latest")

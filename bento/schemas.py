@@ -1,10 +1,18 @@
-"""What the service takes and gives: bounded on the way in, complete on the way out."""
+"""Types of the service's requests and responses; every field of a request is bounded."""
 
 from datetime import datetime
 from typing import Annotated
 
 from bentoml import IODescriptor
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from bento.settings import EXPLAINED, MAX_BATCH, MAX_ITEMS, MAX_REASONS
@@ -26,7 +34,7 @@ class PredictRequest(IODescriptor):  # type: ignore[misc]  # BentoML has no type
 
     user_id: Id
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
-    """Left out: the items of the shopper's latest session. Twice the same counts once."""
+    """Left out: the items of the shopper's latest session. Duplicates count once."""
     context: Annotated[
         dict[
             Id,
@@ -40,15 +48,18 @@ class PredictRequest(IODescriptor):  # type: ignore[misc]  # BentoML has no type
     reasons: Annotated[int, Field(ge=0, le=MAX_REASONS, strict=True)] = 0
     """How many reasons to give for each of the ten likeliest items."""
 
-    @model_validator(mode="after")
-    def _context_of_asked(self) -> "PredictRequest":
-        if self.context and not self.context.keys() <= set(self.item_ids or ()):
+    @field_validator("context")
+    @classmethod
+    def _only_requested_items(
+        cls, context: dict[str, dict[str, float | str | None]], info: ValidationInfo
+    ) -> dict[str, dict[str, float | str | None]]:
+        if "item_ids" in info.data and not context.keys() <= set(info.data["item_ids"] or ()):
             raise ValueError("context may only name items that item_ids names")
-        return self
+        return context
 
 
 class BatchRequest(IODescriptor):  # type: ignore[misc]
-    """Several shoppers in one go."""
+    """Requests for several shoppers, answered together."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -67,7 +78,7 @@ class BatchRequest(IODescriptor):  # type: ignore[misc]
 
 
 class Reason(BaseModel):
-    """Why the probability is what it is, as far as one feature goes."""
+    """One feature's part in the probability."""
 
     feature: str
     """`view__feature`."""
@@ -89,7 +100,7 @@ class ScoredItem(TypedDict):  # an answer has up to 500: as models they would ta
     features_at: dict[str, datetime | None]
     """Feature view -> when its values became known; null where there are none."""
     reasons: list[Reason] | None
-    """The strongest first; null where none were asked for, or beyond the ten likeliest."""
+    """The strongest first; null if none were requested, or for all but the ten likeliest."""
 
 
 class Prediction(BaseModel):
@@ -106,7 +117,7 @@ class Prediction(BaseModel):
     features_at: dict[str, datetime | None]
     """The shopper's own feature views, as in `items`."""
     items: list[ScoredItem]
-    """By rank. Empty when no items were named and the shopper has none of late."""
+    """By rank. Empty if no items were named and the shopper's latest session has none."""
 
 
 class BatchResponse(BaseModel):

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from bento.explanations import Explainer
-from bento.fallback import ItemFeatureCache
 from bento.metrics import Metrics
 from bento.model import Model
 from bento.overrides import OverrideError, OverrideReader, apply_overrides
@@ -24,6 +23,7 @@ from bento.reader import (
     CandidateRows,
     FeatureRows,
     FeaturesUnavailableError,
+    ItemFeatureCache,
     OnlineFeatures,
     build_candidates,
 )

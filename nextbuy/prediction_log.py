@@ -4,7 +4,6 @@ The service appends whole files, `predictions/day=2024-01-01/<writer>-<number>.p
 and parity read them. A file appears complete or not at all.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,24 +12,25 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from nextbuy.atomic import replacing
 from nextbuy.settings import Settings
 
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("request_id", pa.string(), nullable=False),
         pa.field("predicted_at", pa.timestamp("us", tz="UTC"), nullable=False),
-        # Just before the features were asked for; null in logs older than this column.
+        # Just before the features were read; null in logs older than this column.
         pa.field("read_at", pa.timestamp("us", tz="UTC")),
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("probability", pa.float64(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),  # 1 is the likeliest of its request
         pa.field("model", pa.string(), nullable=False),  # BentoML tag
-        pa.field("is_shadow", pa.bool_(), nullable=False),  # scored beside, not answered
-        pa.field("is_degraded", pa.bool_(), nullable=False),  # features partly out of reach
+        pa.field("is_shadow", pa.bool_(), nullable=False),  # scored by the challenger, not answered
+        pa.field("is_degraded", pa.bool_(), nullable=False),  # answered without Redis
         pa.field("has_reasons", pa.bool_(), nullable=False),  # the client asked for reasons
         pa.field("has_context", pa.bool_()),  # the client replaced features of this request
-        # What the model saw, in the order of its contract; NaN is missing.
+        # What the model got, in the order of its contract; NaN is missing.
         pa.field("vector", pa.list_(pa.float32()), nullable=False),
     ]
 )
@@ -38,7 +38,7 @@ PREDICTION_SCHEMA = pa.schema(
 
 
 ORDER = ("predicted_at", "request_id", "user_id", "is_shadow", "rank")
-PART_ROWS = 100_000
+BATCH_ROWS = 100_000
 
 
 def read_predictions(
@@ -53,8 +53,8 @@ def read_predictions(
     A vector takes more room than all else: name the `columns` where it is not needed.
     """
     rows, condition = _log(settings, start, end)
-    wanted = [name for name in PREDICTION_SCHEMA.names if name in {*columns, *ORDER}]
-    table = rows.to_table(columns=wanted, filter=condition)
+    read = [name for name in PREDICTION_SCHEMA.names if name in {*columns, *ORDER}]
+    table = rows.to_table(columns=read, filter=condition)
     return table.sort_by([(name, "ascending") for name in ORDER]).select(list(columns))
 
 
@@ -62,25 +62,25 @@ def prediction_parts(
     settings: Settings,
     start: datetime | None = None,
     end: datetime | None = None,
-    rows: int = PART_ROWS,
+    rows: int = BATCH_ROWS,
 ) -> Iterator[pa.Table]:
-    """The same predictions, day by day and file by file, some `rows` at a time.
+    """The same predictions, day by day and file by file, in tables of about `rows` rows.
 
-    The room they take does not grow with the log.
+    Memory does not grow with the log.
     """
     log, condition = _log(settings, start, end)
     scanned = log.to_batches(
         filter=condition, batch_size=rows, batch_readahead=1, fragment_readahead=1
     )
-    held: list[pa.RecordBatch] = []
+    batches: list[pa.RecordBatch] = []
     for batch in scanned:
         if batch.num_rows:
-            held.append(batch)
-        if sum(one.num_rows for one in held) >= rows:
-            yield pa.Table.from_batches(held, PREDICTION_SCHEMA)
-            held = []
-    if held:
-        yield pa.Table.from_batches(held, PREDICTION_SCHEMA)
+            batches.append(batch)
+        if sum(each.num_rows for each in batches) >= rows:
+            yield pa.Table.from_batches(batches, PREDICTION_SCHEMA)
+            batches = []
+    if batches:
+        yield pa.Table.from_batches(batches, PREDICTION_SCHEMA)
 
 
 def write_predictions(settings: Settings, rows: pa.Table, writer: str, number: int) -> list[Path]:
@@ -91,14 +91,11 @@ def write_predictions(settings: Settings, rows: pa.Table, writer: str, number: i
     days = rows["predicted_at"].cast(pa.date32())
     written = []
     for day in sorted(days.unique().to_pylist()):
-        folder = settings.predictions / f"day={day.isoformat()}"
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{writer}-{number}.parquet"  # readers pass over hidden files
+        file = settings.predictions / f"day={day.isoformat()}" / f"{writer}-{number}.parquet"
         mask = pa.compute.equal(days, pa.scalar(day, pa.date32()))
-        pq.write_table(rows.filter(mask), aside, compression="zstd")
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        written.append(aside.rename(folder / aside.name.removeprefix(".")))
+        with replacing(file, durable=True) as temporary:
+            pq.write_table(rows.filter(mask), temporary, compression="zstd")
+        written.append(file)
     return written
 
 
@@ -110,8 +107,8 @@ def _log(
         condition &= ds.field("predicted_at") >= pa.scalar(start, pa.timestamp("us", tz="UTC"))
     if end is not None:
         condition &= ds.field("predicted_at") < pa.scalar(end, pa.timestamp("us", tz="UTC"))
-    found = _files(settings, start, end)
-    return ds.dataset(found, schema=PREDICTION_SCHEMA, format="parquet"), condition
+    files = _files(settings, start, end)
+    return ds.dataset(files, schema=PREDICTION_SCHEMA, format="parquet"), condition
 
 
 def _files(settings: Settings, start: datetime | None, end: datetime | None) -> Sequence[str]:

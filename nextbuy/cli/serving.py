@@ -1,8 +1,8 @@
-"""Verbs around the feature store and the service: apply, materialize, predict, serve."""
+"""Verbs of the feature store and the service: apply, materialize, predict, serve, reload, score."""
 
 import json
 from contextlib import chdir
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -10,10 +10,10 @@ from rich.table import Table
 
 from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
 from nextbuy.settings import Settings
+from nextbuy.times import EPOCH, to_datetime, utc
 
 MATERIALIZED = "nextbuy:tables"
-"""A hash in Redis: feature view -> the layout, the schema and the table's days that it holds, as
-JSON."""
+"""A hash in Redis: feature view -> layout, schema and the days of its table, as JSON."""
 
 
 @app.command()
@@ -50,38 +50,38 @@ def materialize() -> None:
     sessions = require(settings.sessions, "nextbuy sessionize")
     store = FeatureStore(repo_path=str(settings.feature_repo))
     views = {view.name: view for view in store.list_feature_views() if view.online}
-    newest = datetime.fromtimestamp(sessions.info["newest_us"] / 1e6, UTC) + timedelta(seconds=1)
-    done = []
+    newest = to_datetime(sessions.info["newest_us"]) + timedelta(seconds=1)
+    written = []
     with running_redis(settings):
         redis = connect(settings)
         for name, view in views.items():
             table = require(settings.features / name, "nextbuy features")
             schema = sorted(f"{field.name}: {field.dtype}" for field in view.schema)
-            stored = [repr(store.config.online_store), f"ttl {view.ttl}"]
+            config = [repr(store.config.online_store), f"ttl {view.ttl}"]
             layout = f"packed layout {PACKED_VERSION}"
-            now = {"schema": [*schema, *stored, layout], "days": table.days}
-            # Kept in Redis itself: a Redis that was emptied is filled again.
-            found: Any = redis.hget(MATERIALIZED, name)
-            before = json.loads(found or "{}")
+            now = {"schema": [*schema, *config, layout], "days": table.days}
+            # In Redis itself: a Redis that was emptied is filled again.
+            state: Any = redis.hget(MATERIALIZED, name)
+            before = json.loads(state or "{}")
             if now == before:
                 continue
             with recorded_materialization(settings, name, sessions.info["newest_us"]):
                 store.materialize(_changed_since(before, now), newest, feature_views=[name])
             redis.hset(MATERIALIZED, name, json.dumps(now))
-            done.append(name)
-    if done:
-        print_line(f"in Redis, as of {newest:%Y-%m-%d %H:%M:%S} UTC: {', '.join(done)}")
+            written.append(name)
+    if written:
+        print_line(f"in Redis, as of {newest:%Y-%m-%d %H:%M:%S} UTC: {', '.join(written)}")
     else:
         print_line("Redis is up to date")
     print_next_steps("nextbuy serve")
 
 
 def _changed_since(before: dict[str, Any], now: dict[str, Any]) -> datetime:
-    """The first day whose rows are not those of the last time; all days where values moved."""
+    """The first day whose rows differ from the last run's; 1970 if the schema differs."""
     if before.get("schema") != now["schema"]:
-        return datetime(1970, 1, 1, tzinfo=UTC)
+        return EPOCH
     changed = set(before["days"].items()) ^ set(now["days"].items())
-    return datetime.fromisoformat(min(day for day, _ in changed)).replace(tzinfo=UTC)
+    return utc(datetime.fromisoformat(min(day for day, _ in changed)))
 
 
 @app.command()
@@ -100,32 +100,32 @@ def predict(
     Example: `nextbuy predict u000042 --item i00007`
     """
     quiet_libraries()
-    from bento.client import predict as ask
+    from bento.client import predict as request_prediction
     from bento.serve import running
 
     if url:
-        show_prediction(ask(url, user, item))
+        show_prediction(request_prediction(url, user, item))
     else:
         with running(Settings()) as started:
-            show_prediction(ask(started, user, item))
+            show_prediction(request_prediction(started, user, item))
     print_next_steps("nextbuy serve", "nextbuy dashboard")
 
 
-def show_prediction(answer: dict[str, object], most: int = 10) -> None:
+def show_prediction(prediction: dict[str, object], limit: int = 10) -> None:
     """Print the service's answer as a ranked table."""
-    items = answer["items"]
+    items = prediction["items"]
     assert isinstance(items, list)
-    table = Table(title=f"shopper {answer['user_id']}, next session", title_justify="left")
+    table = Table(title=f"shopper {prediction['user_id']}, next session", title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("item")
     table.add_column("probability", justify="right")
-    for row in items[:most]:
+    for row in items[:limit]:
         table.add_row(str(row["rank"]), row["item_id"], f"{row['probability']:.2%}")
     console.print(table)
     if not items:
         print_line("No item is known of this shopper. Name items with --item.")
-    elif len(items) > most:
-        print_line(f"and {len(items) - most} more")
+    elif len(items) > limit:
+        print_line(f"and {len(items) - limit} more")
 
 
 @app.command()
@@ -166,7 +166,7 @@ def reload(
     quiet_libraries()
     from bento.reload import reload as run
 
-    with console.status("new workers take over"):
+    with console.status("the workers load the models"):
         deployment = run(Settings(), port, shadow)
     beside = f", {deployment.shadow} in the shadow" if deployment.shadow else ""
     print_line(f"port {port} answers with {deployment.model}{beside}")
@@ -176,7 +176,7 @@ def reload(
 @app.command()
 def score(
     part_rows: Annotated[
-        int | None, typer.Option(help="Rows per file, about; none: half a million.")
+        int | None, typer.Option(help="Rows per file, about; none: two million.")
     ] = None,
 ) -> None:
     """Score every shopper's items of the latest session, from the feature tables to Parquet.
@@ -195,11 +195,12 @@ def score(
         def show(done: int, parts: int) -> None:
             bar.update(task, completed=done, total=parts)
 
-        scores = run(Settings(), show, part_rows or PART_ROWS)
+        result = run(Settings(), show, part_rows or PART_ROWS)
+    existed = result.parts - result.scored
     print_line(
-        f"{scores.rows:,} rows in {scores.parts} files"
-        + (f" ({scores.parts - scores.scored} were there already)" * (scores.scored < scores.parts))
-        + f": {scores.folder}"
+        f"{result.rows:,} rows in {result.parts} files"
+        + (f" ({existed} existed already)" if existed else "")
+        + f": {result.folder}"
     )
-    query = f"FROM '{scores.folder}/*.parquet' WHERE rank = 1 LIMIT 10"
+    query = f"FROM '{result.folder}/*.parquet' WHERE rank = 1 LIMIT 10"
     print_next_steps(f'python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')

@@ -92,7 +92,7 @@ def test_stopped_run_goes_on_where_it_ended_with_equal_bytes(shop):
     stamps = [file.stat().st_mtime_ns for file in files]
     for file in files[2:]:
         file.unlink()
-    (whole.folder / "part-0002.writing").write_bytes(b"torn")
+    (whole.folder / ".part-0002.parquet.1-torn").write_bytes(b"torn")
 
     def stop(done, parts):
         if done == 3:
