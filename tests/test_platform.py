@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -22,6 +22,7 @@ import yaml
 from nextbuy.network import free_port
 from nextbuy.settings import PROJECT
 from nextbuy.stores.online.redis_server import find_redis_server
+from tests.processes import end_group
 
 SERVICES = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
 BIN = Path(sys.executable).parent
@@ -80,7 +81,7 @@ class Platform:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.stack.callback(end, process)
+        self.stack.callback(end_group, process)
         self.stack.callback(log.close)
         return process
 
@@ -115,16 +116,6 @@ class Platform:
             assert process.poll() is None, log
             assert time.monotonic() < deadline, log
             time.sleep(0.5)
-
-
-def end(process):
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def postgres_binaries():

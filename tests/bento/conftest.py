@@ -4,26 +4,21 @@ import pytest
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models import ModelStore
 
-from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import running_redis
 from tests.bento.small_shop import objects, rows
+from tests.shop import environment
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     """A project of its own, named by the environment that servers inherit."""
     folder = tmp_path_factory.mktemp("shop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NEXTBUY_DATA", str(folder))
-        patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
-        for name in ("REDIS_URL", "MLFLOW_TRACKING_URI"):
-            patch.setenv(name, "")  # noted as absent, so that what MLflow sets there is undone
-            patch.delenv(name)
-        patch.setenv("NEXTBUY_SERVICE_LOG_SECONDS", "0.2")
-        # A machine busy with other tests may need longer than a shop would wait.
-        patch.setenv("NEXTBUY_SERVICE_TIME_BUDGET_MS", "1500")
-        with _model_store(folder / "bentoml"):
-            yield Settings()
+    # A machine busy with other tests may need longer than a shop would wait.
+    with (
+        environment(folder, NEXTBUY_SERVICE_TIME_BUDGET_MS="1500") as settings,
+        _model_store(folder / "bentoml"),
+    ):
+        yield settings
 
 
 @pytest.fixture(scope="module")

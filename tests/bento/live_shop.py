@@ -1,18 +1,13 @@
 """A small simulated shop, ingested up to a day: what comes after is there to be sent live."""
 
-import os
-from contextlib import contextmanager
-from pathlib import Path
-
 import numpy as np
 import pyarrow.dataset as ds
 
 from nextbuy.cli import data, serving
 from nextbuy.contract import FEATURE_SERVICE, ModelContract
 from nextbuy.features import TABLES
-from nextbuy.settings import Settings
 from nextbuy.tables.sessions import SessionConfig
-from tests.bento.small_shop import register
+from tests.shop import register
 from tests.tables import build_features, build_labels, build_sessions
 
 
@@ -81,24 +76,3 @@ def with_model(settings):
     card = contract(settings)
     register(settings, fitted(card), card)
     return card
-
-
-@contextmanager
-def environment(folder: Path, **more: str):
-    """The environment of a project in `folder`, put back afterwards."""
-    wanted = {
-        "NEXTBUY_DATA": str(folder / "data"),
-        "BENTOML_HOME": str(folder / "bentoml"),
-        "NEXTBUY_SERVICE_LOG_SECONDS": "0.2",
-        **more,
-    }
-    before = dict(os.environ)
-    os.environ.update(wanted)
-    for name in ("REDIS_URL", "MLFLOW_TRACKING_URI"):
-        if name not in more:
-            os.environ.pop(name, None)
-    try:
-        yield Settings()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

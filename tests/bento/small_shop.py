@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import nextbuy.telemetry  # noqa: F401
-from nextbuy.contract import CHAMPION, FEATURE_SERVICE, REGISTERED_MODEL, ModelContract
+from nextbuy.contract import FEATURE_SERVICE, ModelContract
 from nextbuy.versioned_table import new_version
+from tests.shop import entity, feature_view
 
 AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 BRANDS = ("acme", "zen")
@@ -55,51 +56,22 @@ def fitted(family, seed=0):
     return lightgbm.train({"objective": "binary", "verbosity": -1}, data, 20)
 
 
-def register(settings, booster, card, alias=CHAMPION):
-    """Log and register a booster as training does; returns its version."""
-    import mlflow
-
-    settings.data.joinpath("mlflow").mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    if mlflow.get_experiment_by_name("tests") is None:
-        mlflow.create_experiment("tests", (settings.data / "mlflow" / "artifacts").as_uri())
-    mlflow.set_experiment("tests")
-    flavor = mlflow.xgboost if card.family == "xgboost" else mlflow.lightgbm
-    with mlflow.start_run():
-        logged = flavor.log_model(
-            booster,
-            name="model",
-            registered_model_name=REGISTERED_MODEL,
-            metadata={"contract": card.model_dump(mode="json")},
-            pip_requirements=[],
-        )
-    version = str(logged.registered_model_version)
-    mlflow.MlflowClient().set_registered_model_alias(REGISTERED_MODEL, alias, version)
-    return version
-
-
 def objects(folder="/nowhere", without=()):
     """Entities, views (on tables below `folder`) and the service that the contract names."""
-    from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+    from feast import FeatureService, Field
     from feast.types import Array, Int64, String
 
-    user = Entity(name="user_id", join_keys=["user_id"], value_type=ValueType.STRING)
-    item = Entity(name="item_id", join_keys=["item_id"], value_type=ValueType.STRING)
+    user, item = entity("user_id"), entity("item_id")
 
     def view(name, entities, schema):
         keys = [Field(name=entity.name, dtype=String) for entity in entities]
-        source = FileSource(
-            name=f"{name}_table",
-            path=f"{folder}/{name}",
-            timestamp_field="event_timestamp",
-            created_timestamp_column="created_timestamp",
-        )
         fields = [
             Field(name=n, dtype=t, description=SAID.get(n, ""), tags=UNIT.get(n, {}))
             for n, t in schema.items()
             if f"{name}__{n}" not in without
         ]
-        return FeatureView(name=name, entities=entities, schema=keys + fields, source=source)
+        created = {"created_timestamp_column": "created_timestamp"}
+        return feature_view(name, f"{folder}/{name}", entities, keys + fields, **created)
 
     views = [
         view("user", [user], {"n_sessions": Int64, "n_carts": Int64}),

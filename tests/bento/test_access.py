@@ -8,7 +8,8 @@ from bento.serve import running
 from bento.settings import ServiceSettings
 from monitoring.service_metrics import scrape
 from nextbuy.errors import NextbuyError
-from tests.bento.small_shop import contract, fitted, register
+from tests.bento.small_shop import contract, fitted
+from tests.shop import register
 
 KEYS = ("a-key-of-the-shop", "a-key-of-the-app1", "a-key-of-the-watch")
 BODY = {"user_id": "u1", "item_ids": ["i001"]}

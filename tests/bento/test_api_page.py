@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bento.serve import running
-from tests.bento.small_shop import contract, fitted, register
+from tests.bento.small_shop import contract, fitted
+from tests.shop import register
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from bento.export import BASE_IMAGE, export_champion
 from bento.serve import _stop
 from nextbuy.network import free_port
 from nextbuy.settings import PROJECT
-from tests.bento.small_shop import contract, fitted, register
+from tests.bento.small_shop import contract, fitted
+from tests.shop import register
 
 BIN = Path(sys.executable).parent
 

@@ -9,7 +9,8 @@ from feast import FeatureStore
 from bento.bulk import SCORE_SCHEMA, score
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from tests.bento.small_shop import AT, ITEMS, contract, fitted, objects, publish, register, rows
+from tests.bento.small_shop import AT, ITEMS, contract, fitted, objects, publish, rows
+from tests.shop import register
 
 NEWEST = AT + timedelta(days=1)
 

@@ -9,7 +9,8 @@ from bento.export import export_champion
 from bento.model import Model, read_info
 from nextbuy.contract import Calibration
 from nextbuy.errors import NextbuyError
-from tests.bento.small_shop import FEATURES, contract, fitted, register
+from tests.bento.small_shop import FEATURES, contract, fitted
+from tests.shop import register
 
 BLOCK = np.array([[1, 2, 3, 1, np.nan], [9, 0, np.nan, 0, 8]], np.float32)
 

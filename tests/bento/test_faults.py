@@ -16,7 +16,8 @@ from bento.serve import running
 from nextbuy.network import free_port
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import find_redis_server
-from tests.bento.small_shop import contract, fitted, objects, register, rows
+from tests.bento.small_shop import contract, fitted, objects, rows
+from tests.shop import register
 
 SEEN = {"user_id": "u1", "item_ids": ["i003", "i008"]}
 UNSEEN = {"user_id": "u1", "item_ids": ["i060", "i061"]}

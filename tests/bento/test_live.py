@@ -22,11 +22,12 @@ from nextbuy.maintenance.erase import forget
 from nextbuy.prediction_log import prediction_parts
 from nextbuy.stores.online.redis_server import connect
 from tests.bento import live_shop
+from tests.shop import environment
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    with live_shop.environment(
+    with environment(
         tmp_path_factory.mktemp("live"), NEXTBUY_SERVICE_TIME_BUDGET_MS="5000"
     ) as settings:
         files = live_shop.build(settings, last=3)

@@ -17,6 +17,7 @@ from nextbuy.live.event_store import LiveStore
 from nextbuy.network import free_port
 from tests.bento import live_shop
 from tests.bento.test_live import worked_off
+from tests.shop import environment
 
 
 class Service:
@@ -42,7 +43,7 @@ class Service:
 
 
 def test_killed_in_the_middle_of_a_replay(tmp_path):
-    with live_shop.environment(tmp_path, NEXTBUY_SERVICE_TIME_BUDGET_MS="5000") as settings:
+    with environment(tmp_path, NEXTBUY_SERVICE_TIME_BUDGET_MS="5000") as settings:
         files = live_shop.build(settings, last=4)
         live_shop.with_model(settings)
         total = sum(pq.read_metadata(file).num_rows for file in files)

@@ -16,7 +16,8 @@ from bento.serve import deployment_file, running, worker_notes
 from nextbuy.contract import CHALLENGER
 from nextbuy.errors import NextbuyError
 from nextbuy.prediction_log import read_predictions
-from tests.bento.small_shop import FEATURES, contract, fitted, objects, register
+from tests.bento.small_shop import FEATURES, contract, fitted, objects
+from tests.shop import register
 
 WORKERS = 2
 BODY = {"user_id": "u1", "item_ids": ["i003", "i050"]}

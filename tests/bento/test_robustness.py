@@ -9,7 +9,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bento.serve import running
-from tests.bento.small_shop import FEATURES, ITEMS, contract, fitted, register
+from tests.bento.small_shop import FEATURES, ITEMS, contract, fitted
+from tests.shop import register
 
 POSTED = st.sampled_from(["/predict", "/predict_batch"])
 MANY = examples(

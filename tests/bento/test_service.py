@@ -8,7 +8,8 @@ from bento.client import predict
 from bento.serve import running
 from nextbuy.errors import NextbuyError
 from nextbuy.prediction_log import read_predictions
-from tests.bento.small_shop import AT, FEATURES, ITEMS, contract, fitted, register
+from tests.bento.small_shop import AT, FEATURES, ITEMS, contract, fitted
+from tests.shop import register
 
 STAMP = AT.isoformat().replace("+00:00", "Z")
 

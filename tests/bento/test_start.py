@@ -9,7 +9,8 @@ from bento.reader import OnlineFeatures
 from bento.serve import running
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT
-from tests.bento.small_shop import FEATURES, contract, fitted, objects, register
+from tests.bento.small_shop import FEATURES, contract, fitted, objects
+from tests.shop import register
 
 
 @pytest.mark.parametrize(

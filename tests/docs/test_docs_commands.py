@@ -5,9 +5,7 @@ of large ones, a service or Redis started where a page assumes one, and files of
 pages use.
 """
 
-import os
 import re
-import signal
 import socket
 import subprocess
 import time
@@ -20,6 +18,7 @@ import pytest
 from nextbuy.network import free_port
 from nextbuy.stores.online.redis_server import find_redis_server
 from tests.docs.pages import PAGES, commands, elsewhere
+from tests.processes import end_group
 
 SMALLER = {
     r"(nextbuy simulate --offer-share 0.5)$": r"\1 --shoppers 400 --days 160",
@@ -89,7 +88,7 @@ class Page:
 
     def __exit__(self, *_):
         for process in reversed(self.running):
-            end(process)
+            end_group(process)
 
     def work(self, command):
         """One command, as it stands on the page but for the liberties."""
@@ -127,7 +126,7 @@ class Page:
     def serve(self, command, option, path):
         """Start it, wait until it answers; a service stays, the others have been seen."""
         if path == "/readyz" and self.answering:  # the page starts another one: the former is over
-            end(self.answering)
+            end_group(self.answering)
         port = free_port()
         process = self.start(f"exec {command} {option.format(port)}")
         until = time.monotonic() + PATIENCE
@@ -140,7 +139,7 @@ class Page:
             assert time.monotonic() < until, f"$ {command}\n{said}"
             time.sleep(0.3)
         if path != "/readyz":
-            end(process)
+            end_group(process)
             return
         self.answering, self.port = process, port
 
@@ -168,17 +167,6 @@ class Page:
             )  # fmt: skip
         self.running.append(process)
         return process
-
-
-def end(process):
-    """The process and what it started, by its own group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)

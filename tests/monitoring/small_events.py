@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nextbuy.connection import duckdb_connection
-from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
+from nextbuy.events import EVENT_SCHEMA
 from nextbuy.settings import Settings
-from nextbuy.versioned_table import new_version
+from tests.shop import publish_events
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(days=31)
@@ -65,12 +64,5 @@ def save(table: pa.Table, folder: Path) -> Path:
 
 
 def publish(table: pa.Table, settings: Settings) -> None:
-    """Publish events as the ingestion does."""
-    info = {"source": "test", "provides": ["brand", "category", "discount", "price", *EventType]}
-    with (
-        duckdb_connection(settings) as connection,
-        new_version(settings.events, "test", info) as version,
-    ):
-        connection.register("table_given", table)
-        connection.execute("CREATE TABLE events AS FROM table_given")
-        version.write_days(connection, "events", "event_time", EVENT_ORDER)
+    """Publish events of a log without the shop's own sessions."""
+    publish_events(table, settings, columns=("brand", "category", "discount", "price"))

@@ -8,18 +8,16 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from nextbuy.connection import duckdb_connection
-from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA, EventType
+from nextbuy.events import EVENT_SCHEMA
 from nextbuy.features import TABLES
 from nextbuy.settings import Settings
 from nextbuy.tables.labels import LabelConfig
 from nextbuy.times import DAY, HOUR, MINUTE
-from nextbuy.versioned_table import manifest, new_version
+from nextbuy.versioned_table import manifest
 from tests.nextbuy.histories import CONFIG, event, histories
+from tests.shop import publish_events
 from tests.tables import build_features, build_labels, build_sessions
 
-COLUMNS = ("category", "brand", "price", "discount", "source_session_id")
-INFO = {"source": "test", "provides": sorted({*EventType, *COLUMNS})}
 LABELS = LabelConfig(horizon_days=5)
 
 
@@ -30,12 +28,7 @@ def publish(data, events):
         | {"event_time": datetime.fromtimestamp(e["event_us"] / 1e6, UTC)}
         for e in events
     ]
-    with (
-        duckdb_connection(data) as connection,
-        new_version(data.events, str(len(rows)), INFO) as version,
-    ):
-        connection.register("made", pa.Table.from_pylist(rows, schema=EVENT_SCHEMA))
-        version.write_days(connection, "made", "event_time", EVENT_ORDER)
+    publish_events(pa.Table.from_pylist(rows, schema=EVENT_SCHEMA), data)
 
 
 def build(data, compute=None):

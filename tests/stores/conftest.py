@@ -1,20 +1,15 @@
-import os
-
 import pytest
 
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import running_redis
+from tests.shop import environment
 
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
     """One data folder, and in it one embedded Redis, for all tests of the stores."""
-    folder = tmp_path_factory.mktemp("d")
-    before = {name: os.environ.pop(name, None) for name in ("NEXTBUY_DATA", "REDIS_URL")}
-    os.environ["NEXTBUY_DATA"] = str(folder)
-    yield folder
-    os.environ.pop("NEXTBUY_DATA")
-    os.environ.update({name: value for name, value in before.items() if value is not None})
+    with environment(tmp_path_factory.mktemp("d")) as settings:
+        yield settings.data
 
 
 @pytest.fixture(scope="session")

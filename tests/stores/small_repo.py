@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig
+from feast import FeatureStore, Field, RepoConfig
 from feast.types import Bool as Boolean
 from feast.types import Float32, Float64, Int32, Int64, String
-from feast.value_type import ValueType
+
+from tests.shop import entity, feature_view
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -50,19 +51,10 @@ class Repo:
         self.store.apply(objects)
 
 
-def entity(name="user_id", kind=ValueType.STRING):
-    return Entity(name=name, join_keys=[name], value_type=kind)
-
-
 def view(path, name="stats", entities=None, ttl=None, schema=None, **source):
-    source = {"timestamp_field": "event_timestamp", **source}
-    return FeatureView(
-        name=name,
-        entities=entities if entities is not None else [entity()],
-        ttl=ttl,
-        schema=schema or [Field(name="user_id", dtype=String), Field(name="value", dtype=Int64)],
-        source=FileSource(name=f"{name}_source", path=str(path), **source),
-    )
+    entities = [entity()] if entities is None else entities
+    schema = schema or [Field(name="user_id", dtype=String), Field(name="value", dtype=Int64)]
+    return feature_view(name, path, entities, schema, ttl, **source)
 
 
 EVERY_TYPE = [

@@ -12,7 +12,8 @@ from feast import FeatureService
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online.reader import OnlineReader
 from nextbuy.stores.online.redis_server import find_redis_server
-from tests.stores.small_repo import Repo, at, entity, times, view, write_table
+from tests.shop import entity
+from tests.stores.small_repo import Repo, at, times, view, write_table
 
 NODES, SLOTS = 3, 16_384
 PATIENCE = 60

@@ -21,7 +21,8 @@ from nextbuy.settings import PROJECT
 from nextbuy.stores import compute_engine
 from nextbuy.stores.online.reader import OnlineReader
 from nextbuy.stores.online.redis_server import find_redis_server
-from tests.stores.small_repo import Repo, at, entity, times, view, write_table
+from tests.shop import entity
+from tests.stores.small_repo import Repo, at, times, view, write_table
 from tests.stores.test_online import (
     OURS_ONLINE,
     ROWS,

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nextbuy.stores.online.writer import TRANSACTION_ROWS, RowCommands
-from tests.stores.small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
+from tests.shop import entity
+from tests.stores.small_repo import EVERY_TYPE, Repo, at, times, view, write_table
 
 CENTURIES = datetime(1900, 1, 1), datetime(2200, 1, 1)  # noqa: DTZ001 (hypothesis wants them bare)
 OURS_ONLINE = {"type": "nextbuy.stores.online.NextbuyOnlineStore", "clock": "data"}

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nextbuy.errors import NextbuyError
-from tests.stores.small_repo import OURS, START, Repo, at, entity, frame, times, view, write_table
+from tests.shop import entity
+from tests.stores.small_repo import OURS, START, Repo, at, frame, times, view, write_table
 
 STOCK = {"offline_store": {"type": "duckdb"}, "batch_engine": {"type": "local"}}
 pytestmark = pytest.mark.usefixtures("data_folder")

@@ -9,7 +9,8 @@ from feast import FileSource
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.stores.small_repo import Repo, at, entity, times, view, write_table
+from tests.shop import entity
+from tests.stores.small_repo import Repo, at, times, view, write_table
 
 pytestmark = pytest.mark.usefixtures("data_folder")
 HOURS = st.integers(0, 12)

@@ -15,7 +15,8 @@ from nextbuy.contract import ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online.reader import OnlineReader
 from nextbuy.times import NOT_SEEN_US, SECOND, to_us
-from tests.stores.small_repo import EVERY_TYPE, Repo, at, entity, times, view, write_table
+from tests.shop import entity
+from tests.stores.small_repo import EVERY_TYPE, Repo, at, times, view, write_table
 from tests.stores.test_online import OURS_ONLINE, ROWS, every_type_view, everything, materialize
 
 LAYOUTS = pytest.mark.parametrize("packed", [False, True], ids=["hashes", "packed"])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
 from nextbuy.models.family import ModelConfig
 from nextbuy.network import free_port
+from tests.processes import end_group
 from tests.training.small_dataset import dataset
 from training.config import TrainConfig
 from training.train import train
@@ -53,9 +54,7 @@ def mlflow_server(folder, port):
                 time.sleep(0.2)
         yield server
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        end_group(server, signal.SIGKILL)
 
 
 def test_the_champion_stays_and_the_training_can_be_run_again(settings, monkeypatch, tmp_path):
