@@ -1,7 +1,7 @@
 """Ten million events by the suite of the events: ours, Great Expectations on pandas, bare DuckDB.
 
 The floor runs the suite's row conditions as one SQL query, without Great Expectations. The peer
-gets a tenth of the rows (its memory is what is told per row); its time is scaled by ten.
+gets a tenth of the rows (its memory is given per row); its time is scaled by ten.
 """
 
 import argparse

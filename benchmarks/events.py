@@ -103,8 +103,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
             wanted = datetime.fromisoformat(event["event_time"])
             while True:
                 body = {"user_id": event["user_id"], "item_ids": [event.get("item_id", "i00001")]}
-                told = http.post("/predict", json=body).json()["features_at"]["user"]
-                if told and datetime.fromisoformat(told) >= wanted:
+                features_at = http.post("/predict", json=body).json()["features_at"]["user"]
+                if features_at and datetime.fromisoformat(features_at) >= wanted:
                     break
             waits.append(time.perf_counter() - began)
         rest = events[given.asked :]

@@ -1,4 +1,4 @@
-"""A new day of events: going on from the last version beside building everything anew.
+"""A new day of events: continuing from the last version against building everything.
 
 python -m benchmarks.increment [--small]
 
@@ -102,7 +102,7 @@ def main() -> None:
         name: sum(old[name].get(day) != digest for day, digest in days.items())
         for name, days in new.items()
     }
-    print(f"  days written anew: {written}")
+    print(f"  days written again: {written}")
     report.write(
         "increment",
         work=f"a day and late events on {report.millions([events])} events of "

@@ -24,7 +24,7 @@ INFO = {
 def publish(
     settings: Settings, events: int, span: int = DAYS, days: int | None = None, late: int = 0
 ) -> None:
-    """Write `events/`: the first `days` (all, unless told) of about `events` events over `span`.
+    """Write `events/`: the first `days` (default: all) of about `events` events over `span`.
 
     `late` thousandths of those in the last eight days are held back, which is how a second call
     with the same numbers and `late=0` brings late events.

@@ -78,7 +78,7 @@ class Alert(BaseModel):
     since: datetime | None = None
     """The first run of the streak that raised it."""
     notified: bool = Field(default=False, validation_alias=AliasChoices("notified", "told"))
-    """Whether the webhook received it (`told` in the state of older versions)."""
+    """Whether the webhook received it."""
     value: float = 0
     message: str = ""
     remedy: str = ""

@@ -9,7 +9,7 @@ Streamlit reads `.streamlit/config.toml` instead.
 import os
 
 OFF = {
-    "DO_NOT_TRACK": "1",  # Evidently, and whoever else follows consoledonottrack.com
+    "DO_NOT_TRACK": "1",  # Evidently, and others that follow consoledonottrack.com
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "BENTOML_DO_NOT_TRACK": "true",  # "1" is ignored by BentoML 1.4
     "GX_ANALYTICS_ENABLED": "false",

@@ -59,7 +59,7 @@ def series(schema: pa.Schema) -> pd.DataFrame | None:
 
 
 def json_file(file: Path) -> Any | None:
-    """What a JSON file holds, or None where there is none.
+    """The content of a JSON file; None if it does not exist.
 
     Raises:
         NextbuyError: it is not JSON.

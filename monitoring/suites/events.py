@@ -32,7 +32,7 @@ from nextbuy.times import DAY
 
 
 def event_checks(now: datetime, bounds: EventBounds) -> list[Check]:
-    """The suite of the events; `now` is the moment against which the future is told."""
+    """The suite of the events; later times than `now` are in the future."""
     latest = now + TIME_LIMITS.max_ahead
     known = ", ".join(f"'{kind}'" for kind in EventType)
     return [
@@ -117,7 +117,7 @@ def _batch_checks(bounds: EventBounds) -> list[Check]:
         query_check(
             "day_volume",
             "event_time",
-            # Held against its own month: a shop that grew is not wrong about its beginnings.
+            # Compared with its own month: the first days of a shop that grew are no error.
             f"{days}, judged AS (SELECT day, n, median(n) OVER near AS median, "
             "count(*) OVER near AS n_days FROM days WINDOW near AS (ORDER BY day "
             "RANGE BETWEEN INTERVAL 14 DAY PRECEDING AND INTERVAL 14 DAY FOLLOWING)) "

@@ -38,7 +38,7 @@ def label_checks(newest: datetime, horizon_days: int) -> list[Check]:
             REBUILD,
         ),
         row_check(
-            "ripe_or_open",
+            "matured_or_open",
             ("known_at", "label"),
             f"(label IS NULL) <> (known_at > {until})",
             "A label is there exactly when it is known. " + REBUILD,

@@ -20,7 +20,7 @@ LATER = ("read_at", "has_context")
 
 
 def prediction_checks(now: datetime) -> list[Check]:
-    """The suite of `predictions/`; `now` is the moment against which the future is told."""
+    """The suite of `predictions/`; later times than `now` are in the future."""
     latest = (now + timedelta(hours=1)).isoformat()
     return [
         *shape_checks(schema_types(PREDICTION_SCHEMA), later=LATER),

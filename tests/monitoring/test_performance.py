@@ -90,7 +90,7 @@ def weekly(label, days=28):
     )
 
 
-def test_a_week_is_measured_only_when_all_of_it_is_ripe():
+def test_a_week_is_measured_only_when_all_of_it_has_matured():
     label = ([1, 0, 0, 0] * 25)[:100]
     rows = by_week(weekly(label), "backtest", HORIZON, START + timedelta(days=18), START, CONFIG)
     assert [row["state"] for row in rows] == ["measured", "measured", "estimated", "estimated"]

@@ -95,8 +95,8 @@ FAULTS = {
         "sessions", "0 AS event_number", "event_number <= 2", "one_row_per_key",
     ),
     "label of 2": ("labels", "2 AS label", "label = 0 AND nr % 2 = 0", "label_is_0_or_1"),
-    "label too early": ("labels", "0 AS label", "label IS NULL", "ripe_or_open"),
-    "label withheld": ("labels", "NULL AS label", "label = 1", "ripe_or_open"),
+    "label too early": ("labels", "0 AS label", "label IS NULL", "matured_or_open"),
+    "label withheld": ("labels", "NULL AS label", "label = 1", "matured_or_open"),
     "label leaks": ("labels", "event_timestamp AS known_at", "nr = 9", "known_after"),
     "bought in no session": (
         "labels", "NULL AS next_session_start", "label = 1", "bought_in_a_session_that_came",
