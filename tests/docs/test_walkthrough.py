@@ -29,4 +29,4 @@ def test_it_runs_from_top_to_bottom(shop, monkeypatch):
     )
     assert "error:" not in said  # a verb that fails does not stop a cell
     assert "features, 0 differ" in said
-    assert "contact whoever is above" in said
+    assert "contact everyone above" in said
