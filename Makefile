@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
-# Some machines forbid Python to keep its bytecode; imports would take twice as long, every time.
+# Some machines disable Python's bytecode cache, which makes every import take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test coverage test-docs docs test-servers test-spark test-service test-platform \
@@ -12,16 +12,16 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(READY)
 	$(BIN)/nextbuy demo
 
-# What breaks, reloads, fuzzes and follows many servers, one after the other: a quarter of an hour.
+# Tests that break, reload and fuzz servers, one after the other: a quarter of an hour.
 SERVER_TESTS := $(addprefix tests/bento/test_,access.py faults.py live.py live_faults.py \
 	live_memory.py reload.py robustness.py) tests/training/test_mlflow_away.py
-# What builds images and starts whole platforms.
+# Tests that build images and start whole platforms.
 SERVICE_TESTS := tests/bento/test_build.py
 PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
 SPARK_TESTS := $(addprefix tests/nextbuy/test_,spark.py feast_on_spark.py)
-# What works through the pages: some ten minutes.
+# Tests that run the commands of the pages: about ten minutes.
 DOCS_TESTS := $(addprefix tests/docs/test_,docs_commands.py walkthrough.py)
-# Starves a shop of room, rights, memory, network and Redis; kills each stage of its day: some minutes.
+# Tests with a full disk, no rights, memory, network or Redis, and kills in each stage: some minutes.
 FAULT_TESTS := tests/faults/test_machine.py tests/faults/test_kills.py
 TESTS := -n 2 --dist loadfile $(addprefix --ignore ,$(SERVER_TESTS) $(SERVICE_TESTS) \
 	$(PLATFORM_TESTS) $(SPARK_TESTS) $(DOCS_TESTS) $(FAULT_TESTS))
@@ -42,21 +42,21 @@ coverage: $(READY)
 test-docs: $(READY)
 	$(BIN)/pytest $(DOCS_TESTS)
 
-# The pages that are written by programs.
+# The pages that are generated from the code.
 docs: $(READY)
 	$(BIN)/typer nextbuy.cli utils docs --name nextbuy --title Commands --output docs/commands.md
 	$(BIN)/python -m nextbuy.features.catalogue > docs/feature-catalogue.md
 
-# Service and Redis slow, killed and brought back, also in the middle of a replay; keys and limits.
+# Service and Redis slow, killed and restarted, also in the middle of a replay; keys and limits.
 # A process for each file: BentoML and Feast read the environment once.
 test-servers: $(READY)
 	set -e; for file in $(SERVER_TESTS); do $(BIN)/pytest $$file; done
 
-# Every table once more by Spark; skips without pyspark and Java. A process for each file, as above.
+# Every table again by Spark; skips without pyspark and Java. A process for each file, as above.
 test-spark: $(READY)
 	set -e; for file in $(SPARK_TESTS); do $(BIN)/pytest $$file; done
 
-# bentoml build: what it packs, what its image would be, and that it serves by itself.
+# bentoml build: what it packs, its image, and that the packed service runs.
 test-service: $(READY)
 	$(BIN)/pytest $(SERVICE_TESTS)
 
@@ -64,11 +64,11 @@ test-service: $(READY)
 test-platform: $(READY)
 	$(BIN)/pytest $(PLATFORM_TESTS)
 
-# The machine's faults and twenty kills, for real: nothing lost, and the same command makes up for it.
+# Real faults of the machine and twenty kills: nothing is lost, and the same command completes the rest.
 test-faults: $(READY)
 	$(BIN)/pytest $(FAULT_TESTS)
 
-# The Dagster example, in an environment of its own; with NEXTBUY_DATA of a demo it runs a day.
+# The Dagster example, in its own environment; with NEXTBUY_DATA of a demo it runs a day.
 test-dagster: $(READY)
 	test -x build/dagster/bin/python || $(PYTHON) -m venv build/dagster
 	$(BIN)/uv pip install --quiet --python build/dagster/bin/python --require-hashes -r requirements/dagster.lock
@@ -78,7 +78,7 @@ test-dagster: $(READY)
 container: $(READY)
 	containers/end_to_end.sh
 
-# Ten minutes at 80 % of what the service can do: is its memory flat?
+# Ten minutes at 80 % of the service's capacity: is its memory flat?
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak
 
@@ -113,7 +113,7 @@ BENCHMARKS := sessionize features increment pit materialize online events predic
 bench-smoke: $(READY)
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --small; done
 
-# The README's Target / Actual table, from what build/bench holds.
+# The README's table of figures, from the results in build/bench.
 .PHONY: figures
 figures: $(READY)
 	$(BIN)/python -m benchmarks.figures

@@ -1,4 +1,4 @@
-"""The pages, their fenced blocks, and which of their commands something else runs."""
+"""The pages, their fenced blocks, and the commands that something else runs."""
 
 import re
 from pathlib import Path
