@@ -158,7 +158,7 @@ def computed_by(engine: Engine, settings: Settings) -> "Iterator[Compute | None]
 def sessionize(config: ConfigFile = None, engine: EngineOption = Engine.DUCKDB) -> None:
     """Cut the events into sessions and label the items touched in them.
 
-    A table that breaks a blocking rule is not published: the last good one stays.
+    A table that fails a blocking check is not published: the last good one stays.
 
     Example: `nextbuy sessionize`, or `nextbuy sessionize --engine spark`
     """
@@ -183,7 +183,7 @@ def features(
 ) -> None:
     """Build the feature tables that Feast serves.
 
-    A table that breaks a blocking rule is not published: the last good one stays.
+    A table that fails a blocking check is not published: the last good one stays.
 
     Example: `nextbuy features --only item`, or `nextbuy features --engine spark`
     """

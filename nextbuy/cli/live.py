@@ -48,7 +48,7 @@ def replay(
 def merge_live() -> None:
     """Merge the live events into the published ones, for the next build of sessions and features.
 
-    Events that break a blocking rule are not published; the live store keeps them.
+    Events that fail a blocking check are not published; the live store keeps them.
 
     Example: `nextbuy merge-live`
     """

@@ -34,7 +34,7 @@ def check(
         bool, typer.Option("--docs", help="Also write Great Expectations' Data Docs.")
     ] = False,
 ) -> None:
-    """Check a log or the published tables by their rules; exit 1 if a blocking rule breaks.
+    """Check a log or the published tables; exit 1 if a blocking check fails.
 
     A log is mapped and checked in a temporary folder: nothing is published.
 
