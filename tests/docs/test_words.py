@@ -1,4 +1,4 @@
-"""Plain technical English: words that read as translated or quaint stay out of code, pages and help."""
+"""Plain technical English: listed words stay out of code, pages and help."""
 
 import re
 
