@@ -40,22 +40,22 @@ def events(folder: Path, rows: int) -> Path:
     return file
 
 
-def ours(given: argparse.Namespace) -> dict[str, Any]:
+def ours(options: argparse.Namespace) -> dict[str, Any]:
     from monitoring.checks import check_events
     from monitoring.config import MonitoringConfig
     from nextbuy.settings import Settings
 
-    settings = Settings(data=Path(given.folder) / "data")
-    measured, kept = [], 0
-    for _ in range(given.repeats):
+    settings = Settings(data=Path(options.folder) / "data")
+    measured, passed = [], 0
+    for _ in range(options.repeats):
         began = time.perf_counter()
-        found = check_events(given.file, settings, config=MonitoringConfig(), now=NOW)
+        checked = check_events(options.file, settings, config=MonitoringConfig(), now=NOW)
         measured.append(time.perf_counter() - began)
-        kept = sum(result.passed for result in found.results)
-    return {"measured": measured, "checks": len(found.results), "kept": kept}
+        passed = sum(result.passed for result in checked.results)
+    return {"measured": measured, "checks": len(checked.results), "passed": passed}
 
 
-def floor(given: argparse.Namespace) -> dict[str, Any]:
+def floor(options: argparse.Namespace) -> dict[str, Any]:
     from monitoring.suites.events import EventBounds, event_checks
     from nextbuy.connection import duckdb_connection
     from nextbuy.settings import Settings
@@ -63,23 +63,23 @@ def floor(given: argparse.Namespace) -> dict[str, Any]:
     failing = [r.failing for r in event_checks(NOW, EventBounds()) if r.failing]
     counts = ", ".join(f"count(*) FILTER ({condition})" for condition in failing)
     measured = []
-    for _ in range(given.repeats):
+    for _ in range(options.repeats):
         began = time.perf_counter()
-        with duckdb_connection(Settings(data=Path(given.folder) / "data")) as connection:
+        with duckdb_connection(Settings(data=Path(options.folder) / "data")) as connection:
             connection.execute(
-                f"SELECT {counts}, count(DISTINCT event_id) FROM read_parquet('{given.file}')"
+                f"SELECT {counts}, count(DISTINCT event_id) FROM read_parquet('{options.file}')"
             ).fetchall()
         measured.append(time.perf_counter() - began)
     return {"measured": measured}
 
 
-def pandas(given: argparse.Namespace) -> dict[str, Any]:
+def pandas(options: argparse.Namespace) -> dict[str, Any]:
     """Great Expectations' own expectations of the same columns, in memory."""
     import great_expectations as gx
     import pandas as pd
 
     began = time.perf_counter()
-    frame = pd.read_parquet(given.file)
+    frame = pd.read_parquet(options.file)
     context = gx.get_context(mode="ephemeral")
     batch = (
         context.data_sources.add_pandas("pandas")
@@ -87,7 +87,7 @@ def pandas(given: argparse.Namespace) -> dict[str, Any]:
         .add_batch_definition_whole_dataframe("all")
     )
     suite = context.suites.add(gx.ExpectationSuite("events"))
-    wanted = [
+    expectations = [
         *(
             gx.expectations.ExpectColumnValuesToNotBeNull(column=name)
             for name in ("event_id", "user_id", "event_time", "event_type", "item_id")
@@ -111,21 +111,21 @@ def pandas(given: argparse.Namespace) -> dict[str, Any]:
             for name in ("user_id", "item_id", "category", "brand")
         ),
     ]
-    for expectation in wanted:
+    for expectation in expectations:
         suite.add_expectation(expectation)
     outcome = batch.get_batch({"dataframe": frame}).validate(suite)
-    return {"measured": [time.perf_counter() - began], "kept": bool(outcome.success)}
+    return {"measured": [time.perf_counter() - began], "passed": bool(outcome.success)}
 
 
 CONTENDERS = {"ours": ours, "great expectations on pandas": pandas, "one duckdb query": floor}
 
 
 def main() -> None:
-    given = report.arguments(folder="", file="", repeats=1)
-    if given.contender:
-        report.run_contender(CONTENDERS, given)
+    options = report.arguments(folder="", file="", repeats=1)
+    if options.contender:
+        report.run_contender(CONTENDERS, options)
         return
-    rows = 200_000 if given.small else ROWS
+    rows = 200_000 if options.small else ROWS
     with tempfile.TemporaryDirectory() as folder:
         file = events(Path(folder), rows)
         tenth = events(Path(folder), rows // 10)
@@ -149,7 +149,7 @@ def main() -> None:
             "great expectations on pandas (a tenth of the rows)": peer.peak_memory_gb,
             "one duckdb query": bare.peak_memory_gb,
         },
-        small=given.small,
+        small=options.small,
     )
 
 

@@ -9,10 +9,8 @@ report on the served vectors, cut to what it can hold; the floor is reading the 
 
 import argparse
 import json
-import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +42,7 @@ def serve(settings: Settings, rows: int) -> int:
     return read_predictions(settings, columns=["rank"]).num_rows
 
 
-def ours(given: argparse.Namespace) -> dict[str, Any]:
+def ours(options: argparse.Namespace) -> dict[str, Any]:
     from monitoring.run import monitor, newest_event
 
     settings = Settings()
@@ -59,7 +57,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     return {"measured": [laps[-1][1] - laps[0][1]], "steps": steps}
 
 
-def evidently(given: argparse.Namespace) -> dict[str, Any]:
+def evidently(options: argparse.Namespace) -> dict[str, Any]:
     from evidently import Report
     from evidently.presets import DataDriftPreset
 
@@ -71,16 +69,15 @@ def evidently(given: argparse.Namespace) -> dict[str, Any]:
     return {"measured": [time.perf_counter() - began]}
 
 
-def floor(given: argparse.Namespace) -> dict[str, Any]:
+def floor(options: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     read_predictions(Settings())
     return {"measured": [time.perf_counter() - began]}
 
 
-def first_paint(given: argparse.Namespace) -> dict[str, Any]:
+def first_paint(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds until the page Today shows its text in the system's Chromium; the second visit."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "monitoring"))
-    from browser import chromium, dashboard, missing, opened
+    from tests.monitoring.browser import chromium, dashboard, missing, opened
 
     if missing():
         return {"measured": [float("nan")], "why": missing()}
@@ -111,11 +108,11 @@ CONTENDERS = {
 
 
 def main() -> None:
-    given = report.arguments(rows=ROWS)
-    if given.contender:
-        report.run_contender(CONTENDERS, given)
+    options = report.arguments(rows=ROWS)
+    if options.contender:
+        report.run_contender(CONTENDERS, options)
         return
-    rows = serve(Settings(), 20_000 if given.small else given.rows)
+    rows = serve(Settings(), 20_000 if options.small else options.rows)
     print(f"monitor {rows:,} predictions", flush=True)
     mine = report.measure("benchmarks.monitor", "ours")
     peer = report.measure("benchmarks.monitor", "evidently's drift report")
@@ -136,7 +133,7 @@ def main() -> None:
             name: peer.peak_memory_gb,
             "reading the log": bare.peak_memory_gb,
         },
-        small=given.small,
+        small=options.small,
         steps=mine.values["steps"],
         first_paint_s=paint.median,
         first_paint_cold_s=paint.values.get("first"),

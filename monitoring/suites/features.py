@@ -46,8 +46,8 @@ def feature_checks(table: FeatureTable, newest: datetime) -> list[Check]:
         ("windows_nested", [f"{a} > {b}" for a, b in _nested(table.features)]),
     ):
         if conditions:
-            touched = tuple(f.name for f in table.features if any(f.name in c for c in conditions))
-            checks.append(row_check(name, touched, " OR ".join(conditions), REBUILD))
+            columns = tuple(f.name for f in table.features if any(f.name in c for c in conditions))
+            checks.append(row_check(name, columns, " OR ".join(conditions), REBUILD))
     counted = ", ".join(f"count({f.name}) AS {f.name}" for f in table.features)
     checks.append(
         query_check(
