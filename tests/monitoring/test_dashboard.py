@@ -1,15 +1,21 @@
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from monitoring import reports
 from monitoring.dashboard import try_it
+from monitoring.performance import PerformanceConfig, by_week
 from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
 from nextbuy.tables.sessions import SessionConfig
 from nextbuy.versioned_table import files, new_version
-from tests.monitoring.small_events import month, publish
+from tests.monitoring.small_events import NOW, START, month, publish
 from tests.tables import build_features, build_sessions
 
 ROOT = Path(__file__).parents[2]
@@ -97,3 +103,24 @@ def test_what_if_evaluates_the_definitions_of_the_features(data):
     assert half["item__rate_price"] == pytest.approx(rate_price / 2, rel=1e-12)
     assert try_it.features_at(row, 0.0, 0.0)["item__rate_discount"] is None
     assert try_it.item_row(data, "no such item") is None
+
+
+def test_the_model_page_draws_the_scored_rows(data):
+    rng = np.random.default_rng(1)
+    probability = rng.beta(0.6, 8, 2000)
+    scored = pa.table(
+        {
+            "predicted_at": pa.array([START + timedelta(minutes=i) for i in range(2000)]),
+            "label": pa.array((rng.random(2000) < probability).astype(np.int8)),
+            "probability": probability,
+            "user__n_views": rng.integers(0, 9, 2000),
+        }
+    )
+    rows = by_week(scored, "backtest", timedelta(0), NOW, NOW, PerformanceConfig())
+    reports.append(data, reports.PERFORMANCE, rows, NOW)
+    (data.data / "monitoring").mkdir()
+    pq.write_table(scored, data.data / "monitoring" / "scored-1.parquet")
+    app = opened("model")
+    text = " ".join(block.value for block in [*app.markdown, *app.caption])
+    assert "2,000 rows since the training" in text
+    assert "1500 cents a purchase, 250 cents a contact" in text
