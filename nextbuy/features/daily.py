@@ -17,8 +17,8 @@ from nextbuy.times import DAY, SECOND
 ALL = ("", "_1d", "_7d", "_30d")
 USER_WINDOWS = ("_7d", "_30d")
 REACH_DAYS = 31
-"""Days before a midnight of which its row tells: the longest window and the day that just left it.
-Earlier days live on in the carried features alone."""
+"""Days before a midnight that its row depends on: the longest window and the day that just left it.
+Earlier days count only through the carried features."""
 DIGITS = 6
 """Width of a day's number in a code that sorts as text; enough for the year 4707."""
 MONEY = 2**41  # cents stay below this, so a moment and an amount fit one sortable integer

@@ -32,15 +32,15 @@ def label_rows(
     else 0. It is null as long as that is open: the next session is still running, or none has come
     and the horizon reaches past the newest event. `known_us` is the moment at which the label
     becomes known, whatever it will be: the horizon's end, or earlier when the next session is over.
-    `next_start_us` is null if no session starts within the horizon, so that a row tells of nothing
-    beyond it. Whether the shopper comes back is part of the question, never a condition.
+    `next_start_us` is null if no session starts within the horizon, so that a row holds nothing
+    from after it. Whether the shopper comes back is part of the question, never a condition.
 
     Sessions of bots, as known at their end, are left out.
 
     Args:
         events: the shape of `nextbuy.tables.sessions.SESSION_EVENTS`.
         newest_us: time of the newest event there is.
-        sessions: tells when a session is over.
+        sessions: when a session is over.
         config: the horizon.
 
     Returns:

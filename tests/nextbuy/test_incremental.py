@@ -195,7 +195,7 @@ def test_the_day_that_leaves_the_longest_window_is_within_reach(tmp_path):
     assert_same_as_whole(tmp_path, first, first + views("u2", 41, item="i2"))
 
 
-def test_a_label_ripens_by_time_alone(tmp_path):
+def test_a_label_matures_by_time_alone(tmp_path):
     first = views("u1", 0) + views("u2", 2)
     assert_same_as_whole(tmp_path, first, first + views("u2", 7))
     label = duckdb.sql(

@@ -42,7 +42,7 @@ def test_one_event_in_total(tmp_path):
     assert rows == {"user": 1, "session": 1, "user_item": 1}
     assert manifest(data.labels).rows == 1
     assert manifest(data.features / "item").rows == 0  # no day is over yet
-    # Whoever reads the table finds its columns.
+    # A reader of the table finds its columns.
     assert one(data.features / "item", "SELECT count(n_views) FROM {}") == 0
     publish(data, [event("u1", 0, "view"), event("u1", 2 * DAY, "view")])
     build(data)
