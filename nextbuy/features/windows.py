@@ -106,7 +106,7 @@ def _running(
 ) -> ir.Table:
     """Running sums per key over gains and losses, each at its moment; those at none are left out.
 
-    `inside` and `lost_us` give, for a window's suffix, whether a row was ever in it and when it left.
+    `inside` and `lost_us` give, for a window's suffix, whether a row was in it and when it left.
     """
     windows = [(measure, suffix) for measure, suffixes in sums.items() for suffix in suffixes]
     changes = [
