@@ -79,7 +79,7 @@ class FeatureRows:
     matrix: NDArray[np.float32]
     """(n, features), in the contract's order; NaN is missing."""
     event_times: dict[str, Times]
-    """View -> (n,) event timestamps of the values, NaT where there is none."""
+    """View -> (n,) event timestamps of the values, NaT without a value."""
 
 
 @dataclass(frozen=True)
