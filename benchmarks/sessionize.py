@@ -23,12 +23,12 @@ GAP_US = 30 * MINUTE
 
 
 def timed(work: Any, runs: int) -> dict[str, Any]:
-    measured, found = [], set()
+    measured, counts = [], set()
     for _ in range(runs):
         begun = time.perf_counter()
-        found.add(work())
+        counts.add(work())
         measured.append(time.perf_counter() - begun)
-    (sessions,) = found
+    (sessions,) = counts
     return {"measured": measured, "sessions": sessions}
 
 

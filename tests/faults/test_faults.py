@@ -66,16 +66,16 @@ def test_clock_set_back_keeps_the_order_of_the_runs(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(daily, "datetime", Clock)
     records = [daily._Run(tmp_path, {})._file]  # broken off: it does not end
     monkeypatch.setattr(Clock, "says", Clock.says - timedelta(days=400))
-    for number in range(daily.KEPT + 3):
+    for number in range(daily.RUN_RECORDS + 3):
         run = daily._Run(tmp_path, {})
         run.end()
         goes_on = "goes_on_from" in json.loads(run._file.read_text())
         assert goes_on == (number == 0)
         records.append(run._file)
     said = capsys.readouterr().out
-    assert said.count("the clock says 2025-01-26 02:15 UTC, before") == daily.KEPT + 3
+    assert said.count("the clock says 2025-01-26 02:15 UTC, before") == daily.RUN_RECORDS + 3
     assert sorted(records) == records
-    assert sorted(tmp_path.glob("*.json")) == records[-daily.KEPT :]
+    assert sorted(tmp_path.glob("*.json")) == records[-daily.RUN_RECORDS :]
 
 
 def test_damaged_run_record_stops_no_run(tmp_path, capsys):
