@@ -55,14 +55,14 @@ class EventWriter:
         self._waiting.put((rows, future))
         return future
 
-    def read(self, given: Any) -> EventRow:
+    def read(self, sent: Any) -> EventRow:
         """A canonical event of what was sent.
 
         Raises:
             ValueError: the event is not valid; the message says why.
         """
         try:
-            event = EVENT.validate_python(given)
+            event = EVENT.validate_python(sent)
         except ValidationError as error:
             raise ValueError(_reasons(error)) from None
         us = to_us(event.event_time)

@@ -162,6 +162,10 @@ class OnlineFeatures:
         self._closing.set()
         if self._client is not None:
             self._client.close()
+        # Each thread that read holds a connection, which ends with the store. The client's connect
+        # function makes a circle of this object and the store, and what a worker has loaded when it
+        # starts is out of garbage collection: break the circle.
+        del self._reader, self._store
 
     def read(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> FeatureRows:
         """Features of the pairs (user_ids[i], item_ids[i]); the store drops what outlived its TTL.

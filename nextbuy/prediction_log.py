@@ -28,7 +28,7 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("model", pa.string(), nullable=False),  # BentoML tag
         pa.field("is_shadow", pa.bool_(), nullable=False),  # scored by the challenger, not answered
         pa.field("is_degraded", pa.bool_(), nullable=False),  # answered without Redis
-        pa.field("has_reasons", pa.bool_(), nullable=False),  # the client asked for reasons
+        pa.field("has_reasons", pa.bool_(), nullable=False),  # the client requested reasons
         pa.field("has_context", pa.bool_()),  # the client replaced features of this request
         # What the model got, in the order of its contract; NaN is missing.
         pa.field("vector", pa.list_(pa.float32()), nullable=False),
