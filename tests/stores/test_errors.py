@@ -148,7 +148,7 @@ def test_partial_push_into_the_packed_layout(tmp_path, flushed):
     repo = Repo(tmp_path, [entity(), every_type_view(path)], online_store=online)
     key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="a")])
     with pytest.raises(NextbuyError, match="whole rows"):
-        repo.store._get_provider().online_write_batch(
+        repo.store.provider.online_write_batch(
             repo.store.config,
             repo.store.get_feature_view("stats"),
             [(key, {"whole": Value(int64_val=1)}, at(1), None)],

@@ -284,7 +284,7 @@ def test_the_newest_of_any_stamps_wins(tmp_path, flushed, moments):
     for number, moment in enumerate(moments):
         key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="a")])
         row = (key, {"value": Value(int64_val=number)}, moment, None)
-        repo.store._get_provider().online_write_batch(
+        repo.store.provider.online_write_batch(
             repo.store.config, repo.store.get_feature_view("stats"), [row], None
         )
     newest = max(((m, n) for n, m in enumerate(moments)), default=(None, None))[1]
@@ -360,7 +360,7 @@ def test_of_rows_with_one_key_the_newest_is_written(tmp_path, flushed):
         for user, hour, value in [*rows, ("u3", 7, 70)]
     ]  # fmt: skip
     view = repo.store.get_feature_view("stats")
-    repo.store._get_provider().online_write_batch(repo.store.config, view, data, taken.append)
+    repo.store.provider.online_write_batch(repo.store.config, view, data, taken.append)
     assert [value_of(repo, f"u{i}") for i in range(5)] == [7, 7, 7, 70, 7]
     assert sum(taken) == len(data)
 

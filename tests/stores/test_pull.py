@@ -56,7 +56,7 @@ def test_latest_of_each_key_by_the_definition(tmp_path, rows, bounds, with_creat
 
 def pull(folder, created, first, last):
     repo = Repo(folder, [entity(), view(folder / "*.parquet")])
-    provider = repo.store._get_provider()
+    provider = repo.store.provider
     job = provider.offline_store.pull_latest_from_table_or_query(
         config=repo.store.config,
         data_source=FileSource(path=str(folder / "*.parquet"), timestamp_field="event_timestamp"),
@@ -82,7 +82,7 @@ def test_streams_the_same_rows(tmp_path):
         },
     )
     repo = Repo(tmp_path, [entity(), view(tmp_path / "t.parquet")])
-    job = repo.store._get_provider().offline_store.pull_all_from_table_or_query(
+    job = repo.store.provider.offline_store.pull_all_from_table_or_query(
         config=repo.store.config,
         data_source=FileSource(path=str(tmp_path / "t.parquet"), timestamp_field="event_timestamp"),
         join_key_columns=["user_id"],

@@ -42,7 +42,7 @@ class OnlineReader:
     """
 
     def __init__(self, store: FeatureStore, feature_service: FeatureService | str) -> None:
-        online = store._get_provider().online_store
+        online = store.provider.online_store
         if not isinstance(online, NextbuyOnlineStore):
             raise NextbuyError(
                 "OnlineReader needs the online store nextbuy.stores.online.NextbuyOnlineStore in "
