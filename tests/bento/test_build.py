@@ -37,7 +37,7 @@ def built(settings, champion):
         env=environment,
         check=True,
     )
-    return settings.data / "bentoml" / "bentos" / "nextbuy" / "tested"
+    return Path(os.environ["BENTOML_HOME"]) / "bentos" / "nextbuy" / "tested"
 
 
 def test_it_holds_the_service_and_the_champion_and_nothing_else(built, champion):
