@@ -19,7 +19,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from benchmarks.report import FOLDER
-from nextbuy.models.booster import FAMILIES, fit_booster
+from nextbuy.models.booster import fit_booster
+from nextbuy.models.families import FAMILIES
 from nextbuy.models.family import ModelConfig
 from training.train import contract_for
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from bento.live_supervisor import Supervisor
 from bento.settings import MAX_EVENTS, ServiceSettings
-from bento.worker_process import Supervisor
 from nextbuy.events import TIME_LIMITS, Event
 from nextbuy.live.event_store import COLUMNS, EventRow, LiveStore, Outcome, now_us
 from nextbuy.settings import Settings

@@ -1,4 +1,7 @@
-"""The champion changes here and nowhere else: by gates, with the reasons kept, and back."""
+"""Changes the champion, if every gate passes, and takes a change back.
+
+`nextbuy train` makes the very first champion; every later change happens here.
+"""
 
 import json
 from typing import Any

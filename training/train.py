@@ -11,8 +11,9 @@ from sklearn.metrics import average_precision_score, log_loss
 
 from nextbuy.contract import CHALLENGER, CHAMPION, FEATURE_SERVICE, ModelContract
 from nextbuy.models import registry
-from nextbuy.models.booster import FAMILIES, Booster, fit_booster
+from nextbuy.models.booster import Booster, fit_booster
 from nextbuy.models.calibration import calibrate
+from nextbuy.models.families import FAMILIES
 from nextbuy.models.family import ModelConfig
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import fingerprint

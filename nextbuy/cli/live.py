@@ -107,20 +107,3 @@ def parity(
             f"The rows are in {Settings().reports / 'parity.json'}."
         )
     print_next_steps("nextbuy monitor")
-
-
-@app.command()
-def forget(user: Annotated[str, typer.Argument(help="The shopper's id.")]) -> None:
-    """Remove a person from every table, log and store, and prove it by a search.
-
-    Example: `nextbuy forget u000042`
-    """
-    from nextbuy.maintenance.erase import forget as run
-
-    with console.status("forgetting"):
-        report = run(Settings(), user)
-    for line in str(report).splitlines():
-        print_line(line)
-    if report.left:
-        raise NextbuyError("The id is still there; run the command again.")
-    print_next_steps("nextbuy sessionize")

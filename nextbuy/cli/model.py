@@ -9,6 +9,7 @@ from rich.table import Table
 from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
 from nextbuy.cli.config import ConfigFile, read_config
 from nextbuy.errors import NextbuyError
+from nextbuy.models.families import family_of
 from nextbuy.settings import Settings
 
 SHOWN = {
@@ -22,7 +23,6 @@ SHOWN = {
 
 
 def _registered(family: str) -> str:
-    from nextbuy.models.booster import family_of
 
     family_of(family)
     return family

@@ -1,4 +1,4 @@
-"""Verbs of operation: backup, restore."""
+"""Verbs of operation: backup, restore, forget."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nextbuy.cli.app import app, console, print_line, print_next_steps
+from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 
 
@@ -49,3 +50,20 @@ def restore(
     for line in restored:
         print_line(line)
     print_next_steps("nextbuy apply", "nextbuy materialize")
+
+
+@app.command()
+def forget(user: Annotated[str, typer.Argument(help="The shopper's id.")]) -> None:
+    """Remove a person from every table, log and store, and prove it by a search.
+
+    Example: `nextbuy forget u000042`
+    """
+    from nextbuy.maintenance.erase import forget as run
+
+    with console.status("forgetting"):
+        report = run(Settings(), user)
+    for line in str(report).splitlines():
+        print_line(line)
+    if report.left:
+        raise NextbuyError("The id is still there; run the command again.")
+    print_next_steps("nextbuy sessionize")

@@ -11,12 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from nextbuy.contract import Calibration, ModelContract
-from nextbuy.errors import NextbuyError
-from nextbuy.models import lightgbm_family, xgboost_family
+from nextbuy.models.families import family_of
 from nextbuy.models.family import Family, Labelled, Matrix, ModelConfig, Report, Vector
-
-FAMILIES: dict[str, Family] = {"xgboost": xgboost_family, "lightgbm": lightgbm_family}
-"""Name, as a contract gives it -> the family's module. Training fits each of them."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +50,6 @@ class Booster:
     @property
     def _family(self) -> Family:
         return family_of(self.contract.family)
-
-
-def family_of(name: str) -> Family:
-    """The registered family of this name.
-
-    Raises:
-        NextbuyError: there is no such family.
-    """
-    try:
-        return FAMILIES[name]
-    except KeyError:
-        raise NextbuyError(
-            f"There is no model family {name}. There are: {', '.join(FAMILIES)}."
-        ) from None
 
 
 def fit_booster(

@@ -1,7 +1,7 @@
 """What a model family is: the functions that fit, log, load, score and explain its boosters.
 
 A family is one module with these functions, registered under its name in
-`nextbuy.models.booster.FAMILIES`. Its library is imported inside the functions, so that a service
+`nextbuy.models.families.FAMILIES`. Its library is imported inside the functions, so that a service
 loads the library of the model that it serves and no other.
 """
 

@@ -21,7 +21,8 @@ from pydantic import ValidationError
 import nextbuy.telemetry  # noqa: F401  # before MLflow looks at the environment
 from nextbuy.contract import REGISTERED_MODEL, ModelContract
 from nextbuy.errors import NextbuyError, explain_refusal
-from nextbuy.models.booster import Booster, family_of, load_booster
+from nextbuy.models.booster import Booster, load_booster
+from nextbuy.models.families import family_of
 from nextbuy.settings import Settings
 
 EXPERIMENT = "next session purchase"

@@ -13,7 +13,8 @@ from bento.export import export_champion
 from bento.model import Model
 from nextbuy.contract import CHAMPION
 from nextbuy.errors import NextbuyError
-from nextbuy.models.booster import FAMILIES, load_booster
+from nextbuy.models.booster import load_booster
+from nextbuy.models.families import FAMILIES
 from nextbuy.models.family import ModelConfig, check_columns
 from nextbuy.models.registry import load_alias
 from tests.training.small_dataset import dataset

@@ -3,7 +3,8 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score
 
-from nextbuy.models.booster import FAMILIES, fit_booster
+from nextbuy.models.booster import fit_booster
+from nextbuy.models.families import FAMILIES
 from nextbuy.models.family import ModelConfig
 from training.train import contract_for
 

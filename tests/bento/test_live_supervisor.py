@@ -7,8 +7,8 @@ import time
 import psutil
 import pytest
 
-from bento import worker_process
-from bento.worker_process import Supervisor
+from bento import live_supervisor
+from bento.live_supervisor import Supervisor
 from nextbuy.settings import Settings
 
 WORKERS = {
@@ -24,8 +24,8 @@ def test_close_ends_the_worker(tmp_path, monkeypatch, code):
     def worker(_, **how):
         return start([sys.executable, "-c", code], **how)
 
-    monkeypatch.setattr(worker_process.subprocess, "Popen", worker)
-    monkeypatch.setattr(worker_process, "END_SECONDS", 1.0)
+    monkeypatch.setattr(live_supervisor.subprocess, "Popen", worker)
+    monkeypatch.setattr(live_supervisor, "END_SECONDS", 1.0)
     kept = Supervisor(Settings(data=tmp_path))
     kept.wake()
     deadline = time.monotonic() + 60
