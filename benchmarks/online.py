@@ -160,9 +160,8 @@ def bare(given: argparse.Namespace) -> dict[str, Any]:
 
     store = open_store(given, ours=True)
     reader = OnlineReader(store, "all")
-    execute = reader.online_store.execute
     packed = [reader.request(request) for request in requests(given)]
-    return timed(lambda each: execute(store.config, each.commands, each.replies), packed)
+    return timed(reader.send, packed)
 
 
 CONTENDERS: dict[str, report.Contender] = {

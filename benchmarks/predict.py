@@ -34,7 +34,7 @@ from bento.serve import _await_ready, _stop, deployment_file, running
 from nextbuy.connection import duckdb_connection
 from nextbuy.network import free_port
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.stores.online.reader import OnlineReader, ReadRequest
+from nextbuy.stores.online.reader import OnlineReader
 from nextbuy.stores.online.redis_server import running_redis
 from nextbuy.versioned_table import files
 
@@ -128,10 +128,7 @@ def bare_parts(settings: Settings, tag: str, asked: list[dict[str, Any]]) -> dic
     made = [reader.request(each) for each in columns]
     blocks = [features.read(each["user_id"], each["item_id"]).matrix for each in columns]
 
-    def read(request: ReadRequest) -> Any:
-        return reader.online_store.execute(store.config, request.commands, request.replies)
-
-    redis = timed(read, made)
+    redis = timed(reader.send, made)
     return {"redis": redis, "model": timed(model.booster.predict, blocks)}
 
 

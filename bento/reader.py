@@ -224,7 +224,7 @@ class OnlineFeatures:
         size: Any = client.dbsize()
         self._filled = size > 0
         # Feast takes no timeouts; its store reads through this client instead.
-        self._reader.online_store.use_client(client)
+        self._reader.use_client(client)
         self._client = client
 
     def _greet(self, connection: Any) -> None:

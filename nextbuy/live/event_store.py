@@ -31,6 +31,10 @@ MAX_IDS_IN_QUERY = 500
 ERASURES = "forgotten"
 """Meta value: how many times a shopper was erased. The name is on disks."""
 
+LINKED_USERS = linked_users_sql(
+    "SELECT value, value FROM json_each(?)", "shared", "source_session_id"
+)
+
 Outcome = Literal["new", "duplicate", "conflict"]
 
 
@@ -243,12 +247,7 @@ class LiveStore:
         They are linked by shop sessions with several shoppers: a login in such a session links
         two of them.
         """
-        rows = self.sql.execute(
-            linked_users_sql(
-                "SELECT value, value FROM json_each(?)", "shared", "source_session_id"
-            ),
-            [json.dumps(sorted(users))],
-        )
+        rows = self.sql.execute(LINKED_USERS, [json.dumps(sorted(users))])
         linked: dict[str, list[str]] = {}
         for root, user in rows:
             linked.setdefault(root, []).append(user)

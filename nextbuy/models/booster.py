@@ -4,6 +4,7 @@ Its own library loads and scores it: no pandas, no scikit-learn, no MLflow in th
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Booster:
         contract = self.contract.model_copy(update={"calibration": calibration})
         return replace(self, contract=contract)
 
-    @property
+    @cached_property
     def _family(self) -> Family:
         return family_of(self.contract.family)
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online import encoding
-from nextbuy.stores.online.decoding import HashViewReader, _around_argument, _numbers, timestamps
-from nextbuy.stores.online.layout import KeyEncoder, RedisLayout, RequestKeys, packed_layout
+from nextbuy.stores.online.decoding import HashViewReader, _around_argument, _numbers
+from nextbuy.stores.online.layout import RedisLayout, hash_field, packed_layout
+from nextbuy.stores.online.request import KeyEncoder, RequestKeys
 from nextbuy.times import NOT_SEEN_US
 
 KINDS = [ValueType.STRING, ValueType.INT64]
@@ -73,7 +74,7 @@ def test_a_command_for_each_hash(users):
     server = hiredis.Reader()
     server.feed(commands)
     keys = encoding.entity_keys([pa.array(users)], ["a"], [ValueType.STRING], "shop")
-    fields = [layout.field("f"), b"_ts:pairs"]
+    fields = [hash_field("pairs", "f"), b"_ts:pairs"]
     expected = [[b"HMGET", key, *fields] for key in keys.to_pylist()]
     assert [server.gets() for _ in range(count)] == expected
 
@@ -81,7 +82,9 @@ def test_a_command_for_each_hash(users):
 @given(st.lists(st.one_of(st.none(), st.integers(-(10**16), 10**17)), max_size=6))
 def test_timestamps_are_those_that_were_written(times):
     raw = encoding.timestamps(np.array([t or 0 for t in times], np.int64)).to_pylist()
-    decoded = timestamps([None if t is None else r for t, r in zip(times, raw, strict=True)])
+    decoded = encoding.read_timestamps(
+        [None if t is None else r for t, r in zip(times, raw, strict=True)]
+    )
     assert decoded.tolist() == [NOT_SEEN_US if t is None else t for t in times]
 
 

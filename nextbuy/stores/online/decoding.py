@@ -5,7 +5,7 @@ few calls per feature view, not per value.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -14,13 +14,13 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from feast.type_map import feast_value_type_to_python_type
 from feast.value_type import ValueType
-from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online.encoding import SECONDS, argument, command
+from nextbuy.stores.online.encoding import argument, command, padded, read_timestamps, read_varints
 from nextbuy.stores.online.feature_batch import FeatureColumn, ViewRows
-from nextbuy.stores.online.layout import TEXT, RedisLayout, RequestKeys, RowPositions
+from nextbuy.stores.online.layout import TEXT, RedisLayout, hash_field
+from nextbuy.stores.online.request import RequestKeys, RowPositions
 from nextbuy.times import MICROSECOND, NOT_SEEN_US
 
 FIXED = {
@@ -34,12 +34,6 @@ LONG: dict[ValueType, Callable[[bytes], Any]] = {
     ValueType.BYTES: bytes,
 }
 """What makes a value of the packed layout from its bytes; `Value` messages where none is named."""
-POWERS = np.uint64(1) << np.arange(0, 70, 7, dtype=np.uint64)
-SHORT_TIMESTAMPS = frozenset(range(6, 13)) - {7}
-"""Lengths of protobuf Timestamps whose seconds take five bytes."""
-TIMESTAMP_WIDTH = max(SHORT_TIMESTAMPS)
-FIVE_BYTES = np.array([True] * 4 + [False])
-NO_TIMESTAMP = bytes([SECONDS, 128, 128, 128, 128, 0])
 _two_u32 = struct.Struct("<II").pack
 
 
@@ -88,7 +82,7 @@ class HashViewReader(ViewReader):
         ]
         self.numbers = tuple(tuple(kinds[kind]) for kind in numeric)
         self.others = tuple(name for _, name in self._others)
-        fields = [layout.field(name) for name in (*chain(*self.numbers), *self.others)]
+        fields = [hash_field(layout.name, name) for name in (*chain(*self.numbers), *self.others)]
         self._fields = (*fields, layout.timestamp_field)
         self.keys = RequestKeys(self.kinds, prefix, config.project.encode(), frame=self._around_key)
 
@@ -113,7 +107,7 @@ class HashViewReader(ViewReader):
             at += 1
         empty = np.empty((rows, 0), np.bool_)
         return _placed(
-            timestamps(flat[width - 1 :: width]),
+            read_timestamps(flat[width - 1 :: width]),
             matrices,
             np.hstack([empty, *absent]),
             others,
@@ -200,49 +194,13 @@ def _placed(
     )
 
 
-def timestamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
-    """Protobuf Timestamps in microseconds; NOT_SEEN_US where one is missing."""
-    lengths = {len(each) for each in raw if each is not None}
-    if not lengths:
-        return np.full(len(raw), NOT_SEEN_US)
-    if not lengths <= SHORT_TIMESTAMPS:
-        return np.array([_timestamp(each) for each in raw], np.int64)
-    matrix = _padded([NO_TIMESTAMP if each is None else each for each in raw], TIMESTAMP_WIDTH)
-    # Seconds from 1978 to 3058 take five bytes; nanoseconds follow, or nothing.
-    plain = (matrix[:, 1:6] >= 128) == FIVE_BYTES
-    if not plain.all() or not (matrix[:, 0] == SECONDS).all():
-        return np.array([_timestamp(each) for each in raw], np.int64)
-    times = _varints(matrix[:, 1:6]) * 1_000_000
-    if lengths != {6}:
-        times += _varints(matrix[:, 7:]) // 1000
-    if None in raw:
-        times[[each is None for each in raw]] = NOT_SEEN_US
-    return times
-
-
-def _timestamp(raw: bytes | None) -> int:
-    return NOT_SEEN_US if raw is None else Timestamp.FromString(raw).ToMicroseconds()
-
-
-def _padded(raw: list[bytes], width: int) -> NDArray[np.uint8]:
-    """Messages side by side, filled up with zeros: shape (messages, width)."""
-    filled = b"".join([each.ljust(width, b"\0") for each in raw])
-    return np.frombuffer(filled, np.uint8).reshape(-1, width)
-
-
-def _varints(matrix: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Protobuf varints, one in each row; what follows them is zero."""
-    parts = (matrix & 0x7F).astype(np.uint64)
-    return (parts @ POWERS[: matrix.shape[1]]).view(np.int64)
-
-
 def _numbers(raw: list[bytes | None], kind: ValueType) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Serialized `Value` messages of one numeric kind, and which of them hold nothing."""
     present = np.array(list(map(bool, raw)), np.bool_)
     if kind in INTEGERS:
         filled = [each or b"" for each in raw]
-        matrix = _padded(filled, max(map(len, filled), default=1) or 1)
-        return _varints(matrix[:, 1:]).astype(INTEGERS[kind]), ~present
+        matrix = padded(filled, max(map(len, filled), default=1) or 1)
+        return read_varints(matrix[:, 1:]).astype(INTEGERS[kind]), ~present
     nothing = bytes(FIXED[kind].itemsize)
     joined = b"".join([each or nothing for each in raw])
     return np.frombuffer(joined, FIXED[kind])["value"], ~present

@@ -12,15 +12,23 @@ import pyarrow.compute as pc
 from feast.type_map import python_values_to_proto_values
 from feast.types import FeastType
 from feast.value_type import ValueType
+from google.protobuf.timestamp_pb2 import Timestamp
 from hiredis import pack_command
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online.layout import TEXT, PackedLayout
+from nextbuy.times import NOT_SEEN_US, SECOND
 
 # Tags of the fields of Feast's `Value` message: number * 8 + wire type.
 BYTES, STRING, INT32, INT64, DOUBLE, FLOAT, BOOL = 0x0A, 0x12, 0x18, 0x20, 0x29, 0x35, 0x38
 SECONDS, NANOS = 0x08, 0x10  # of google.protobuf.Timestamp
+POWERS = np.uint64(1) << np.arange(0, 70, 7, dtype=np.uint64)
+SHORT_TIMESTAMPS = frozenset(range(6, 13)) - {7}
+"""Lengths of protobuf Timestamps whose seconds take five bytes."""
+TIMESTAMP_WIDTH = max(SHORT_TIMESTAMPS)
+FIVE_BYTES = np.array([True] * 4 + [False])
+NO_TIMESTAMP = bytes([SECONDS, 128, 128, 128, 128, 0])
 
 SCALARS: dict[ValueType, pa.DataType] = {
     ValueType.BYTES: pa.binary(),
@@ -107,6 +115,42 @@ def timestamps(times: NDArray[np.int64]) -> pa.BinaryArray:
     return pc.binary_join_element_wise(
         varints(SECONDS, seconds, seconds != 0), varints(NANOS, rest * 1000, rest != 0), b""
     )
+
+
+def read_timestamps(raw: Sequence[bytes | None]) -> NDArray[np.int64]:
+    """Protobuf Timestamps in microseconds; NOT_SEEN_US where one is missing."""
+    lengths = {len(each) for each in raw if each is not None}
+    if not lengths:
+        return np.full(len(raw), NOT_SEEN_US)
+    if not lengths <= SHORT_TIMESTAMPS:
+        return np.array([_timestamp(each) for each in raw], np.int64)
+    matrix = padded([NO_TIMESTAMP if each is None else each for each in raw], TIMESTAMP_WIDTH)
+    # Seconds from 1978 to 3058 take five bytes; nanoseconds follow, or nothing.
+    plain = (matrix[:, 1:6] >= 128) == FIVE_BYTES
+    if not plain.all() or not (matrix[:, 0] == SECONDS).all():
+        return np.array([_timestamp(each) for each in raw], np.int64)
+    times = read_varints(matrix[:, 1:6]) * SECOND
+    if lengths != {6}:
+        times += read_varints(matrix[:, 7:]) // 1000
+    if None in raw:
+        times[[each is None for each in raw]] = NOT_SEEN_US
+    return times
+
+
+def _timestamp(raw: bytes | None) -> int:
+    return NOT_SEEN_US if raw is None else Timestamp.FromString(raw).ToMicroseconds()
+
+
+def padded(raw: list[bytes], width: int) -> NDArray[np.uint8]:
+    """Messages side by side, filled up with zeros: shape (messages, width)."""
+    filled = b"".join([each.ljust(width, b"\0") for each in raw])
+    return np.frombuffer(filled, np.uint8).reshape(-1, width)
+
+
+def read_varints(matrix: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Protobuf varints, one in each row; what follows them is zero."""
+    parts = (matrix & 0x7F).astype(np.uint64)
+    return (parts @ POWERS[: matrix.shape[1]]).view(np.int64)
 
 
 def entity_keys(

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import redis
 from feast import FeatureService, FeatureStore
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.online_stores.redis import RedisType
@@ -25,8 +26,14 @@ from nextbuy.errors import NextbuyError
 from nextbuy.stores.online.decoding import HashViewReader, PackedViewReader, ViewReader
 from nextbuy.stores.online.encoding import argument, command
 from nextbuy.stores.online.feature_batch import FeatureBatch, ReadPlan
-from nextbuy.stores.online.layout import KeyEncoder, RowPositions, clock_key, redis_layout
-from nextbuy.stores.online.store import NextbuyOnlineStore, explain_read_errors
+from nextbuy.stores.online.layout import clock_key, redis_layout
+from nextbuy.stores.online.request import (
+    ConnectionPerThread,
+    KeyEncoder,
+    RowPositions,
+    explain_read_errors,
+)
+from nextbuy.stores.online.store import NextbuyOnlineStore
 from nextbuy.times import to_us
 
 
@@ -56,7 +63,8 @@ class OnlineReader:
             )
         if isinstance(feature_service, str):
             feature_service = store.get_feature_service(feature_service)
-        self.online_store, self._config = online, store.config
+        self._online, self._config = online, store.config
+        self._connections: ConnectionPerThread | None = None
         refs = _get_features(store.registry, store.project, feature_service)
         views, on_demand = _get_feature_views_to_use(
             store.registry, store.project, feature_service, hide_dummy_entity=False
@@ -93,6 +101,11 @@ class OnlineReader:
         """The columns that `read` needs (beside the request data of on-demand views)."""
         return sorted({key for view in self._views for key in view.key_columns})
 
+    def use_client(self, client: redis.Redis) -> None:
+        """Read through this client from now on, and the store with it."""
+        self._online.use_client(client)
+        self._connections = self._online.connections(self._config)
+
     def _view_reader(self, view: Any, names: list[str]) -> ViewReader:
         layout = redis_layout(self._config, view)
         kinds = {feature.name: feature.dtype.to_value_type() for feature in view.features}
@@ -115,11 +128,19 @@ class OnlineReader:
                 away.
         """
         request = self.request(entity_columns)
-        replies: list[Any] = []
-        if request.commands:
-            with explain_read_errors():
-                replies = self.online_store.execute(self._config, request.commands, request.replies)
+        replies = self.send(request) if request.commands else []
         return self._batch(request, replies, entity_columns, now)
+
+    def send(self, request: "ReadRequest") -> list[Any]:
+        """The replies to a request's commands, as Redis gives them.
+
+        Raises:
+            NextbuyError: Redis is away or refuses.
+        """
+        with explain_read_errors():
+            if self._connections is None:
+                self._connections = self._online.connections(self._config)
+            return self._connections.execute(request.commands, request.replies)
 
     def request(self, entity_columns: Mapping[str, Sequence[Any]]) -> "ReadRequest":
         """The commands that read the features of these rows, each key once.

@@ -6,12 +6,9 @@ it, for `nextbuy.stores.online.reader.OnlineReader`.
 """
 
 import asyncio
-import os
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ByteString, Literal
 
@@ -29,13 +26,13 @@ from feast.repo_config import RepoConfig
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import asyncio as redis_asyncio
 
-from nextbuy.errors import NextbuyError
 from nextbuy.stores import store_settings
 from nextbuy.stores.online.encoded_rows import rows_from_protos
 from nextbuy.stores.online.encoding import command
 from nextbuy.stores.online.layout import clock_key, redis_layout
 from nextbuy.stores.online.redis_server import ensure_running
-from nextbuy.stores.online.writer import read_replies, write
+from nextbuy.stores.online.request import ConnectionPerThread, explain_read_errors
+from nextbuy.stores.online.writer import write
 from nextbuy.times import to_datetime
 
 TIMEOUTS = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0}
@@ -85,18 +82,16 @@ class NextbuyOnlineStore(RedisOnlineStore):
         """Read and write through this client from now on: with timeouts of the caller's, say."""
         self._client = client
 
-    def execute(self, config: RepoConfig, commands: bytes, replies: int) -> list[Any]:
-        """Send packed commands that change nothing; returns their replies.
+    def connections(self, config: RepoConfig) -> ConnectionPerThread:
+        """Connections of the Redis in use, for reads: one for each thread.
 
         Raises:
-            redis.ResponseError: a command was refused.
-            redis.ConnectionError, redis.TimeoutError: there is no connection, or no reply in time.
+            NextbuyError: as `client`.
         """
         client = self.client(config)
-        connections = self._connections
-        if connections is None or connections.client is not client:
-            connections = self._connections = ConnectionPerThread(client)
-        return connections.execute(commands, replies)
+        if self._connections is None or self._connections.client is not client:
+            self._connections = ConnectionPerThread(client)
+        return self._connections
 
     def _get_client(self, online_store_config: RedisOnlineStoreConfig) -> redis.Redis:
         if self._client is None and online_store_config.connection_string is None:
@@ -220,7 +215,7 @@ class NextbuyOnlineStore(RedisOnlineStore):
         if online.redis_type == RedisType.redis_cluster or online.client == RedisClient.glide:
             return super()._read_hash_fields(config, commands)
         packed = [command(b"HMGET", key, *fields) for key, fields in commands]
-        return self.execute(config, b"".join(packed), len(packed))
+        return self.connections(config).execute(b"".join(packed), len(packed))
 
     def _convert_redis_values_to_protobuf(
         self,
@@ -233,64 +228,6 @@ class NextbuyOnlineStore(RedisOnlineStore):
         if (ttl := self._ttls.get(feature_view)) and self._config is not None:
             oldest = self.now(self._config) - ttl
         return [_row(values, names, oldest) for values in redis_values]
-
-
-class ConnectionPerThread:
-    """Connections of a client, one held by each thread that reads.
-
-    redis-py's pool checks a connection each time it lends it, which takes half as long as a small
-    request. Here a connection that the server closed meanwhile shows when it is used: the commands
-    are then sent once more, on a new one.
-    """
-
-    def __init__(self, client: redis.Redis) -> None:
-        self.client = client
-        self._held = threading.local()
-
-    def execute(self, commands: bytes, replies: int) -> list[Any]:
-        """Send packed commands that change nothing; returns their replies.
-
-        Raises:
-            redis.ResponseError, redis.ConnectionError, redis.TimeoutError: as `read_replies`.
-        """
-        connection = getattr(self._held, "connection", None)
-        if connection is None or connection.pid != os.getpid():  # not the one of a fork's parent
-            return self._execute(self._open(), commands, replies)
-        try:
-            return self._execute(connection, commands, replies)
-        except redis.ConnectionError:
-            return self._execute(self._open(), commands, replies)
-
-    def _open(self) -> Any:
-        pool = self.client.connection_pool
-        # Outside the pool, so that it is closed when its thread ends.
-        connection = self._held.connection = pool.connection_class(**pool.connection_kwargs)
-        return connection
-
-    def _execute(self, connection: Any, commands: bytes, replies: int) -> list[Any]:
-        try:
-            connection.send_packed_command([commands])
-            return read_replies(connection, replies)
-        except redis.ResponseError:
-            raise
-        except BaseException:  # an interrupt too may leave replies in the connection
-            connection.disconnect()
-            raise
-
-
-@contextmanager
-def explain_read_errors() -> Iterator[None]:
-    """Turn what keeps Redis from answering a read into one error.
-
-    Raises:
-        NextbuyError: Redis is away, slow, was restarted, or refuses.
-    """
-    try:
-        yield
-    except (redis.RedisError, OSError) as error:
-        raise NextbuyError(
-            f"Redis could not be read: {error}. Try again, or see that it runs."
-        ) from error
 
 
 def _row(values: Sequence[ByteString | None], names: list[str], oldest: datetime | None) -> ReadRow:

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online import encoding
-from nextbuy.stores.online.decoding import timestamps
 from nextbuy.stores.online.encoded_rows import EncodedRows
-from nextbuy.stores.online.layout import RedisLayout, clock_key
+from nextbuy.stores.online.layout import RedisLayout, clock_key, hash_field
+from nextbuy.stores.online.request import read_replies
 from nextbuy.times import MICROSECOND, NOT_SEEN_US
 
 TRANSACTION_ROWS = 50  # Redis compares a key with all that its connection watches already
@@ -74,27 +74,6 @@ def write(
         raise NextbuyError(_explain(error, layout.name, done)) from error
 
 
-def read_replies(connection: Any, count: int) -> list[Any]:
-    """The replies to commands sent over a redis-py connection, in their order.
-
-    Raises:
-        redis.ResponseError: the first refusal; the connection has been read to the end and stays
-            usable.
-        redis.ConnectionError, redis.TimeoutError: the connection is closed.
-    """
-    read = connection.read_response
-    replies: list[Any] = []
-    refusal: redis.ResponseError | None = None
-    for _ in range(count):
-        try:
-            replies.append(read(disable_decoding=True))
-        except redis.ResponseError as error:
-            refusal = refusal or error
-    if refusal is not None:
-        raise refusal
-    return replies
-
-
 def _expiry(online: Any, layout: RedisLayout) -> Expiry:
     if online.key_ttl_seconds:
         return int(online.key_ttl_seconds)
@@ -117,7 +96,7 @@ class RowCommands:
         self._looks = encoding.joined(looks, count)
         hset: list[bytes | pa.BinaryArray] = [b"HSET", rows.keys]
         for name, values in zip(rows.features, rows.values, strict=True):
-            hset += [layout.field(name), values]
+            hset += [hash_field(layout.name, name), values]
         hset += [layout.timestamp_field, encoding.timestamps(rows.times)]
         self._writes = [_commands(hset, count)]
         self._renewals: pa.BinaryArray | None = None
@@ -148,7 +127,7 @@ class RowCommands:
     def transaction(self, part: slice, replies: list[Any]) -> tuple[list[bytes | memoryview], int]:
         """The transaction that the replies to `look` call for; the number of its replies."""
         looks = replies[1 + (self.expiry == "timestamp") :]
-        write = timestamps(looks[:: self._replies_a_row]) <= self.times[part]
+        write = encoding.read_timestamps(looks[:: self._replies_a_row]) <= self.times[part]
         commands: list[bytes | memoryview] = [encoding.command(b"MULTI")]
         commands += (_chosen(each, part, write) for each in self._writes)
         count = int(write.sum()) * len(self._writes)
