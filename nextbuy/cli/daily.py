@@ -135,7 +135,7 @@ class _Run:
         if last and last.get("ended") is None:
             broken = last["steps"][-1]["name"] if last["steps"] else "its beginning"
             print_line(
-                f"the run of {last['began'][:16]} ended in {broken!r}; this one goes on from there"
+                f"the run of {last['began'][:16]} ended in {broken!r}; this one resumes there"
             )
             self._record["goes_on_from"] = last["began"]
         self._write()
