@@ -16,7 +16,7 @@ demo: $(READY)
 SERVER_TESTS := $(addprefix tests/bento/test_,access.py faults.py live.py live_faults.py \
 	live_memory.py reload.py robustness.py) tests/training/test_mlflow_away.py
 # Tests that build images and start whole platforms.
-SERVICE_TESTS := tests/bento/test_build.py
+SERVICE_TESTS := $(addprefix tests/bento/test_,build.py flow.py)
 PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py
 SPARK_TESTS := $(addprefix tests/nextbuy/test_,spark.py feast_on_spark.py)
 # Tests that run the commands of the pages: about ten minutes.
@@ -56,9 +56,10 @@ test-servers: $(READY)
 test-spark: $(READY)
 	set -e; for file in $(SPARK_TESTS); do $(BIN)/pytest $$file; done
 
-# bentoml build: what it packs, its image, and that the packed service runs.
+# bentoml build: what it packs, its image, and that the packed service runs; the files that a request
+# passes. A process for each file, as above.
 test-service: $(READY)
-	$(BIN)/pytest $(SERVICE_TESTS)
+	set -e; for file in $(SERVICE_TESTS); do $(BIN)/pytest $$file; done
 
 # Schemathesis against the running service; the services of docker-compose.yml as plain processes.
 test-platform: $(READY)
