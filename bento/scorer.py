@@ -30,7 +30,7 @@ from bento.reader import (
 from bento.schemas import Prediction, PredictRequest, Reason, ScoredItem
 from bento.settings import EXPLAINED, ServiceSettings
 from bento.shadow import Shadow
-from nextbuy.times import EPOCH, MICROSECOND, NOT_SEEN_US
+from nextbuy.times import NOT_SEEN_US, to_datetime
 
 STAGES = ("features", "model", "reasons", "total")
 
@@ -280,4 +280,4 @@ def _utc(times: NDArray[np.datetime64]) -> list[datetime | None]:
 
 @lru_cache(maxsize=100_000)  # most are a midnight, or none
 def _moment(us: int) -> datetime | None:
-    return None if us == NOT_SEEN_US else EPOCH + us * MICROSECOND
+    return None if us == NOT_SEEN_US else to_datetime(us)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
+from nextbuy.times import to_us
 
 RETRY_FOR_SECONDS = 60.0
 """How long requests to a service that is away or overloaded are repeated."""
@@ -74,7 +75,7 @@ def replay(
     first_us: int | None = None
     with httpx.Client(base_url=url, timeout=30, headers=headers or {}) as client:
         for rows in _batches(events, batch):
-            at_us = int(rows[0]["event_time"].timestamp() * 1e6)
+            at_us = to_us(rows[0]["event_time"])
             first_us = at_us if first_us is None else first_us
             if speed:
                 due = began + (at_us - first_us) / 1e6 / speed

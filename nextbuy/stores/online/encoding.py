@@ -111,7 +111,7 @@ def cast(column: pa.Array, kind: ValueType, name: str) -> pa.Array:
 
 def timestamps(times: NDArray[np.int64]) -> pa.BinaryArray:
     """Microseconds since 1970 as serialized protobuf Timestamps."""
-    seconds, rest = np.divmod(times, 1_000_000)
+    seconds, rest = np.divmod(times, SECOND)
     return pc.binary_join_element_wise(
         varints(SECONDS, seconds, seconds != 0), varints(NANOS, rest * 1000, rest != 0), b""
     )
