@@ -34,7 +34,7 @@ class PredictRequest(IODescriptor):  # type: ignore[misc]  # BentoML has no type
 
     user_id: Id
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
-    """Left out: the items of the shopper's latest session. Duplicates count once."""
+    """Left out: the items that the shopper touched lately. Duplicates count once."""
     context: Annotated[
         dict[
             Id,
@@ -117,7 +117,7 @@ class Prediction(BaseModel):
     features_at: dict[str, datetime | None]
     """The shopper's own feature views, as in `items`."""
     items: list[ScoredItem]
-    """By rank. Empty if no items were named and the shopper's latest session has none."""
+    """By rank. Empty if no items were named and none is known that the shopper touched lately."""
 
 
 class BatchResponse(BaseModel):

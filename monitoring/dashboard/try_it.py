@@ -36,7 +36,7 @@ def show() -> None:
         placeholder="choose a recent shopper, or type any id",
         accept_new_options=True,
     )
-    items = right.text_input("Items, separated by commas; empty: those of the latest session")
+    items = right.text_input("Items, separated by commas; empty: those touched lately")
     if not user:
         st.info(f"Choose a shopper. The service is expected at {url}: run `nextbuy serve`.")
         return
@@ -46,7 +46,7 @@ def show() -> None:
     prediction = _ask(url, body)
     ranked = prediction["items"]
     if not ranked:
-        st.warning("The latest session of this shopper is unknown. Name items.")
+        st.warning("No item is known that this shopper touched lately. Name items.")
         return
     if prediction["degraded"]:
         st.warning("Redis did not answer in time: parts of the features are missing.")
@@ -145,7 +145,7 @@ def _latest_row(item_id: str) -> pd.DataFrame | None:
 
 
 def _recent_shoppers() -> list[str]:
-    """Shoppers of the newest days with items in their latest session."""
+    """Shoppers of the newest days with several items to score."""
     folder = Settings().features / "recent_items"
     built = manifest(folder)
     if built is None:
@@ -154,7 +154,7 @@ def _recent_shoppers() -> list[str]:
         rows = parquet(
             folder / f"day={day}" / "*.parquet",
             "DISTINCT user_id",
-            f"len(item_ids) BETWEEN 3 AND 20 ORDER BY user_id LIMIT {SHOPPERS}",
+            f"len(item_ids) >= 3 ORDER BY user_id LIMIT {SHOPPERS}",
         )
         if rows is not None and len(rows) >= 5:
             return [str(user) for user in rows["user_id"]]

@@ -89,7 +89,7 @@ def predict(
     user: Annotated[str, typer.Argument(help="The shopper's id.")],
     item: Annotated[
         list[str] | None,
-        typer.Option(help="An item to score; none: the items of the latest session."),
+        typer.Option(help="An item to score; none: those touched lately."),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="URL of a running service; none: start one for this request.")

@@ -1,32 +1,79 @@
-"""Which items a shopper touched in the latest session: the candidates to score."""
+"""Which items a shopper touched lately: the candidates to score."""
 
 import ibis
 import ibis.expr.types as ir
 
 from nextbuy.features.history import user_item_sessions
 from nextbuy.features.table import Feature, FeatureTable
+from nextbuy.times import DAY
+
+MAX_ITEMS = 100
+"""Items of a row at most: the most recent ones."""
+MAX_SESSIONS = 30
+"""How many sessions an item stays listed without being touched again, the one that touched it
+included. Without a bound, a shopper who never rests would cost the product of their sessions and
+their items."""
+MAX_DAYS = 90
+"""How many days it stays listed. Which of them are scored, the horizon of the labels decides."""
 
 
 def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
-    items = user_item_sessions(events)
-    # Two items cannot share the number of their last touch: the order is total.
-    numbered = ibis.struct({"before": -items.last_number, "item_id": items.item_id})
-    ordered = items.group_by(["user_id", "event_us"]).aggregate(numbered=numbered.collect())
-    return ordered.mutate(item_ids=ordered.numbered.sort().map(lambda pair: pair.item_id))
+    sessions = _numbered_sessions(events)
+    touched = user_item_sessions(events).drop("event_us")
+    touched = touched.inner_join(sessions, ["user_id", "session_start_us"])
+    of_item = ibis.window(group_by=[touched.user_id, touched.item_id], order_by=touched.number)
+    end = touched.last_number_within + 1
+    # The touch stands in the lists of these sessions: from its own to the item's next one.
+    listed = ibis.range(
+        touched.number, ibis.least(touched.number.lead().over(of_item).fill_null(end), end)
+    )
+    listed = touched.select(
+        "user_id",
+        number=listed.unnest(),
+        # Two items of a session cannot share the number of their last touch: the order is total.
+        touch=ibis.struct(
+            {
+                "session": -touched.number,
+                "event": -touched.last_number,
+                "item_id": touched.item_id,
+            }
+        ),
+    )
+    lists = listed.group_by(["user_id", "number"]).aggregate(touches=listed.touch.collect())
+    lists = lists.mutate(item_ids=lists.touches.sort()[:MAX_ITEMS].map(lambda touch: touch.item_id))
+    return lists.inner_join(sessions, ["user_id", "number"])
+
+
+def _numbered_sessions(events: ir.Table) -> ir.Table:
+    """Each shopper's sessions, numbered in their order, with the last one that a touch reaches."""
+    sessions = events.group_by(["user_id", "session_start_us"]).aggregate(
+        event_us=events.event_us.max()
+    )
+    in_order = ibis.window(group_by=sessions.user_id, order_by=sessions.session_start_us)
+    sessions = sessions.mutate(number=ibis.row_number().over(in_order))
+    soon = ibis.range_window(
+        group_by=sessions.user_id, order_by="event_us", preceding=0, following=MAX_DAYS * DAY
+    )
+    return sessions.mutate(
+        last_number_within=ibis.least(
+            sessions.number.max().over(soon), sessions.number + (MAX_SESSIONS - 1)
+        )
+    )
 
 
 TABLE = FeatureTable(
     name="recent_items",
     keys=("user_id",),
-    description="Items touched in the shopper's latest session: what to score when a request "
-    "names no items.",
+    description="Items that the shopper touched lately, as of the end of each session: what to "
+    "score when a request names no items.",
     features=(
         Feature(
             "item_ids",
             "array<string>",
-            "Items touched in the session, the most recent first",
+            f"Items touched in the last {MAX_SESSIONS} sessions and {MAX_DAYS} days, the most "
+            f"recent first, {MAX_ITEMS} at most",
             unit="id",
-            window="session",
+            window=f"{MAX_DAYS} days",
         ),
     ),
     rows=_rows,

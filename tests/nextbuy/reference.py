@@ -167,12 +167,10 @@ class Reference:
         }
 
     def recent_items(self, user, now):
-        s = self._session(user, now)
-        return {
-            "item_ids": list(
-                dict.fromkeys(e["item_id"] for e in reversed(s.events) if e["item_id"])
-            )
-        }
+        lately = [s for s in self.sessions[user] if s.end <= now][-30:]
+        events = [e for s in lately if now - s.end <= 90 * DAY for e in s.events]
+        touched = dict.fromkeys(e["item_id"] for e in reversed(events) if e["item_id"])
+        return {"item_ids": list(touched)[:100]}
 
     def user_item(self, user, item, now):
         s = self._session(user, now)

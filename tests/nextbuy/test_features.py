@@ -52,7 +52,8 @@ def test_a_session_end_has_exactly_one_row_per_key(events):
     assert set(found["session"]) == ends
     assert set(found["last_event"]) == ends
     assert set(found["user_item"]) == touched
-    assert set(found["recent_items"]) == {(user, end) for user, _, end in touched}
+    listed = {(user, end) for user, end in ends if reference.recent_items(user, end)["item_ids"]}
+    assert set(found["recent_items"]) == listed
 
 
 @SLOW
@@ -113,6 +114,36 @@ def test_a_feature_that_peeks_one_second_ahead_is_caught():
     history = [event("u1", 0, "view"), event("u1", 1801 * SECOND, "view")]
     with pytest.raises(AssertionError, match="canary"):
         assert_no_leak(history, START, [canary])
+
+
+def recent(events):
+    return computed(events, [BY_NAME["recent_items"]])["recent_items"]
+
+
+def test_the_cart_of_yesterday_is_a_candidate_after_the_first_view_of_today():
+    events = [
+        event("u1", 0, "add_to_cart", "i1"),
+        event("u1", DAY, "view", "i2"),
+        event("u1", 2 * DAY, "login"),
+    ]
+    found = recent(events)
+    assert found["u1", START + DAY]["item_ids"] == ["i2", "i1"]
+    assert found["u1", START + 2 * DAY]["item_ids"] == ["i2", "i1"]
+
+
+def test_recent_items_are_bounded_in_items_sessions_and_days():
+    many = [event("u1", i, "view", f"i{i:03}") for i in range(150)]
+    later = [event("u1", d * DAY, "view", "i999") for d in range(1, 30)]
+    found = recent([*many, *later, event("u1", 30 * DAY, "view", "i998")])
+    newest = [f"i{i:03}" for i in range(149, -1, -1)]
+    assert found["u1", START + 149]["item_ids"] == newest[:100]
+    assert found["u1", START + DAY]["item_ids"] == ["i999", *newest[:99]]
+    assert found["u1", START + 29 * DAY]["item_ids"] == ["i999", *newest[:99]]
+    assert found["u1", START + 30 * DAY]["item_ids"] == ["i998", "i999"]  # the 31st session
+    seldom = [event("u1", d * DAY, "view", f"i{d}") for d in (0, 90, 180)]
+    found = recent(seldom)
+    assert found["u1", START + 90 * DAY]["item_ids"] == ["i90", "i0"]
+    assert found["u1", START + 180 * DAY]["item_ids"] == ["i180", "i90"]
 
 
 def test_a_log_in_tells_of_the_anonymous_past_from_that_moment_on():
