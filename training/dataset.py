@@ -55,7 +55,8 @@ class Dataset:
 
     def labels(self, split: str) -> NDArray[np.int8]:
         """Labels of one split, in the order of `part`."""
-        return np.asarray(self.part(split)["label"].to_numpy(), np.int8)
+        labels = self.table["label"].filter(pc.equal(self.table["split"], split))
+        return np.asarray(labels.to_numpy(), np.int8)
 
 
 def build_dataset(

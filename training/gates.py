@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sklearn.metrics import average_precision_score
 
 from nextbuy.models.metrics import expected_calibration_error
-from training.breakdowns import slices
+from training.breakdowns import MIN_POSITIVES_TO_REPORT, slices
 from training.metrics import RANKING, Sample, paired_difference
 
 Vector = NDArray[np.float64]
@@ -40,8 +40,14 @@ class GateResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    passed: bool
+    passed: bool | None
+    """None: not measured, which keeps no model out."""
     why: str
+
+    @property
+    def verdict(self) -> str:
+        """`passed`, `FAILED` or `not measured`."""
+        return {True: "passed", False: "FAILED", None: "not measured"}[self.passed]
 
 
 def better(sample: Sample, score: Vector, other: Vector, name: str) -> GateResult:
@@ -75,6 +81,9 @@ def no_slice_lost(
         gain = paired_difference(sample.where(rows), score[rows], champion[rows], PR_AUC, 50)
         if gain["value"] < -config.max_slice_loss and gain["high"] < 0:
             lost.append(f"{name} {gain['value']:+.3f}")
+    if not compared:
+        why = f"no slice has {MIN_POSITIVES_TO_REPORT} positive rows and a negative one"
+        return GateResult(name="slices", passed=None, why=why)
     return GateResult(
         name="slices",
         passed=not lost,

@@ -39,7 +39,7 @@ class Promotion(BaseModel):
 
 
 def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promotion:
-    """Let the challenger become champion if every gate passes on the test period.
+    """Let the challenger become champion if no gate fails on the test period.
 
     The verdict is written to `reports/promotion.json` and to the challenger's MLflow run, either
     way.
@@ -67,13 +67,13 @@ def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promot
         result = Promotion(
             version=str(challenger.version),
             replaces=str(champion.version) if champion else None,
-            promoted=all(gate.passed for gate in verdicts),
+            promoted=all(gate.passed is not False for gate in verdicts),
             gates=verdicts,
         )
         atomic.write_text(settings.reports / "promotion.json", result.model_dump_json(indent=1))
         with mlflow.start_run(run_id=challenger.run_id):
             mlflow.log_dict(result.model_dump(), "promotion.json")
-        why = "; ".join(f"{g.name}: {'yes' if g.passed else 'NO'}, {g.why}" for g in verdicts)
+        why = "; ".join(f"{g.name}: {g.verdict}, {g.why}" for g in verdicts)
         registry.tag(client, result.version, promotion=why[:5000])
         if result.promoted:
             # Written before the alias moves, so that a rollback is always possible.
@@ -150,9 +150,10 @@ def judge(
 def _parity(settings: Settings, config: gates.GateConfig) -> GateResult:
     """The live path gives what the training set holds, where that was measured."""
     file = settings.reports / "parity.json"
-    if not file.exists():
-        return GateResult(name="parity", passed=True, why="not measured (nextbuy parity)")
-    report: dict[str, Any] = json.loads(file.read_text())
+    report: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"values": 0}
+    if not report["values"]:
+        why = "no live value was compared with training's yet; compare them: nextbuy parity"
+        return GateResult(name="parity", passed=None, why=why)
     worst = ", ".join(f"{name}: {count:,}" for name, count in report["features"].items())
     return GateResult(
         name="parity",

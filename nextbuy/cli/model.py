@@ -202,9 +202,9 @@ def promote(config: ConfigFile = None) -> None:
     with console.status("judging the challenger"):
         result = run(settings, build_dataset(settings, what.split), what)
     for gate in result.gates:
-        print_line(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.why}")
+        print_line(f"{gate.verdict:<12}  {gate.name}: {gate.why}")
     if not result.promoted:
-        failed = ", ".join(gate.name for gate in result.gates if not gate.passed)
+        failed = ", ".join(gate.name for gate in result.gates if gate.passed is False)
         raise NextbuyError(
             f"Version {result.version} is not promoted ({failed}); the champion stays. "
             "Look at it with: nextbuy evaluate --challenger"

@@ -61,7 +61,7 @@ def test_a_better_challenger_is_promoted_and_rolled_back_and_nothing_else_moves_
     result = promote(settings, data, GOOD)
     assert {gate.name: gate.passed for gate in result.gates} == {
         "better": True, "slices": True, "calibrated": True, "no single-feature leakage": True,
-        "beats time and position": True, "fast": True, "parity": True,
+        "beats time and position": True, "fast": True, "parity": None,
     }  # fmt: skip
     assert result.promoted
     assert alias(settings, CHAMPION) == second.version
@@ -77,7 +77,7 @@ def test_a_better_challenger_is_promoted_and_rolled_back_and_nothing_else_moves_
     assert "against the champion" in refused.gates[0].why
     assert alias(settings, CHAMPION) == second.version
     tags = registry.version_of(registry.client(settings), CHALLENGER).tags
-    assert "better: NO" in tags["promotion"]
+    assert "better: FAILED" in tags["promotion"]
 
     assert rollback(settings) == (second.version, first.version)
     assert alias(settings, CHAMPION) == first.version
@@ -165,6 +165,18 @@ def test_mlflow_that_goes_away_leaves_the_champion(settings, monkeypatch):
     monkeypatch.setenv("NEXTBUY_DATA", str(settings.data))
     assert alias(settings, CHAMPION) == alias(settings, CHALLENGER) == first.version
     assert train(settings, data, GOOD, silent).fitted
+
+
+def test_a_gate_without_anything_to_measure_has_not_passed(settings):
+    gate = verdict(dataset(), settings=settings)["parity"]
+    assert (gate.passed, gate.verdict) == (None, "not measured")
+    settings.reports.mkdir(exist_ok=True)
+    nothing = {"mismatches": 0, "values": 0, "features": {}}  # every logged row was left out
+    (settings.reports / "parity.json").write_text(json.dumps(nothing))
+    assert verdict(dataset(), settings=settings)["parity"].verdict == "not measured"
+    few = dataset().part("test").slice(0, 30)
+    truth = np.linspace(0, 1, 30)
+    assert no_slice_lost(sample_of(few), few, truth, truth, GATES).verdict == "not measured"
 
 
 def test_a_slice_that_is_surely_worse_stops_the_promotion_by_name():
