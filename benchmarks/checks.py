@@ -51,7 +51,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         began = time.perf_counter()
         checked = check_events(options.file, settings, config=MonitoringConfig(), now=NOW)
         measured.append(time.perf_counter() - began)
-        passed = sum(result.passed for result in checked.results)
+        passed = sum(bool(result.passed) for result in checked.results)
     return {"measured": measured, "checks": len(checked.results), "passed": passed}
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 from great_expectations.core import ExpectationValidationResult
@@ -37,19 +37,22 @@ class CheckResult(BaseModel):
     severity: Severity
     tolerance: float
     """Share of rows that may break the check."""
-    passed: bool
+    passed: bool | None
+    """None: not applied, there is too little to judge."""
     unexpected: int | None
     """Rows (or groups) that break it; None if the check is of the table as a whole."""
     share: float | None
     """`unexpected` over all rows, where rows are counted."""
     observed: str
-    """What the check observed, in words."""
+    """What the check observed, or why it was not applied, in words."""
     remedy: str
     sample: tuple[dict[str, Any], ...] = ()
 
     def __str__(self) -> str:
         columns = f" ({', '.join(self.columns)})" if self.columns else ""
         text = f"{self.check}{columns}: {self.observed}."
+        if self.passed is None:
+            return text
         if self.sample:
             text += f" For example {json.dumps(self.sample[0], default=str)}."
         return f"{text} {self.remedy}"
@@ -73,12 +76,34 @@ class CheckReport(BaseModel):
     @property
     def blocking(self) -> list[CheckResult]:
         """Failed checks that keep the table from being published."""
-        return [r for r in self.results if not r.passed and r.severity == "block"]
+        return [r for r in self.results if r.passed is False and r.severity == "block"]
 
     @property
     def warnings(self) -> list[CheckResult]:
         """Failed checks that are reported and block nothing."""
-        return [r for r in self.results if not r.passed and r.severity == "warn"]
+        return [r for r in self.results if r.passed is False and r.severity == "warn"]
+
+    @property
+    def not_applied(self) -> list[CheckResult]:
+        """Checks that had too little to judge."""
+        return [r for r in self.results if r.passed is None]
+
+    @property
+    def tally(self) -> str:
+        """`17 of 17 checks, 3 too small to judge`: those passed, of those applied."""
+        return tally([r.passed for r in self.results])
+
+
+def tally(passed: Sequence[bool | None]) -> str:
+    """How many checks passed, of how many that were applied, and how many were not.
+
+    >>> tally([True, True, False, None])
+    '2 of 3 checks, 1 too small to judge'
+    """
+    applied = [one for one in passed if one is not None]
+    small = len(passed) - len(applied)
+    text = f"{sum(applied)} of {len(applied)} checks"
+    return f"{text}, {small} too small to judge" if small else text
 
 
 def check_events(
@@ -146,11 +171,15 @@ def run_checks(
                 f"{table} cannot be checked, {source} is not readable as Parquet: {error}"
             ) from error
         possible = [check for check in checks if set(check.columns) <= set(columns)]
-        outcome = run_suite(connection, TABLE, table, possible)
+        judged = {check.name: _judged(connection, check) for check in possible}
+        applied = [check for check in possible if judged[check.name].is_any]
+        outcome = run_suite(connection, TABLE, table, applied)
         by_name = {check_name(result): result for result in outcome.results}
         results = tuple(
-            _result(check, by_name[check.name], rows)
+            _result(check, by_name[check.name], rows, judged[check.name])
             if check.name in by_name
+            else _not_applied(check, judged[check.name].why)
+            if check.name in judged
             else _not_run(check, sorted(set(check.columns) - set(columns)))
             for check in checks
         )
@@ -170,9 +199,10 @@ def raise_if_blocked(report: CheckReport) -> None:
     if not report.blocking:
         return
     lines = "\n".join(f"  {result}" for result in report.blocking)
+    applied = len(report.results) - len(report.not_applied)
     text = (
         f"{report.table} ({report.rows:,} rows) break {len(report.blocking)} of "
-        f"{len(report.results)} checks and are not published:\n{lines}"
+        f"{applied} checks and are not published:\n{lines}"
     )
     if report.quarantine:
         text += f"\nThe rows are in {report.quarantine}."
@@ -186,11 +216,35 @@ def write_docs(reported: Sequence[CheckReport], settings: Settings) -> Path:
     """Write Great Expectations' Data Docs, `reports/data_docs/<table>.html`; returns the folder."""
     folder = settings.reports / "data_docs"
     for report in reported:
-        write_page(report.outcome, folder / f"{report.table}.html")
+        small = [str(result) for result in report.not_applied]
+        write_page(report.outcome, folder / f"{report.table}.html", small)
     return folder
 
 
-def _result(check: Check, outcome: ExpectationValidationResult, rows: int) -> CheckResult:
+class _Judged(NamedTuple):
+    """What a check can judge of a table."""
+
+    is_any: bool = True
+    small: str = ""
+    """How much of it is too small, in words; empty: nothing."""
+    why: str = ""
+
+
+def _judged(connection: duckdb.DuckDBPyConnection, check: Check) -> _Judged:
+    if check.scope is None:
+        return _Judged()
+    query = check.scope.query.replace("{batch}", TABLE)
+    try:
+        ((enough, parts, why),) = connection.execute(query).fetchall()
+    except duckdb.Error:
+        return _Judged()  # a column of another type: the check's own query fails on it, and says so
+    small = f"{parts - enough:,} of {parts:,} {check.scope.parts} too small to judge"
+    return _Judged(bool(enough), small if enough < parts else "", why or "the table is empty")
+
+
+def _result(
+    check: Check, outcome: ExpectationValidationResult, rows: int, judged: _Judged
+) -> CheckResult:
     errors = outcome.exception_info or {}
     raised = [errors] if "raised_exception" in errors else list(errors.values())
     messages = [str(one["exception_message"]) for one in raised if one["raised_exception"]]
@@ -211,6 +265,8 @@ def _result(check: Check, outcome: ExpectationValidationResult, rows: int) -> Ch
             observed = f"{unexpected:,} rows ({share:.2%})"
             if check.tolerance:
                 observed += f", {check.tolerance:.2%} tolerated"
+    if judged.small:
+        observed += f"; {judged.small}"
     return CheckResult(
         **_fields(check),
         passed=passed,
@@ -218,6 +274,13 @@ def _result(check: Check, outcome: ExpectationValidationResult, rows: int) -> Ch
         share=share,
         observed=observed,
         sample=tuple(_plain(row) for row in sample[:SAMPLE]),
+    )
+
+
+def _not_applied(check: Check, why: str) -> CheckResult:
+    observed = f"not applied, {why}"
+    return CheckResult(
+        **_fields(check), passed=None, unexpected=None, share=None, observed=observed
     )
 
 

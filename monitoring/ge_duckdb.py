@@ -18,6 +18,11 @@ from great_expectations.data_context.types.base import (
     InMemoryStoreBackendDefaults,
     ProgressBarsConfig,
 )
+from great_expectations.render import (
+    RenderedBulletListContent,
+    RenderedHeaderContent,
+    RenderedSectionContent,
+)
 from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
 from great_expectations.render.view.view import DefaultJinjaPageView
 from sqlalchemy import Connection, text, types
@@ -156,9 +161,23 @@ def check_name(result: ExpectationValidationResult) -> str:
     return str((result.expectation_config.meta or {})["check"])
 
 
-def write_page(outcome: ExpectationSuiteValidationResult, file: Path) -> None:
-    """Write the outcome of a suite as a page of Great Expectations' Data Docs."""
+def write_page(
+    outcome: ExpectationSuiteValidationResult, file: Path, not_applied: Sequence[str]
+) -> None:
+    """Write the outcome of a suite as a page of Great Expectations' Data Docs.
+
+    `not_applied` gets a section of its own: what has too little to judge is not in the outcome.
+    """
     page = ValidationResultsPageRenderer().render(outcome)
+    if not_applied:
+        section: Any = RenderedSectionContent(
+            content_blocks=[
+                RenderedHeaderContent(header="Not applied"),
+                RenderedBulletListContent(bullet_list=list(not_applied)),
+            ],
+            section_name="Not applied",
+        )
+        page.sections.append(section)
     write_text(file, DefaultJinjaPageView().render(page))  # type: ignore[no-untyped-call]
 
 

@@ -34,7 +34,7 @@ CHECKS = pa.schema(
         ("columns", TEXT),
         ("severity", TEXT),
         ("tolerance", REAL),
-        ("passed", YES),
+        ("passed", YES),  # null: not applied
         ("unexpected", WHOLE),
         ("share", REAL),
         ("observed", TEXT),

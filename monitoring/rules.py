@@ -39,11 +39,23 @@ DUCKDB_TYPES: dict[pa.DataType, str] = {
 
 
 @dataclass(frozen=True)
+class Scope:
+    """What a check that takes a certain amount of data can judge in a table."""
+
+    query: str
+    """One row: how many parts are large enough, how many there are, and why none is; `{batch}` in
+    it stands for the table."""
+    parts: str
+    """What the parts are, in the plural."""
+
+
+@dataclass(frozen=True)
 class Check:
     """One thing that must hold of a table.
 
     `failing` is the SQL condition of a row that breaks the check, where single rows can; such rows
-    can go to quarantine. `tolerance` is the share of rows that may break it.
+    can go to quarantine. `tolerance` is the share of rows that may break it. Where its `scope` is
+    empty the check is not applied: that is no pass.
     """
 
     name: str
@@ -54,6 +66,7 @@ class Check:
     failing: str | None = None
     severity: Severity = "block"
     tolerance: float = 0.0
+    scope: Scope | None = None
 
 
 def row_check(
@@ -76,6 +89,7 @@ def query_check(
     query: str,
     remedy: str,
     severity: Severity = "block",
+    scope: Scope | None = None,
 ) -> Check:
     """A check that holds when a query gives no row; `{batch}` in it stands for the table."""
     return Check(
@@ -84,7 +98,14 @@ def query_check(
         UnexpectedRowsExpectation(unexpected_rows_query=query, description=remedy),
         remedy,
         severity=severity,
+        scope=scope,
     )
+
+
+def whole_table(counted: str, least: int, what: str) -> Scope:
+    """The scope of a check of the table as a whole, which takes `least` of the aggregate."""
+    why = f"format('{{:,}} {what}, it takes {least:,}', {counted})"
+    return Scope(f"SELECT CAST({counted} >= {least} AS INTEGER), 1, {why} FROM {{batch}}", "tables")
 
 
 def shape_checks(types: Mapping[str, str], later: Collection[str] = ()) -> list[Check]:

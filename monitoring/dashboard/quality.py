@@ -6,7 +6,19 @@ import streamlit as st
 
 from monitoring import reports
 from monitoring.config import load_config
-from monitoring.dashboard.read import BAD, GOOD, page, parquet, series, show_chart
+from monitoring.dashboard.read import (
+    BAD,
+    FAILED,
+    GOOD,
+    NOT_APPLIED,
+    PASSED,
+    last_checks,
+    outcomes,
+    page,
+    parquet,
+    series,
+    show_chart,
+)
 from monitoring.event_profile import PROFILE_METRICS, anomalies
 from nextbuy.settings import Settings
 from nextbuy.sql import literal
@@ -34,21 +46,26 @@ def _checks() -> None:
     if runs is None:
         st.info("Nothing was checked yet. Run `nextbuy ingest` or `nextbuy monitor`.")
         return
-    last = runs.sort_values("checked_at").groupby(["table", "rule"]).tail(1)
-    broken = last[~last["passed"]]
-    columns = st.columns(3)
-    columns[0].metric("Checks passed", f"{int(last['passed'].sum())} of {len(last)}", border=True)
-    columns[1].metric(
+    last = last_checks(runs)
+    broken, small = last[last["outcome"] == FAILED], last[last["outcome"] == NOT_APPLIED]
+    n_passed, n_applied = int((last["outcome"] == PASSED).sum()), len(last) - len(small)
+    columns = st.columns(4)
+    columns[0].metric("Checks passed", f"{n_passed} of {n_applied}", border=True)
+    columns[1].metric("Too small to judge", len(small), border=True)
+    columns[2].metric(
         "Blocking checks failed", int((broken["severity"] == "block").sum()), border=True
     )
-    columns[2].metric("Rows checked", f"{last.groupby('table')['rows'].max().sum():,}", border=True)
+    columns[3].metric("Rows checked", f"{last.groupby('table')['rows'].max().sum():,}", border=True)
     # By the hour: building the tables checks them one after the other, which shows as one run.
     hourly = runs.assign(run=runs["checked_at"].dt.strftime("%Y-%m-%d %H:00"))
     hourly = hourly[hourly["run"].isin(sorted(hourly["run"].unique())[-HOURS:])]
     ended = hourly.sort_values("checked_at").groupby(["run", "table", "rule"]).tail(1)
     over_time = (
         ended.groupby(["run", "table"])
-        .agg(failed=("passed", lambda passed: int((~passed).sum())), checks=("passed", "size"))
+        .agg(
+            failed=("passed", lambda passed: int((outcomes(passed) == FAILED).sum())),
+            checks=("passed", "size"),
+        )
         .reset_index()
     )
     st.subheader("Failed checks, run by run")
@@ -66,9 +83,9 @@ def _checks() -> None:
     st.subheader("Checks at their last run")
     table = st.selectbox("Table", ["all tables", *sorted(last["table"].unique())])
     chosen = last if table == "all tables" else last[last["table"] == table]
-    shown = ["table", "rule", "passed", "severity", "observed", "unexpected", "columns", "remedy"]
+    shown = ["table", "rule", "outcome", "severity", "observed", "unexpected", "columns", "remedy"]
     st.dataframe(
-        chosen.sort_values(["passed", "severity", "table", "rule"])[shown], hide_index=True
+        chosen.sort_values(["outcome", "severity", "table", "rule"])[shown], hide_index=True
     )
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import altair as alt
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import streamlit as st
+from numpy.typing import NDArray
 
 from monitoring import reports
 from nextbuy.errors import NextbuyError
@@ -20,6 +22,8 @@ from nextbuy.settings import Settings
 Page = Callable[[], None]
 GOOD, BAD, QUIET = "#2a9d8f", "#e4572e", "#8d99ae"
 """Distinct in light and dark, and to the colour-blind."""
+PASSED, FAILED, NOT_APPLIED = "passed", "failed", "not applied"
+"""What became of a check."""
 
 
 def page(title: str, caption: str) -> Callable[[Page], Page]:
@@ -58,6 +62,17 @@ def series(schema: pa.Schema) -> pd.DataFrame | None:
     return parquet(f"{reports.folder(Settings(), schema)}/*.parquet")
 
 
+def last_checks(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each check at its last run, with `outcome`: passed, failed or not applied."""
+    last = runs.sort_values("checked_at").groupby(["table", "rule"]).tail(1)
+    return last.assign(outcome=outcomes(last["passed"]))
+
+
+def outcomes(passed: pd.Series) -> pd.Series:
+    """`passed` of the series of checks, in words."""
+    return passed.map({True: PASSED, False: FAILED}).fillna(NOT_APPLIED)
+
+
 def json_file(file: Path) -> Any | None:
     """The content of a JSON file; None if it does not exist.
 
@@ -79,6 +94,23 @@ def show_chart(chart: alt.Chart | alt.LayerChart | alt.FacetChart, height: int =
     if not isinstance(chart, alt.FacetChart):
         chart = chart.properties(height=height)
     st.altair_chart(chart)
+
+
+def bin_edges(values: pd.Series, bins: int) -> NDArray[np.float64]:
+    """Edges of at most so many bins over the middle 99 % of the values.
+
+    Whole numbers get bins that hold equally many of them, each number in the middle of its place:
+    others would give some bars a number more than their neighbours.
+
+    >>> bin_edges(pd.Series([1, 2, 3]), 40).tolist()
+    [0.5, 1.5, 2.5, 3.5]
+    """
+    low, high = values.quantile(0.005), values.quantile(0.995)
+    if (values % 1 == 0).all():
+        low, high = np.floor(low), np.ceil(high)
+        width = int(np.ceil((high - low + 1) / bins))
+        return np.asarray(np.arange(low - 0.5, high + width, width), np.float64)
+    return np.linspace(low, high if high > low else low + 1, bins + 1)
 
 
 @st.cache_data(show_spinner=False, max_entries=40)

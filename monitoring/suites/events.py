@@ -10,12 +10,14 @@ from datetime import datetime
 from monitoring.config import EventBounds
 from monitoring.rules import (
     Check,
+    Scope,
     present,
     query_check,
     row_check,
     schema_types,
     shape_checks,
     unique,
+    whole_table,
 )
 from nextbuy.events import (
     EVENT_SCHEMA,
@@ -29,6 +31,9 @@ from nextbuy.events import (
     EventType,
 )
 from nextbuy.times import DAY
+
+DAYS_NEAR = 7
+"""Days within two weeks of a day, itself among them, that its volume is compared with at least."""
 
 
 def event_checks(now: datetime, bounds: EventBounds) -> list[Check]:
@@ -102,6 +107,25 @@ def _batch_checks(bounds: EventBounds) -> list[Check]:
         f"(SELECT {number} AS number, count(*) AS n FROM {{batch}} GROUP BY 1)), "
         "typical AS (SELECT median(n) AS median, min(day) AS first, max(day) AS last FROM days)"
     )
+    # Compared with its own month: the first days of a shop that grew are no error.
+    near = (
+        f"{days}, judged AS (SELECT day, n, median(n) OVER near AS near_median, "
+        "count(*) OVER near AS n_days FROM days WINDOW near AS (ORDER BY day "
+        "RANGE BETWEEN INTERVAL 14 DAY PRECEDING AND INTERVAL 14 DAY FOLLOWING)), "
+        # The first and the last day are seldom whole.
+        "whole AS (SELECT judged.* FROM judged CROSS JOIN typical WHERE day > first AND day < last)"
+    )
+    is_compared = f"n_days >= {DAYS_NEAR} AND near_median >= {bounds.min_rows}"
+    too_few = (
+        "format('{:,} events a day at the median, "
+        f"it takes {bounds.min_rows:,}', CAST(max(typical.median) AS BIGINT))"
+    )
+    busy_days = Scope(
+        f"{days} SELECT count(*) FILTER (n >= {bounds.min_rows}), count(*), "
+        f"format('{{:,}} events on the largest day, it takes {bounds.min_rows:,}', max(n)) "
+        "FROM days",
+        "days",
+    )
     return [
         query_check(
             "event_mix",
@@ -113,22 +137,23 @@ def _batch_checks(bounds: EventBounds) -> list[Check]:
             f"WHERE total >= {bounds.min_rows} AND share NOT BETWEEN low AND high",
             "Compare event_types in the source file with the names in the log.",
             "warn",
+            whole_table("count(*)", bounds.min_rows, "events"),
         ),
         query_check(
             "day_volume",
             "event_time",
-            # Compared with its own month: the first days of a shop that grew are no error.
-            f"{days}, judged AS (SELECT day, n, median(n) OVER near AS median, "
-            "count(*) OVER near AS n_days FROM days WINDOW near AS (ORDER BY day "
-            "RANGE BETWEEN INTERVAL 14 DAY PRECEDING AND INTERVAL 14 DAY FOLLOWING)) "
-            "SELECT day, n, judged.median FROM judged CROSS JOIN typical "
-            # The first and the last day are seldom whole.
-            "WHERE day > first AND day < last "
-            f"AND n_days >= 7 AND judged.median >= {bounds.min_rows} "
-            f"AND (n * {bounds.volume_factor} < judged.median "
-            f"OR n > judged.median * {bounds.volume_factor})",
+            f"{near} SELECT day, n, near_median AS median FROM whole WHERE {is_compared} "
+            f"AND (n * {bounds.volume_factor} < near_median "
+            f"OR n > near_median * {bounds.volume_factor})",
             "Look for a day that was delivered in part, or twice.",
             "warn",
+            Scope(
+                f"{near} SELECT count(*) FILTER ({is_compared}), count(day), "
+                f"CASE WHEN max(typical.median) >= {bounds.min_rows} "
+                f"THEN format('{{}} whole days, it takes {DAYS_NEAR - 1} beside each', count(day)) "
+                f"ELSE {too_few} END FROM typical LEFT JOIN whole ON true",
+                "days",
+            ),
         ),
         query_check(
             "days_complete",
@@ -138,6 +163,11 @@ def _batch_checks(bounds: EventBounds) -> list[Check]:
             f"CROSS JOIN typical WHERE following > day + 1 AND median >= {bounds.min_rows}",
             "Days without any event: ingest what is missing.",
             "warn",
+            Scope(
+                f"{days} SELECT CAST(max(median) >= {bounds.min_rows} AS INTEGER), 1, {too_few} "
+                "FROM typical",
+                "tables",
+            ),
         ),
         query_check(
             "events_not_repeated",
@@ -148,6 +178,7 @@ def _batch_checks(bounds: EventBounds) -> list[Check]:
             f"WHERE n >= {bounds.min_rows} AND different < n * {1 - bounds.repeated_share}",
             "The same events came under other ids: was a day delivered twice?",
             "warn",
+            busy_days,
         ),
         query_check(
             "no_dominant_user",
@@ -158,10 +189,11 @@ def _batch_checks(bounds: EventBounds) -> list[Check]:
             "unnest(approx_top_k(user_id, 1)) AS user_id FROM {batch} GROUP BY 1), "
             "counted AS (SELECT number, user_id, any_value(total) AS total, count(*) AS n "
             f"FROM top JOIN (SELECT user_id, {number} AS number FROM {{batch}}) "
-            "USING (user_id, number) GROUP BY number, user_id) "
+            "USING (number, user_id) GROUP BY number, user_id) "
             f"SELECT {day}, user_id, n, total FROM counted "
             f"WHERE total >= {bounds.min_rows} AND n > total * {bounds.one_user_share}",
             "One user has a large part of a day: a crawler, or an id that stands for nobody.",
             "warn",
+            busy_days,
         ),
     ]

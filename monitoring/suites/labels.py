@@ -2,10 +2,20 @@
 
 from datetime import datetime
 
-from monitoring.rules import Check, one_row_per, present, query_check, row_check, shape_checks
+from monitoring.rules import (
+    Check,
+    one_row_per,
+    present,
+    query_check,
+    row_check,
+    shape_checks,
+    whole_table,
+)
 
 REBUILD = "Build the labels again with the current code: nextbuy sessionize"
 STAMP = "TIMESTAMP WITH TIME ZONE"
+MIN_LABELS = 1000
+"""With fewer the share of purchases is left to chance."""
 
 
 def label_checks(newest: datetime, horizon_days: int) -> list[Check]:
@@ -55,8 +65,9 @@ def label_checks(newest: datetime, horizon_days: int) -> list[Check]:
             "base_rate",
             "label",
             "SELECT * FROM (SELECT avg(label) AS share, count(label) AS n FROM {batch}) "
-            "WHERE n >= 1000 AND share NOT BETWEEN 0.0002 AND 0.5",
+            f"WHERE n >= {MIN_LABELS} AND share NOT BETWEEN 0.0002 AND 0.5",
             "Few purchases, or too many: compare event_types in the source file with the log.",
             "warn",
+            whole_table("count(label)", MIN_LABELS, "known labels"),
         ),
     ]

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 from monitoring.rules import (
     Check,
+    Scope,
     one_row_per,
     present,
     query_check,
@@ -14,6 +15,9 @@ from monitoring.rules import (
 from nextbuy.prediction_log import PREDICTION_SCHEMA
 
 LOOK = "Look at the service's log; restart it with the current champion: nextbuy serve"
+
+MIN_ANSWERS = 100
+"""Predictions of a model that may be equal by chance."""
 
 LATER = ("read_at", "has_context")
 """Columns that older logs lack."""
@@ -66,8 +70,14 @@ def prediction_checks(now: datetime) -> list[Check]:
             "scores_differ",
             ("model", "probability"),
             "SELECT model, count(*) AS n FROM {batch} GROUP BY model "
-            "HAVING n >= 100 AND count(DISTINCT probability) = 1",
+            f"HAVING n >= {MIN_ANSWERS} AND count(DISTINCT probability) = 1",
             "A model that answers all alike sees nothing: are the features materialized?",
             "warn",
+            Scope(
+                f"SELECT count(*) FILTER (n >= {MIN_ANSWERS}), count(*), "
+                f"format('{{:,}} predictions of a model, it takes {MIN_ANSWERS}', max(n)) "
+                "FROM (SELECT count(*) AS n FROM {batch} GROUP BY model)",
+                "models",
+            ),
         ),
     ]

@@ -62,15 +62,13 @@ def check(
                 f"Nothing is published in {settings.data}. Run: nextbuy ingest LOG --source NAME"
             )
     for report in checked:
-        passed = sum(result.passed for result in report.results)
-        print_line(
-            f"{report.table:<14} {report.rows:>11,} rows "
-            f"pass {passed} of {len(report.results)} checks"
-        )
+        print_line(f"{report.table:<14} {report.rows:>11,} rows pass {report.tally}")
         for result in report.blocking:
             print_line(f"  block {result}")
         for result in report.warnings:
             print_line(f"  warn  {result}")
+        for result in report.not_applied:
+            print_line(f"  small {result}")
     if docs:
         print_line(f"Data Docs: {write_docs(checked, settings)}")
     blocked = any(report.blocking for report in checked)

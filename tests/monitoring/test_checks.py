@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.checks import check_events, raise_if_blocked
+from monitoring.checks import check_events, raise_if_blocked, write_docs
 from monitoring.config import MonitoringConfig, load_config
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EventType
@@ -98,6 +98,51 @@ def test_a_shop_that_grew_is_not_wrong_about_its_beginnings(
     file = save(month(days, most).take(kept), tmp_path)
     report = check_events(file, settings, config=config, now=NOW + timedelta(days=30))
     assert "day_volume" not in {result.check for result in report.warnings}
+
+
+PER_DAY = {"day_volume", "days_complete", "events_not_repeated", "no_dominant_user"}
+
+
+def test_what_has_too_little_to_judge_is_not_applied_and_no_pass(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """A shop of 650 events a day, of which a week is missing."""
+    events = month(days=30, per_day=650)
+    holed = pa.concat_tables([events[: 10 * 650], events[17 * 650 :]])
+    report = check_events(save(holed, tmp_path), settings, config=MonitoringConfig(), now=NOW)
+    not_applied = {r.check: r.observed for r in report.not_applied}
+    assert not_applied.keys() == PER_DAY
+    assert not_applied["days_complete"] == (
+        "not applied, 650 events a day at the median, it takes 1,000"
+    )
+    assert all("650 events" in why and "it takes 1,000" in why for why in not_applied.values())
+    applied = len(report.results) - len(PER_DAY)
+    assert report.tally == f"{applied} of {applied} checks, 4 too small to judge"
+    kept = pq.read_table(settings.reports / "checks").to_pydict()
+    passed = dict(zip(kept["rule"], kept["passed"], strict=True))
+    assert {rule for rule, outcome in passed.items() if outcome is None} == PER_DAY
+    write_docs([report], settings)
+    page = (settings.reports / "data_docs" / "events.html").read_text()
+    assert "Not applied" in page
+    assert "it takes 1,000" in page
+
+
+def test_a_check_says_which_days_were_too_small_for_it(settings: Settings, tmp_path: Path) -> None:
+    few = month(days=12, per_day=1500)
+    thinned = few.take([*range(9 * 1500), *range(9 * 1500, 12 * 1500, 3)])
+    report = check_events(save(thinned, tmp_path), settings, config=MonitoringConfig(), now=NOW)
+    observed = {r.check: r.observed for r in report.results}
+    assert observed["no_dominant_user"].endswith("3 of 12 days too small to judge")
+    assert "too small" not in observed["days_complete"]
+
+
+def test_a_single_day_has_no_days_to_compare(settings: Settings, tmp_path: Path) -> None:
+    file = save(month(days=3, per_day=1500), tmp_path)
+    report = check_events(file, settings, config=MonitoringConfig(), now=NOW)
+    (volume,) = report.not_applied
+    assert str(volume) == (
+        "day_volume (event_time): not applied, 1 whole days, it takes 6 beside each."
+    )
 
 
 @pytest.mark.parametrize("fault", BLOCKED)
