@@ -1,9 +1,11 @@
 """How far what the model sees has moved from what it was trained on.
 
-Distances, not p-values: with many rows any difference is significant. The methods carry the names
-that Evidently gives them and yield the same figures, so that its page shows what the series holds.
+Distances, not p-values: with many rows any difference is significant. `ranks` is our own, and
+registered with Evidently; the other methods carry the names that Evidently gives them and yield the
+same figures. So its page shows what the series holds.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,16 +22,26 @@ from scipy.stats import wasserstein_distance
 import nextbuy.telemetry  # noqa: F401  # before Evidently looks at the environment
 from nextbuy.atomic import replacing
 from nextbuy.errors import NextbuyError
+from nextbuy.features import TABLES
 from nextbuy.settings import Settings
 
 SAMPLE_ROWS = 3_000
 """Rows of each window that are compared: enough for a distance, whatever the log's size."""
 PREDICTION, TARGET = "probability", "label"
+RANKS_A_DEVIATION = 2 * math.pi**0.5
+"""The mean place in a normal column moves by 1 / (2 sqrt(pi)) for each standard deviation that the
+column moves, as long as it moves little."""
 MAX_DISTINCT = 20
 """A number with at most this many values in the reference is compared value by value."""
 
-NumericMethod = Literal["wasserstein", "jensenshannon", "psi"]
+GROWING = frozenset(
+    table.full_name(feature.name) for table in TABLES for feature in table.features if feature.grows
+)
+"""Features that rise with the age of the log: shown apart from those that moved."""
+
+NumericMethod = Literal["ranks", "wasserstein", "jensenshannon", "psi"]
 CategoryMethod = Literal["jensenshannon", "psi"]
+NUMBERS_ONLY = ("ranks", "wasserstein")
 
 
 class MethodOverride(BaseModel):
@@ -46,7 +58,7 @@ class DriftConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    numeric_method: NumericMethod = "wasserstein"
+    numeric_method: NumericMethod = "ranks"
     numeric_threshold: float = Field(default=0.25, gt=0)
     category_method: CategoryMethod = "jensenshannon"
     category_threshold: float = Field(default=0.2, gt=0)
@@ -135,6 +147,13 @@ def drift_rows(
     ]
 
 
+def subject_of(column: str) -> Literal["feature", "growing", "prediction", "target"]:
+    """What a compared column is; only of the first kind is it counted whether it drifted."""
+    if column in (PREDICTION, TARGET):
+        return "prediction" if column == PREDICTION else "target"
+    return "growing" if column in GROWING else "feature"
+
+
 def page(settings: Settings) -> Path:
     """Path of Evidently's own report on the last comparison."""
     return settings.reports / "evidently.html"
@@ -151,8 +170,20 @@ def write_page(
         NextbuyError: Evidently fails on these columns.
     """
     from evidently import BinaryClassification, DataDefinition, Dataset, Report
+    from evidently.legacy.calculations.stattests import register_stattest
+    from evidently.legacy.calculations.stattests.registry import StatTest
+    from evidently.legacy.core import ColumnType
     from evidently.presets import ClassificationPreset, DataDriftPreset, DataSummaryPreset
 
+    register_stattest(
+        StatTest(
+            name="ranks",
+            display_name="Distance of ranks",
+            allowed_feature_types=[ColumnType.Numerical],
+            default_threshold=config.numeric_threshold,
+        ),
+        lambda old, new, _, threshold: ((distance := _ranks(old, new)), distance >= threshold),
+    )
     usable = [
         name
         for name in reference.column_names
@@ -163,6 +194,7 @@ def write_page(
     texts = [name for name in usable if pa.types.is_string(reference.schema.field(name).type)]
     numbers = [name for name in usable if name not in (*texts, TARGET)]
     shown = [*numbers, *texts]
+    overrides = {name: o for name, o in config.features.items() if name in shown}
     presets: list[Any] = [
         DataDriftPreset(
             columns=shown,
@@ -170,6 +202,8 @@ def write_page(
             num_threshold=config.numeric_threshold,
             cat_method=config.category_method,
             cat_threshold=config.category_threshold,
+            per_column_method={n: o.method for n, o in overrides.items() if o.method},
+            per_column_threshold={n: o.threshold for n, o in overrides.items() if o.threshold},
         ),
         DataSummaryPreset(columns=shown),
     ]
@@ -216,9 +250,9 @@ def _column(
     threshold = override.threshold or (
         config.category_threshold if is_text else config.numeric_threshold
     )
-    if is_text and method == "wasserstein":
+    if is_text and method in NUMBERS_ONLY:
         raise NextbuyError(
-            f"configs/monitoring.yaml: drift.features.{name}.method: wasserstein compares numbers, "
+            f"configs/monitoring.yaml: drift.features.{name}.method: {method} compares numbers, "
             f"and {name} is text. Use jensenshannon or psi."
         )
     old, new = (window[name].drop_null() for window in (reference, current))
@@ -239,8 +273,27 @@ def _column(
     )
 
 
+def _ranks(old: pd.Series, new: pd.Series) -> float:
+    """Earth mover's distance between the places that the values have among the reference's.
+
+    A place is the share of the reference's values below a value, ties by half. So the scale does
+    not matter, and an outlier is one row at the end. Times `RANKS_A_DEVIATION`: about as many
+    standard deviations as a normal column has moved, and 1.77 at most.
+    """
+    values = np.sort(old.to_numpy())
+
+    def places(rows: pd.Series) -> NDArray[np.float64]:
+        below, up_to = (np.searchsorted(values, rows, side) for side in ("left", "right"))
+        return np.asarray((below + up_to) / (2 * len(values)), np.float64)
+
+    return RANKS_A_DEVIATION * float(wasserstein_distance(places(old), places(new)))
+
+
 def _wasserstein(old: pd.Series, new: pd.Series) -> float:
-    """Earth mover's distance in standard deviations of the reference."""
+    """Earth mover's distance in standard deviations of the reference, 0.001 at least.
+
+    One outlier widens the deviation and hides the rest; a column of smaller scale cannot move.
+    """
     return float(wasserstein_distance(old, new) / max(float(old.std(ddof=0)), 0.001))
 
 
@@ -256,6 +309,7 @@ def _psi(old: pd.Series, new: pd.Series) -> float:
 
 
 METHODS: dict[str, Callable[[pd.Series, pd.Series], float]] = {
+    "ranks": _ranks,
     "wasserstein": _wasserstein,
     "jensenshannon": _jensenshannon,
     "psi": _psi,

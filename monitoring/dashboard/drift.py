@@ -6,8 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from monitoring import reports
-from monitoring.dashboard.read import BAD, QUIET, page, parquet, series, show_chart
+from monitoring.dashboard.read import BAD, QUIET, bin_edges, page, parquet, series, show_chart
+from monitoring.drift import PREDICTION, subject_of
 from monitoring.drift import page as evidently
+from monitoring.weeks import WEEK
 from nextbuy.settings import Settings
 
 AGAINST = {
@@ -34,14 +36,16 @@ def show() -> None:
     chosen = chosen.sort_values("compared_at").groupby(["week", "feature"]).tail(1)
     week = chosen["week"].max()
     newest = chosen[chosen["week"] == week].sort_values("distance", ascending=False)
-    newest = newest.assign(ratio=newest["distance"] / newest["threshold"])
+    subjects = newest["feature"].map(subject_of)
+    counted, growing = newest[subjects == "feature"], newest[subjects == "growing"]
     columns = st.columns(4)
     columns[0].metric("Week of", f"{week:%Y-%m-%d}", border=True, height="stretch")
     columns[1].metric(
-        "Columns drifted",
-        f"{int(newest['is_drifted'].sum())} of {len(newest)}",
+        "Features drifted",
+        f"{int(counted['is_drifted'].sum())} of {len(counted)}",
         border=True,
         height="stretch",
+        help="Without those that grow with the age of the log, the prediction and the target",
     )
     for place, column in zip(columns[2:], ("probability", "label"), strict=True):
         weekly = chosen[chosen["feature"] == column].sort_values("week")
@@ -51,22 +55,36 @@ def show() -> None:
         place.metric(
             name, value, border=True, height="stretch", chart_data=trend, chart_type="line"
         )
-    _over_time(chosen)
-    st.subheader("Columns, the largest distance first")
+    _over_time(chosen[chosen["feature"].map(subject_of) == "feature"])
+    st.subheader("Features, the largest distance first")
     history = chosen.sort_values("week").groupby("feature")["distance"].agg(list)
-    ranked = newest.assign(history=newest["feature"].map(history))
+    newest = newest.assign(history=newest["feature"].map(history))
+    _ranked(newest[subjects != "growing"], 420)
+    if len(growing):
+        st.subheader("Grow with the age of the log")
+        st.caption(
+            "Sums over everything so far, and times since something long past. They rise even in a "
+            "shop that stays as it is, so that they moved is no news: "
+            f"{int(growing['is_drifted'].sum())} of {len(growing)} are over the threshold."
+        )
+        _ranked(newest[subjects == "growing"], 260)
+    names = [name for name in newest["feature"] if name != "label"]
+    _spread(settings, names, against or available[0], week)
+    _full_report(settings)
+
+
+def _ranked(columns: pd.DataFrame, height: int) -> None:
     st.dataframe(
-        ranked[["feature", "history", "distance", "threshold", "is_drifted", "missing", "method"]],
+        columns[["feature", "history", "distance", "threshold", "is_drifted", "missing", "method"]],
         column_config={
             "history": st.column_config.LineChartColumn("week by week"),
             "distance": st.column_config.NumberColumn(format="%.3f"),
+            "is_drifted": st.column_config.CheckboxColumn("drifted"),
             "missing": st.column_config.NumberColumn(format="percent"),
         },
         hide_index=True,
-        height=420,
+        height=height,
     )
-    _spread(settings, [name for name in ranked["feature"] if name != "label"])
-    _full_report(settings)
 
 
 def _over_time(chosen: pd.DataFrame) -> None:
@@ -84,29 +102,21 @@ def _over_time(chosen: pd.DataFrame) -> None:
     )
 
 
-def _spread(settings: Settings, names: list[str]) -> None:
+def _spread(settings: Settings, names: list[str], against: str, week: pd.Timestamp) -> None:
     st.subheader("Two windows of one column")
-    name = st.selectbox("Column", names)
-    datasets = sorted(
-        (settings.data / "datasets").glob("*.parquet"), key=lambda f: f.stat().st_mtime
-    )
-    scored = settings.data / "monitoring" / "scored-*.parquet"
-    quoted = f'"{name}" AS value'
-    now = parquet(
-        scored,
-        quoted,
-        "predicted_at >= (SELECT max(predicted_at) FROM "
-        f"read_parquet('{scored}')) - INTERVAL 14 DAY",
-    )
-    if not datasets or now is None or name == "probability":
-        before = parquet(scored, quoted, "label IS NOT NULL") if name == "probability" else None
-        first = "rows with a known outcome"
-    else:
-        before, first = parquet(datasets[-1], quoted, "split = 'train'"), "training period"
-    if before is None or now is None:
-        st.info("The data of the windows is gone. Run `nextbuy monitor`.")
+    if against == "served":
+        st.info("Served vectors are kept without names; compare rows with `nextbuy parity`.")
         return
-    both = _binned(before["value"], now["value"], (first, "last 14 days"))
+    name = st.selectbox("Column", names)
+    now = _scored(settings, name, week)
+    if against == "previous":
+        before, first = _scored(settings, name, week - WEEK), f"week of {week - WEEK:%Y-%m-%d}"
+    else:
+        before, first = _trained(settings, name), "training period"
+    if before is None or now is None or before.empty or now.empty:
+        st.info("The rows of one of the two windows are not kept: there is nothing to draw.")
+        return
+    both = _binned(before["value"], now["value"], (first, f"week of {week:%Y-%m-%d}"))
     show_chart(
         alt.Chart(both)
         .mark_bar(opacity=0.55)
@@ -119,7 +129,7 @@ def _spread(settings: Settings, names: list[str]) -> None:
             color=alt.Color(
                 "window:N",
                 title=None,
-                scale=alt.Scale(range=[QUIET, BAD]),
+                scale=alt.Scale(domain=both["window"].unique().tolist(), range=[QUIET, BAD]),
                 legend=alt.Legend(orient="top"),
             ),
             xOffset="window:N" if both["low"].isna().any() else alt.Undefined,
@@ -128,8 +138,27 @@ def _spread(settings: Settings, names: list[str]) -> None:
     )
 
 
+def _scored(settings: Settings, name: str, week: pd.Timestamp) -> pd.DataFrame | None:
+    """The column in the rows of a week since the training."""
+    scored = settings.data / "monitoring" / "scored-*.parquet"
+    start, end = (f"TIMESTAMPTZ '{moment.isoformat()}'" for moment in (week, week + WEEK))
+    return parquet(
+        scored, f'"{name}" AS value', f"predicted_at >= {start} AND predicted_at < {end}"
+    )
+
+
+def _trained(settings: Settings, name: str) -> pd.DataFrame | None:
+    """The column in the rows that the newest training set was fitted on."""
+    datasets = sorted(
+        (settings.data / "datasets").glob("*.parquet"), key=lambda file: file.stat().st_mtime
+    )
+    if not datasets or name == PREDICTION:  # a training set holds no scores
+        return None
+    return parquet(datasets[-1], f'"{name}" AS value', "split = 'train'")
+
+
 def _binned(before: pd.Series, now: pd.Series, windows: tuple[str, str]) -> pd.DataFrame:
-    """Shares per bin of both windows; bins span the middle 99 % of the values."""
+    """Shares per bin of both windows; what lies outside of the bins is left out."""
     rows: list[dict[str, object]] = []
     if before.dtype == object or now.dtype == object:
         top = pd.concat([before, now]).value_counts().index[:20]
@@ -140,11 +169,10 @@ def _binned(before: pd.Series, now: pd.Series, windows: tuple[str, str]) -> pd.D
                 for v in top
             ]
         return pd.DataFrame(rows)
-    whole = pd.concat([before, now]).dropna().astype(float)
-    low, high = (whole.quantile(0.005), whole.quantile(0.995)) if len(whole) else (0.0, 1.0)
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    every = pd.concat([before, now]).dropna().astype(float)
+    edges = bin_edges(every if len(every) else pd.Series([0.0]), BINS)
     for window, values in zip(windows, (before, now), strict=True):
-        known = values.dropna().astype(float).clip(edges[0], edges[-1])
+        known = values.dropna().astype(float)
         counts, _ = np.histogram(known, edges)
         for i, count in enumerate(counts):
             rows.append(

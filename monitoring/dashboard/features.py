@@ -1,16 +1,21 @@
 """Every feature: meaning, origin, freshness, missing values, distribution."""
 
+from itertools import pairwise
+
 import altair as alt
+import numpy as np
 import streamlit as st
 
 from monitoring import reports
-from monitoring.dashboard.read import GOOD, page, parquet, series, show_chart
+from monitoring.dashboard.read import GOOD, bin_edges, page, parquet, series, show_chart
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.features import TABLES, supported_tables
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import manifest
 
 SAMPLE = 20_000
+BINS = 40
+"""Bars of a distribution, at most."""
 
 
 @page(
@@ -97,10 +102,10 @@ def _spread(settings: Settings) -> None:
         top = known["value"].value_counts().head(20).reset_index()
         bars = alt.Chart(top).encode(x=alt.X("value:N", sort="-y", title=None), y="count:Q")
     else:
-        low, high = known["value"].quantile(0.005), known["value"].quantile(0.995)
-        known = known.assign(value=known["value"].clip(low, high))
-        counts = known["value"].value_counts(bins=40, sort=False)
-        binned = [{"low": i.left, "high": i.right, "rows": int(n)} for i, n in counts.items()]
+        edges = bin_edges(known["value"], BINS)
+        counts, _ = np.histogram(known["value"], edges)
+        bins = zip(pairwise(edges.tolist()), counts.tolist(), strict=True)
+        binned = [{"low": low, "high": high, "rows": n} for (low, high), n in bins]
         bars = alt.Chart(alt.InlineData(values=binned)).encode(
             x=alt.X("low:Q", bin="binned", title=feature.name),
             x2="high:Q",

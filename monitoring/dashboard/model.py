@@ -11,6 +11,7 @@ from monitoring import reports
 from monitoring.config import load_config
 from monitoring.dashboard.read import BAD, GOOD, QUIET, json_file, page, parquet, series, show_chart
 from monitoring.performance import profit_curve
+from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.models.metrics import calibration_curve
 from nextbuy.settings import Settings
 
@@ -70,7 +71,7 @@ def _test(report: dict[str, Any] | None) -> None:
     )
     bars = base.mark_bar().encode(x=alt.X("value:Q", title="PR-AUC (95 %)"), color=color)
     rules = base.mark_rule(strokeWidth=2, color=BAD).encode(x="low:Q", x2="high:Q")
-    show_chart(bars + rules, 34 * len(rows))
+    show_chart(bars + rules, 60 + 34 * len(rows))  # the axis takes the sixty
     table = [
         {"model": name, **{metric: value["value"] for metric, value in metrics.items()}}
         for name, metrics in report["models"].items()
@@ -250,7 +251,12 @@ def _versions() -> None:
             .encode(
                 y=alt.Y("version:N", title="version"),
                 x=alt.X("recent_pr_auc:Q", title="PR-AUC since the training"),
-                color=alt.Color("alias:N", scale=alt.Scale(range=[GOOD, BAD, QUIET])),
+                color=alt.Color(
+                    "alias:N",
+                    title=None,
+                    scale=alt.Scale(domain=[CHAMPION, CHALLENGER], range=[GOOD, QUIET]),
+                    legend=alt.Legend(orient="top"),
+                ),
             ),
-            40 * len(both),
+            110 + 40 * len(both),  # the axes and the legend take the rest
         )

@@ -30,6 +30,8 @@ class Feature:
     optional event columns and event types without which the feature says nothing: a log that
     lacks one has the feature left out of its views. `carry` tells how the column goes on from the
     table's earlier value when only recent events are at hand: added to it, or the last one known.
+    `grows` marks what rises with the age of the log in a shop that stays as it is, a sum over
+    everything so far or the time since something long past: that it moved is no news.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Feature:
     window: str = "lifetime"
     needs: Collection[str] = frozenset()
     carry: Literal["sum", "last"] | None = None
+    grows: bool = False
 
     @property
     def tags(self) -> dict[str, str]:
@@ -146,6 +149,7 @@ def windowed(
             window=suffix.removeprefix("_") or "lifetime",
             needs=frozenset(needs),
             carry=None if suffix else "sum",
+            grows=not suffix,
         )
         for suffix in windows
     ]

@@ -111,6 +111,7 @@ TABLE = FeatureTable(
             "Time since the end of the first session known",
             lambda t: (t.event_us - t.first_session_us) // SECOND,
             unit="seconds",
+            grows=True,
         ),
         Feature(
             "seconds_since_previous_session",
@@ -125,6 +126,7 @@ TABLE = FeatureTable(
             "Time since the end of the last session with a purchase",
             lambda t: (t.event_us - t.purchased_us) // SECOND,
             unit="seconds",
+            grows=True,
             needs=PURCHASES,
         ),
         Feature(

@@ -150,6 +150,7 @@ TABLE = FeatureTable(
             "Time spent on the item so far",
             lambda t: t.dwell_us // SECOND,
             unit="seconds",
+            grows=True,
         ),
         Feature(
             "is_in_cart",
@@ -181,6 +182,7 @@ TABLE = FeatureTable(
             "Since the shopper first touched the item",
             lambda t: (t.event_us + t.negative_us) // SECOND,
             unit="seconds",
+            grows=True,
         ),
         Feature(
             "seconds_since_purchase",
@@ -188,6 +190,7 @@ TABLE = FeatureTable(
             "Since the end of the last session in which the shopper bought the item",
             lambda t: (t.event_us - t.purchased_us) // SECOND,
             unit="seconds",
+            grows=True,
             needs=PURCHASES,
         ),
         Feature(

@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from monitoring.config import load_config
-from monitoring.drift import DriftConfig, compare, page, series, write_page
+from monitoring.drift import GROWING, DriftConfig, compare, page, series, write_page
 from monitoring.run import monitor
+from monitoring.signals import drift_signals
 from monitoring.weeks import with_matured_labels
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
@@ -57,9 +58,9 @@ def test_a_method_that_is_not_supported_is_refused_by_name(tmp_path):
     file = tmp_path / "monitoring.yaml"
     for setting in ("numeric_method: ks", "features: {user__n_views: {method: ks}}"):
         file.write_text(f"drift: {{{setting}}}")
-        with pytest.raises(NextbuyError, match=r"drift.*'wasserstein', 'jensenshannon' or 'psi'"):
+        with pytest.raises(NextbuyError, match=r"drift.*'ranks', 'wasserstein'"):
             load_config(file)
-    as_number = DriftConfig.model_validate({"features": {"item__brand": {"method": "wasserstein"}}})
+    as_number = DriftConfig.model_validate({"features": {"item__brand": {"method": "ranks"}}})
     with pytest.raises(NextbuyError, match=r"item__brand is text\. Use jensenshannon or psi"):
         compare(window(0, ["a"]), window(0, ["a"]), as_number)
 
@@ -115,6 +116,50 @@ EVIDENTLY = {
 """Of mixed(700, 1, 0.0) and mixed(500, 2, 1.0), by Evidently 0.7.23 at commit 4452682."""
 
 
+def distance(old, new, method="ranks"):
+    (drift,) = compare(
+        pa.table({"x": old}), pa.table({"x": new}), DriftConfig(numeric_method=method)
+    )
+    return drift.distance
+
+
+def test_ranks_count_standard_deviations_of_a_normal_column():
+    rng = np.random.default_rng(5)
+    old, new = rng.normal(0, 1, 3000), rng.normal(0.25, 1, 3000)
+    assert distance(old, new) == pytest.approx(0.25, abs=0.06)
+    assert distance(old, rng.normal(0, 1, 3000)) < 0.06
+
+
+def test_ranks_by_hand():
+    # 0 stands at 1/4, 1 at 3/4 among [0, 0, 1, 1]: all ones have moved by a quarter on average.
+    assert distance([0.0, 0, 1, 1], [1.0, 1, 1, 1]) == pytest.approx(2 * np.sqrt(np.pi) / 4)
+    assert distance([7.0, 7, 7], [7.0, 7, 7]) == 0
+    assert distance([7.0, 7, 7], [8.0, 8, 8]) == pytest.approx(np.sqrt(np.pi))  # from 1/2 to 1
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-4, 1, 1e9])
+def test_a_move_is_seen_on_any_scale(scale):
+    rng = np.random.default_rng(6)
+    old, new = rng.normal(10, 1, 3000), rng.normal(11, 1, 3000)
+    assert distance(old * scale, new * scale) == pytest.approx(distance(old, new), rel=1e-6)
+    assert distance(old * scale, new * scale) > 3 * CONFIG.numeric_threshold
+    if scale == 1e-4:
+        assert distance(old * scale, new * scale, "wasserstein") < 0.25  # Evidently's sees nothing
+
+
+@pytest.mark.parametrize("window", ["reference", "current"])
+def test_an_outlier_hides_no_move_and_is_none(window):
+    rng = np.random.default_rng(7)
+    old, new = rng.lognormal(7, 0.5, 3000), rng.lognormal(7, 0.5, 3000)
+    spoiled = old if window == "reference" else new
+    spoiled[17] = 10_000_000  # a price of 100,000
+    assert distance(old, new) < CONFIG.numeric_threshold / 2
+    risen = np.where(new == 10_000_000, new, new * 1.5)
+    assert distance(old, risen) > 2 * CONFIG.numeric_threshold
+    if window == "reference":
+        assert distance(old, risen, "wasserstein") < CONFIG.numeric_threshold
+
+
 @pytest.mark.parametrize("method", EVIDENTLY)
 def test_distances_are_evidently_s(method):
     by_category = "jensenshannon" if method == "wasserstein" else method
@@ -168,6 +213,31 @@ def test_evidently_writes_its_page(tmp_path):
     # Drift and summary of every column, not of some; and both classes make a classification.
     assert all(text.count(name) >= 2 for name in columns)
     assert "Classification" in text
+
+
+def test_what_grows_with_the_log_is_counted_apart():
+    counters = {"user__n_views", "user_item__n_sessions", "item__n_purchases", "user__spend"}
+    times = {"user__seconds_since_first_session", "user_item__seconds_since_first_touch"}
+    assert counters | times < GROWING
+    others = {"user__n_views_30d", "session__n_views", "item__price", "user__rate_purchase"}
+    assert not GROWING & others
+    week = datetime(2024, 1, 8, tzinfo=UTC)
+    rows = [
+        {"feature": name, "against": "training", "week": week, "is_drifted": drifted,
+         "distance": 1.0, "threshold": 0.25}
+        for name, drifted in (
+            ("user__n_views", True), ("user__spend", True), ("item__n_purchases", False),
+            ("session__n_views", True), ("item__price", False), ("probability", True),
+        )
+    ]  # fmt: skip
+    drift, prediction = drift_signals(rows)
+    assert drift.value == 0.5
+    assert drift.features == ("session__n_views",)
+    assert drift.message == (
+        "1 of 2 features drifted since the training period (and 2 of 3 that grow with the age of "
+        "the log)."
+    )
+    assert prediction.name == "prediction_drift"
 
 
 def test_a_fresh_folder_is_never_a_green_light(tmp_path):
