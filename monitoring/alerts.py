@@ -24,6 +24,7 @@ from monitoring import reports
 from nextbuy.atomic import write_text
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.times import age_in_words
 from nextbuy.yaml_file import load_yaml
 
 Level = Literal["fail", "warn"]
@@ -63,6 +64,24 @@ class Signal(BaseModel):
     """What changed, in words."""
     remedy: str
     features: tuple[str, ...] = ()
+    unit: Literal["", "hours", "share", "ms"] = ""
+    """Of the value and of its rule's bounds; empty: a plain number."""
+
+    def in_words(self, value: float) -> str:
+        """A value of this signal as people write it.
+
+        >>> Signal(name="drift", value=0, message="", remedy="", unit="share").in_words(0.5)
+        '50 %'
+        """
+        match self.unit:
+            case "hours":
+                return age_in_words(value)
+            case "share":
+                return f"{value:.0%}".replace("%", " %")
+            case "ms":
+                return f"{value:g} ms"
+            case _:
+                return f"{value:g}"
 
 
 class Alert(BaseModel):
@@ -89,10 +108,15 @@ class Alert(BaseModel):
     """Why it does not notify (`quieted` in the state of older versions)."""
 
     @property
+    def is_recovering(self) -> bool:
+        """Whether the last run was below the lower bound, but not yet enough runs in a row."""
+        return self.is_raised and self.streak > 0
+
+    @property
     def state(self) -> str:
-        """`quiet`, `waiting`, `raised`, `acknowledged` or `silenced`."""
+        """`quiet`, `waiting`, `raised`, `recovering`, `acknowledged` or `silenced`."""
         if self.is_raised:
-            return self.muted or "raised"
+            return self.muted or ("recovering" if self.is_recovering else "raised")
         return "waiting" if self.since else "quiet"
 
     def __str__(self) -> str:
@@ -177,6 +201,11 @@ def _next(
         streak = alert.streak + 1 if is_below else 0
         if streak >= rule.quiet_runs:
             return Alert(name=name, level=rule.level, muted=muted, **current)
+        if streak:
+            current["remedy"] = (
+                f"It has recovered: the alert ends after {rule.quiet_runs - streak} more such run"
+                f"{'s' if rule.quiet_runs - streak > 1 else ''}."
+            )
         return alert.model_copy(update={"streak": streak, **current})
     if not is_above:
         return Alert(name=name, level=rule.level, muted=muted, **current)

@@ -195,25 +195,34 @@ def profile(connection: duckdb.DuckDBPyConnection, events: str) -> pd.DataFrame:
     ).df()
 
 
+def not_comparable(days: pd.DataFrame, config: ProfileConfig) -> str | None:
+    """Why the newest day cannot be compared with the days before it; None if it can."""
+    whole = _whole(days)
+    least = config.reference_days + config.week_days
+    if len(whole) < least:
+        return f"{len(whole)} whole days are too few to know what is usual; it takes {least}."
+    events = float(whole["events"].iloc[-config.reference_days - 1 : -1].median())
+    if events < config.min_events:
+        return (
+            f"{events:,.0f} events a day at the median are too few to compare days; "
+            f"it takes {config.min_events:,}."
+        )
+    return None
+
+
 def anomalies(days: pd.DataFrame, config: ProfileConfig) -> list[Anomaly]:
     """What is unusual about the newest day and the newest week, the largest deviation first.
 
-    The last day is assumed complete. A short past or a small shop gives nothing: a robust spread
-    needs enough days.
+    The last day is assumed complete. Days that are `not_comparable` give nothing: a robust spread
+    needs enough of them.
 
     Args:
         days: the table of `daily_profile`.
         config: how many days are compared, and the limits.
     """
-    n = config.reference_days
-    whole = days.set_index(pd.to_datetime(days["day"])).drop(columns="day")
-    if len(whole):  # a day without any event is a day, too
-        whole = whole.reindex(pd.date_range(whole.index[0], whole.index[-1]))
-        whole["events"] = whole["events"].fillna(0)
-    if len(whole) < n + config.week_days:
+    if not_comparable(days, config):
         return []
-    if float(whole["events"].iloc[-n - 1 : -1].median()) < config.min_events:
-        return []
+    n, whole = config.reference_days, _whole(days)
     unusual = []
     newest = str(whole.index[-1].date())
     spans = (("day", 1, config.day_z), ("week", config.week_days, config.week_z))
@@ -241,6 +250,15 @@ def anomalies(days: pd.DataFrame, config: ProfileConfig) -> list[Anomaly]:
                     )
                 )
     return sorted(unusual, key=lambda a: -abs(a.z))
+
+
+def _whole(days: pd.DataFrame) -> pd.DataFrame:
+    """The metrics by day; a day without any event is a day, too."""
+    whole = days.set_index(pd.to_datetime(days["day"])).drop(columns="day")
+    if len(whole):
+        whole = whole.reindex(pd.date_range(whole.index[0], whole.index[-1]))
+        whole["events"] = whole["events"].fillna(0)
+    return whole
 
 
 def _out_of_range(

@@ -1,6 +1,5 @@
-"""Notifies of raised alerts: in the log of every run, and once by a webhook."""
+"""Notifies of raised alerts by a webhook, once each."""
 
-import logging
 import os
 from collections.abc import Sequence
 
@@ -11,11 +10,9 @@ from monitoring.alerts import Alert
 WEBHOOK = "NEXTBUY_ALERT_WEBHOOK"
 """Environment variable with the address that alerts are posted to, as JSON."""
 
-logger = logging.getLogger("nextbuy.monitoring")
-
 
 def notify(alerts: Sequence[Alert], timeout: float = 10) -> tuple[list[Alert], str | None]:
-    """Log the raised alerts, and post those that are new.
+    """Post the raised alerts that are new; without the environment variable, nothing.
 
     The body is `{"text": ..., "alerts": [{name, level, value, since, message, features,
     remedy}]}`: chat systems show `text`.
@@ -24,11 +21,8 @@ def notify(alerts: Sequence[Alert], timeout: float = 10) -> tuple[list[Alert], s
         The alerts with `notified` set where it is done, and why the webhook failed, or None. What
         could not be delivered is tried again in the next run.
     """
-    raised = [a for a in alerts if a.is_raised and a.muted is None]
-    for alert in raised:
-        logger.log(logging.ERROR if alert.level == "fail" else logging.WARNING, "%s", alert)
     url = os.environ.get(WEBHOOK)
-    fresh = [a for a in raised if not a.notified]
+    fresh = [a for a in alerts if a.state == "raised" and not a.notified]
     problem: str | None = None
     if url and fresh:
         body = {

@@ -1,6 +1,6 @@
 """One monitoring run over everything: `nextbuy monitor`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from monitoring import signals
 from monitoring.alerts import (
     Alert,
+    AlertRule,
     Signal,
     evaluate,
     read_silences,
@@ -22,7 +23,18 @@ from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.versioned_table import manifest
 
-Status = Literal["ok", "warn", "fail"]
+Status = Literal[
+    "ok", "not applied", "warn", "fail", "ALERT", "recovering", "acknowledged", "silenced"
+]
+"""`ok`: looked at, and within its bound. `not applied`: there was nothing, or too little, to judge.
+The last four are the states of an alert."""
+SHOWN: Mapping[str, Status] = {
+    "raised": "ALERT",
+    "recovering": "recovering",
+    "acknowledged": "acknowledged",
+    "silenced": "silenced",
+}
+"""State of a raised alert -> how its line begins."""
 
 
 class Finding(BaseModel):
@@ -35,7 +47,7 @@ class Finding(BaseModel):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.status:<5} {self.subject:<12} {self.message}"
+        return f"{self.status:<12} {self.subject:<17} {self.message}"
 
 
 class MonitorReport(BaseModel):
@@ -49,7 +61,7 @@ class MonitorReport(BaseModel):
 
     @property
     def raised(self) -> list[Alert]:
-        """Alerts that nobody has acknowledged or silenced."""
+        """Alerts that this run saw above their bound, and nobody has acknowledged or silenced."""
         return [a for a in self.alerts if a.state == "raised"]
 
     @property
@@ -59,11 +71,7 @@ class MonitorReport(BaseModel):
         return int(failed or any(a.level == "fail" for a in self.raised))
 
     def __str__(self) -> str:
-        lines = [*map(str, self.findings)]
-        for alert in self.alerts:
-            if alert.is_raised:
-                lines.append(f"{'ALERT' if alert.muted is None else alert.muted:<5} {alert}")
-        return "\n".join(lines)
+        return "\n".join(map(str, self.findings))
 
 
 def monitor(
@@ -87,37 +95,84 @@ def monitor(
     """
     ran = datetime.now(UTC)
     config, at = config or load_config(), at or ran
-    findings: list[Finding] = []
-    numbers: list[Signal] = []
-    steps: dict[str, Callable[[], Iterator[Finding | Signal]]] = {
+    results: list[Finding | Signal] = []
+    steps: dict[str, Callable[[], Iterator[Finding | Signal | str]]] = {
         "quality": lambda: _quality(settings, config, ran),
-        "days": lambda: _findings("days", signals.unusual_days(settings, config)),
-        "freshness": lambda: _findings("freshness", signals.freshness(settings, at)),
-        "model": lambda: _findings("model", signals.model(settings, config, ran, pages)),
-        "served": lambda: _findings("served", signals.served(settings, config, at, ran)),
-        "parity": lambda: _findings("parity", signals.parity(settings, ran)),
-        "latency": lambda: _findings("latency", signals.latency(settings, ran)),
+        "days": lambda: signals.unusual_days(settings, config),
+        "freshness": lambda: signals.freshness(settings, at),
+        "model": lambda: signals.model(settings, config, ran, pages),
+        "served": lambda: signals.served(settings, config, at, ran),
+        "parity": lambda: signals.parity(settings, ran),
+        "latency": lambda: signals.latency(settings, ran),
     }
     for subject, step in steps.items():
         progress(subject)
         try:
             for result in step():
-                if isinstance(result, Signal):
-                    numbers.append(result)
-                else:
-                    findings.append(result)
+                results.append(
+                    Finding(status="not applied", subject=subject, message=result)
+                    if isinstance(result, str)
+                    else result
+                )
         except NextbuyError as error:
-            findings.append(Finding(status="fail", subject=subject, message=str(error)))
+            results.append(Finding(status="fail", subject=subject, message=str(error)))
+    numbers = [result for result in results if isinstance(result, Signal)]
+    before: Mapping[str, Alert] = {}
     try:
-        alerts = evaluate(config.alerts, numbers, read_state(settings), read_silences(settings), at)
+        before = read_state(settings)
+        alerts = evaluate(config.alerts, numbers, before, read_silences(settings), at)
     except NextbuyError as error:
+        findings = [result for result in results if isinstance(result, Finding)]
         findings.append(Finding(status="fail", subject="alerts", message=str(error)))
         return MonitorReport(at=at, findings=tuple(findings))
     notified, problem = notify(list(alerts.values()))
     write_state(settings, notified, config.alerts, at, ran)
+    findings = [
+        _judged(result, alerts[result.name], before.get(result.name), config.alerts[result.name])
+        if isinstance(result, Signal)
+        else result
+        for result in results
+    ]
+    seen = {signal.name for signal in numbers}
+    findings += [
+        _not_seen(alert) for alert in notified if alert.is_raised and alert.name not in seen
+    ]
     if problem:
         findings.append(Finding(status="fail", subject="webhook", message=problem))
     return MonitorReport(at=at, findings=tuple(findings), alerts=tuple(notified))
+
+
+def _judged(signal: Signal, alert: Alert, before: Alert | None, rule: AlertRule) -> Finding:
+    """What a signal says, by the bounds of its own rule."""
+    bound = signal.in_words(rule.above)
+    message = signal.message
+    status: Status = "ok"
+    if alert.is_raised:
+        status = SHOWN[alert.state]
+        features = f" Features: {', '.join(alert.features)}." if alert.features else ""
+        end = signal.in_words(rule.above if rule.over is None else rule.over)
+        message += (
+            f"{features} Alert since {alert.since:%Y-%m-%d %H:%M} UTC, from {bound} on until below "
+            f"{end}. {alert.remedy}"
+        )
+    elif alert.since:
+        status = "warn"
+        message += f" Alert from {bound} on in {rule.runs} runs in a row, {alert.streak} so far."
+    else:
+        message += f" Alert from {bound} on."
+        if before is not None and before.is_raised:
+            message += f" The alert since {before.since:%Y-%m-%d %H:%M} UTC has ended."
+    return Finding(status=status, subject=signal.name, message=message)
+
+
+def _not_seen(alert: Alert) -> Finding:
+    """An alert that stays raised because this run has no number for it."""
+    return Finding(
+        status=SHOWN[alert.state],
+        subject=alert.name,
+        message=f"Not measured in this run; since {alert.since:%Y-%m-%d %H:%M} UTC: "
+        f"{alert.message} {alert.remedy}",
+    )
 
 
 def newest_event(settings: Settings) -> datetime:
@@ -145,25 +200,14 @@ def _quality(
         yield Finding(status="fail", subject="features", message=message)
     reports = check_published(settings, config, ran)
     for report in reports:
+        status: Status = "fail" if report.blocking else "warn" if report.warnings else "ok"
+        message = f"{report.rows:,} rows pass {report.tally}"
+        yield Finding(status=status, subject=report.table, message=message)
         for result in report.blocking:
             yield Finding(status="fail", subject=report.table, message=str(result))
         for result in report.warnings:
             yield Finding(status="warn", subject=report.table, message=str(result))
-        passed = sum(result.passed for result in report.results)
-        yield Finding(
-            status="ok",
-            subject=report.table,
-            message=f"{report.rows:,} rows pass {passed} of {len(report.results)} checks",
-        )
+        for result in report.not_applied:
+            yield Finding(status="not applied", subject=report.table, message=str(result))
     if reports:
         yield from signals.quality(reports)
-
-
-def _findings(subject: str, looked: Iterator[Signal | str]) -> Iterator[Finding | Signal]:
-    """Each signal with a finding that states it; a text is a finding that a number is missing."""
-    for result in looked:
-        if isinstance(result, Signal):
-            yield Finding(status="ok", subject=subject, message=result.message)
-            yield result
-        else:
-            yield Finding(status="warn", subject=subject, message=result)

@@ -20,8 +20,9 @@ from monitoring.alerts import Signal
 from monitoring.champion_scores import compare_versions, scored_since, training_rows
 from monitoring.checks import CheckReport
 from monitoring.config import MonitoringConfig
-from monitoring.drift import PREDICTION, TARGET, drift_rows, series, write_page
-from monitoring.event_profile import anomalies, daily_profile
+from monitoring.drift import PREDICTION, TARGET, drift_rows, series, subject_of, write_page
+from monitoring.event_profile import anomalies, daily_profile, not_comparable
+from monitoring.log_gaps import GAP_DAYS, Gap, longest_gap
 from monitoring.outcomes import join_outcomes
 from monitoring.parity import parity as compare_live
 from monitoring.performance import by_week, unsettled_since
@@ -33,7 +34,7 @@ from nextbuy.errors import NextbuyError
 from nextbuy.models.registry import load_alias
 from nextbuy.prediction_log import read_predictions
 from nextbuy.settings import Settings
-from nextbuy.times import to_datetime
+from nextbuy.times import age_in_words, to_datetime
 from nextbuy.versioned_table import files, require
 
 Results = Iterator[Signal | str]
@@ -41,6 +42,8 @@ PARITY_DAYS = timedelta(days=7)
 """How far back a run compares served vectors; earlier runs compared the older ones."""
 SERVED_ROWS = 10_000
 """The newest served vectors, and as many of history, whose distributions are compared."""
+LOG_OF_THE_PAST_HOURS = 30 * 24
+"""A feed that stands still is missed earlier than this."""
 OUTCOME_COLUMNS = ("user_id", "item_id", "predicted_at", "probability", "model")
 
 
@@ -68,7 +71,7 @@ def quality(checked: Sequence[CheckReport]) -> Iterator[Signal]:
             "See the remedy of each check on the dashboard's page Data quality.",
         ),
     ):
-        checks = sum(len(r.results) for r in checked)
+        checks = sum(r.passed is not None for report in checked for r in report.results)
         listed = ", ".join(f"{table}.{result.check}" for table, result in failed)
         kind = "blocking" if name == "quality_blocked" else "warning"
         yield Signal(
@@ -88,9 +91,8 @@ def unusual_days(settings: Settings, config: MonitoringConfig) -> Results:
     with replacing(settings.reports / reports.PROFILE) as file:
         days.to_parquet(file, index=False)
     whole = days.iloc[:-1]  # the newest day still runs
-    least = config.profile.reference_days + config.profile.week_days
-    if len(whole) < least:
-        yield f"{len(whole)} whole days are too few to know what is usual; it takes {least}."
+    if why := not_comparable(whole, config.profile):
+        yield why
         return
     unusual = anomalies(whole, config.profile)
     yield Signal(
@@ -104,14 +106,29 @@ def unusual_days(settings: Settings, config: MonitoringConfig) -> Results:
 
 
 def freshness(settings: Settings, at: datetime) -> Results:
-    """Hours since the newest event."""
+    """Hours since the newest event, and whether the log goes on up to it without a gap."""
     newest = newest_event(settings)
     hours = (at - newest).total_seconds() / 3600
+    age = f"{age_in_words(hours)} old" if hours >= 0 else f"{age_in_words(-hours)} ahead"
+    feed = "The feed stands still, or what came was not ingested: nextbuy daily LOG --source NAME"
+    past = "nextbuy monitor --at newest"
     yield Signal(
         name="freshness",
         value=hours,
-        message=f"The newest event is {hours:,.1f} hours old ({newest:%Y-%m-%d %H:%M} UTC).",
-        remedy="Ingest newer events; for a log of the past: nextbuy monitor --at newest",
+        message=f"The newest event is {age} ({newest:%Y-%m-%d %H:%M} UTC).",
+        remedy=f"Is this a log of the past? Then: {past}. If not: {feed}"
+        if hours > LOG_OF_THE_PAST_HOURS
+        else f"{feed}. For a log of the past: {past}",
+        unit="hours",
+    )
+    gap = longest_gap(settings)
+    yield Signal(
+        name="gap",
+        value=gap.days if gap else 0,
+        message=f"The log has no event {gap}; {gap.after:,} come after it."
+        if gap
+        else f"The newest {GAP_DAYS} days of the log have no gap.",
+        remedy=gap.remedy if gap else "",
     )
 
 
@@ -132,7 +149,7 @@ def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bo
     known = rows.filter(pc.less(rows["predicted_at"], pa.scalar(newest - horizon)))
     known = known.filter(pc.is_valid(known[TARGET]))
     reports.append(settings, reports.VERSIONS, compare_versions(settings, known, ran), ran)
-    yield from _performance(measured, champion.metrics)
+    yield from _performance(measured, champion.metrics, longest_gap(settings))
     complete = [(w, t) for w, t in weeks(rows) if w + timedelta(days=7) <= newest]
     weekly = with_matured_labels(complete, horizon, newest)
     drifts = series(training, weekly, ran, config.drift)
@@ -140,7 +157,7 @@ def model(settings: Settings, config: MonitoringConfig, ran: datetime, pages: bo
         yield f"No week since the training has {config.drift.min_rows} rows: nothing to compare."
         return
     reports.append(settings, reports.DRIFT, drifts, ran)
-    yield from _drift(drifts)
+    yield from drift_signals(drifts)
     if pages:
         matured = [pair for pair in weekly if pair[1][TARGET].null_count == 0]
         week, window = (matured or weekly)[-1]
@@ -216,6 +233,10 @@ def parity(settings: Settings, ran: datetime) -> Results:
     except NextbuyError as error:
         yield str(error)
         return
+    if not compared.values:
+        left_out = compared.degraded + compared.with_context + compared.not_comparable
+        yield f"None of {left_out:,} logged rows can be compared: nextbuy parity says why."
+        return
     yield Signal(
         name="parity",
         value=compared.mismatches,
@@ -243,10 +264,13 @@ def latency(settings: Settings, ran: datetime) -> Results:
         value=times["p99_ms"],
         message=f"99 % of {times['requests']:,} responses took under {times['p99_ms']:.0f} ms.",
         remedy="Compare the stages in the service's /metrics, and check the load of Redis.",
+        unit="ms",
     )
 
 
-def _performance(measured: Sequence[dict[str, Any]], metrics: dict[str, float]) -> Results:
+def _performance(
+    measured: Sequence[dict[str, Any]], metrics: dict[str, float], gap: Gap | None
+) -> Results:
     matured = [row for row in measured if row["state"] == "measured"]
     if any(row["state"] == "one class" for row in measured):
         yield "A matured week has one class only: its ranking cannot be measured."
@@ -256,34 +280,48 @@ def _performance(measured: Sequence[dict[str, Any]], metrics: dict[str, float]) 
     last = matured[-1]
     before = [row["pr_auc"] for row in matured[:-1]] or [metrics.get("test_pr_auc", last["pr_auc"])]
     usual = float(np.median(before))
+    lost = 1 - last["pr_auc"] / usual
+    # A session that is missing from the log looks like a shopper who did not come back.
+    is_long = gap is not None and gap.days > 1
+    first = f"First the gap in the log {gap}: what was bought in it is missing. " if is_long else ""
     yield Signal(
         name="performance",
-        value=1 - last["pr_auc"] / usual,
+        value=lost,
         message=f"PR-AUC {last['pr_auc']:.3f} in the week of {last['week']:%Y-%m-%d}, the newest "
-        f"that is matured; {usual:.3f} before.",
-        remedy="Compare slices on the page Model, then train again: nextbuy train",
+        f"that is matured; {usual:.3f} before, {abs(lost):.0%} {'less' if lost >= 0 else 'more'}.",
+        remedy=f"{first}Compare slices on the page Model, then train again: nextbuy train",
+        unit="share",
     )
     yield Signal(
         name="calibration",
         value=last["calibration_error"],
         message=f"Calibration error {last['calibration_error']:.3f} in that week.",
-        remedy="Train again to fit the calibration again: nextbuy train",
+        remedy=f"{first}Train again to fit the calibration again: nextbuy train",
     )
 
 
-def _drift(drifts: Sequence[dict[str, Any]]) -> Iterator[Signal]:
+def drift_signals(drifts: Sequence[dict[str, Any]]) -> Iterator[Signal]:
+    """Share of the features that drifted by the newest week, and how far prediction and target did.
+
+    Args:
+        drifts: rows of `reports.DRIFT`, in the order of the weeks.
+    """
     newest = max(row["week"] for row in drifts)
     now = [row for row in drifts if row["week"] == newest]
     for against, name in (("training", "drift"), ("previous", "drift_to_previous")):
-        columns = [
-            r for r in now if r["against"] == against and r["feature"] not in (PREDICTION, TARGET)
-        ]
+        rows = [r for r in now if r["against"] == against]
+        columns, growing = (
+            [r for r in rows if subject_of(r["feature"]) == subject]
+            for subject in ("feature", "growing")
+        )
         if columns:
             text = "since the training period" if against == "training" else "since the week before"
+            n_grown = sum(row["is_drifted"] for row in growing)
+            apart = f" (and {n_grown} of {len(growing)} that grow with the age of the log)"
             yield _share(
                 name,
                 columns,
-                f"drifted {text}",
+                f"drifted {text}{apart if growing else ''}",
                 "See which on the page Drift; if the shop changed, train again.",
             )
     for column, name in ((PREDICTION, "prediction_drift"), (TARGET, "target_drift")):
@@ -308,4 +346,5 @@ def _share(name: str, rows: Sequence[dict[str, Any]], text: str, remedy: str) ->
         message=f"{len(drifted)} of {len(rows)} features {text}.",
         remedy=remedy,
         features=tuple(row["feature"] for row in drifted[:10]),
+        unit="share",
     )

@@ -42,3 +42,15 @@ def to_datetime(us: int) -> datetime:
     datetime.datetime(1970, 1, 1, 0, 0, 1, 500000, tzinfo=datetime.timezone.utc)
     """
     return EPOCH + us * MICROSECOND
+
+
+def age_in_words(hours: float) -> str:
+    """A length of time in hours, in days from two of them on.
+
+    >>> age_in_words(30.5), age_in_words(36), age_in_words(78_748.8)
+    ('30.5 hours', '36 hours', '3,281 days')
+    """
+    if abs(hours) < 48:
+        return f"{round(hours, 1):g} hours"
+    days = hours / 24
+    return f"{days:,.0f} days" if abs(days) >= 10 else f"{round(days, 1):g} days"

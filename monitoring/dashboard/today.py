@@ -3,12 +3,24 @@
 import streamlit as st
 
 from monitoring import reports
-from monitoring.dashboard.read import json_file, page, parquet, series, show_chart
+from monitoring.dashboard.read import (
+    NOT_APPLIED,
+    PASSED,
+    json_file,
+    last_checks,
+    page,
+    parquet,
+    series,
+    show_chart,
+)
+from monitoring.drift import subject_of
 from nextbuy.settings import Settings
+from nextbuy.times import age_in_words
 from nextbuy.versioned_table import manifest
 
 ICONS = {
     "raised": ":material/notifications_active:",
+    "recovering": ":material/trending_flat:",
     "acknowledged": ":material/done:",
     "silenced": ":material/notifications_off:",
 }
@@ -65,7 +77,8 @@ def _alerts() -> None:
             st.markdown(alert.message)
             if alert.features:
                 st.markdown(f"Columns: `{alert.features}`")
-            st.markdown(f"**What to do:** {alert.remedy}")
+            if alert.remedy:
+                st.markdown(f"**What to do:** {alert.remedy}")
 
 
 def _tiles(settings: Settings, n_events: int, newest: str) -> None:
@@ -81,44 +94,62 @@ def _tiles(settings: Settings, n_events: int, newest: str) -> None:
         fresh = alerts[alerts["alert"] == "freshness"].sort_values("ran_at")
         hours = fresh["value"].iloc[-1] if len(fresh) else None
     first[0].metric(
-        "Freshness", _age(hours), border=True, height="stretch", help=f"Newest event: {newest}"
+        "Freshness",
+        "-" if hours is None else age_in_words(hours),
+        border=True,
+        height="stretch",
+        help=f"Newest event: {newest}",
     )
-    passed: str = "-"
+    passed, small = "-", 0
     if checks is not None:
-        last = checks.sort_values("checked_at").groupby(["table", "rule"]).tail(1)
-        passed = f"{int(last['passed'].sum())} of {len(last)}"
-    first[1].metric("Checks passed", passed, border=True, height="stretch")
+        outcomes = last_checks(checks)["outcome"]
+        small = int((outcomes == NOT_APPLIED).sum())
+        passed = f"{int((outcomes == PASSED).sum())} of {len(outcomes) - small}"
+    first[1].metric(
+        "Checks passed",
+        passed,
+        border=True,
+        height="stretch",
+        help=f"{small} more had too little data to judge" if small else None,
+    )
     drifted: str = "-"
     if drift is not None:
         against = drift[drift["against"] == "training"]
         now = against[against["compared_at"] == against["compared_at"].max()]
         now = now[now["week"] == now["week"].max()]
+        now = now[now["feature"].map(subject_of) == "feature"]
         drifted = f"{int(now['is_drifted'].sum())} of {len(now)}"
     first[2].metric(
         "Features drifted",
         drifted,
         border=True,
         height="stretch",
-        help="Newest week, compared with the training period",
+        help="Newest week, compared with the training period; without what grows with the age of "
+        "the log",
     )
     first[3].metric(
         "Events", f"{n_events:,}", border=True, height="stretch", help=f"The newest day is {newest}"
     )
-    score, trend = "-", None
+    score, change, trend = "-", None, None
     if weeks is not None:
         matured = weeks[(weeks["state"] == "measured") & (weeks["origin"] == "backtest")]
         matured = matured[matured["measured_at"] == matured["measured_at"].max()].sort_values(
             "week"
         )
         if len(matured):
-            score, trend = f"{matured['pr_auc'].iloc[-1]:.3f}", matured["pr_auc"].round(3).tolist()
+            values = matured["pr_auc"]
+            score, trend = f"{values.iloc[-1]:.3f}", values.round(3).tolist()
+            if len(values) > 1:
+                change = f"{values.iloc[-1] - values.iloc[:-1].median():+.3f} to the weeks before"
     second[0].metric(
         "PR-AUC, newest matured week",
         score,
+        change,
         border=True,
         height="stretch",
         chart_data=trend,
         chart_type="line",
+        help="Compared with the median of the weeks before, as the alert `performance` does",
     )
     evaluation = json_file(settings.reports / "evaluation.json")
     champion = f"v{evaluation['version']} {evaluation['family']}" if evaluation else "-"
@@ -151,9 +182,3 @@ def _traffic(settings: Settings) -> None:
                 x=alt.X("day:T", title=None), y=alt.Y(f"{metric}:Q", title=f"{metric} a day")
             )
             show_chart(base.mark_area(opacity=0.25, line=True), 200)
-
-
-def _age(hours: float | None) -> str:
-    if hours is None:
-        return "-"
-    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.0f} days"

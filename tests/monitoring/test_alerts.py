@@ -50,12 +50,26 @@ def test_it_is_raised_after_its_runs_and_says_since_when():
 
 
 def test_a_value_that_sways_between_the_bounds_does_not_flap():
-    states = [a.state for a in replay([0.6, 0.6, 0.4, 0.6, 0.2, 0.4, 0.2, 0.45, 0.6])]
-    assert states == ["waiting"] + ["raised"] * 8
+    states = [a.is_raised for a in replay([0.6, 0.6, 0.4, 0.6, 0.2, 0.4, 0.2, 0.45, 0.6])]
+    assert states == [False] + [True] * 8
 
 
 def test_it_ends_after_its_quiet_runs():
-    assert [a.state for a in replay([0.6, 0.6, 0.2, 0.2])][-2:] == ["raised", "quiet"]
+    assert [a.state for a in replay([0.6, 0.6, 0.2, 0.2])][-2:] == ["recovering", "quiet"]
+
+
+def test_what_recovers_reads_as_recovery():
+    states = replay([0.6, 0.6, 0.2, 0.6, 0.2, 0.2])
+    assert [a.state for a in states[1:]] == [
+        "raised",
+        "recovering",
+        "raised",
+        "recovering",
+        "quiet",
+    ]
+    assert "It has recovered: the alert ends after 1 more such run." in str(states[2])
+    assert "Train." not in str(states[2])
+    assert "Train." in str(states[3])
 
 
 def test_one_outlier_raises_nothing():
