@@ -238,6 +238,7 @@ def _judged(connection: duckdb.DuckDBPyConnection, check: Check) -> _Judged:
         ((enough, parts, why),) = connection.execute(query).fetchall()
     except duckdb.Error:
         return _Judged()  # a column of another type: the check's own query fails on it, and says so
+    enough = enough or 0  # of an empty table, some aggregates are null
     small = f"{parts - enough:,} of {parts:,} {check.scope.parts} too small to judge"
     return _Judged(bool(enough), small if enough < parts else "", why or "the table is empty")
 

@@ -175,7 +175,7 @@ def write_page(
     from evidently.legacy.core import ColumnType
     from evidently.presets import ClassificationPreset, DataDriftPreset, DataSummaryPreset
 
-    register_stattest(
+    register_stattest(  # by a name: what is passed as a function cannot be saved
         StatTest(
             name="ranks",
             display_name="Distance of ranks",
@@ -286,7 +286,7 @@ def _ranks(old: pd.Series, new: pd.Series) -> float:
         below, up_to = (np.searchsorted(values, rows, side) for side in ("left", "right"))
         return np.asarray((below + up_to) / (2 * len(values)), np.float64)
 
-    return RANKS_A_DEVIATION * float(wasserstein_distance(places(old), places(new)))
+    return float(RANKS_A_DEVIATION * wasserstein_distance(places(old), places(new)))
 
 
 def _wasserstein(old: pd.Series, new: pd.Series) -> float:

@@ -18,7 +18,7 @@ from great_expectations.data_context.types.base import (
     InMemoryStoreBackendDefaults,
     ProgressBarsConfig,
 )
-from great_expectations.render import (
+from great_expectations.render.components import (
     RenderedBulletListContent,
     RenderedHeaderContent,
     RenderedSectionContent,
