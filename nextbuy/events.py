@@ -92,6 +92,38 @@ MONEY_COLUMNS = ("price", "discount")
 """Whole cents from 0 to `MAX_CENTS`."""
 WITHOUT_ITEM = EventType.LOGIN
 """The one event type without an item."""
+PLACEHOLDERS = (
+    "",
+    "-",
+    "--",
+    "-1",
+    "0",
+    "#n/a",
+    "<na>",
+    "<null>",
+    "(none)",
+    "(not set)",
+    "(other)",
+    "(null)",
+    "\\n",  # \N, as databases dump a NULL
+    "anonymous",
+    "guest",
+    "n/a",
+    "na",
+    "nan",
+    "nat",
+    "nil",
+    "none",
+    "not set",
+    "null",
+    "undefined",
+    "unknown",
+    "[object object]",
+    "00000000-0000-0000-0000-000000000000",
+)
+"""Texts that trackers and exports write where an id is missing, without case and outer blanks.
+
+Taken for an id, one of them would be a shopper made of all visitors without an id."""
 MAX_TEXT = 256
 MAX_CENTS = 10**12
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]

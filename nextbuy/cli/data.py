@@ -89,9 +89,9 @@ def ingest(
     """
     quiet_libraries()
     from nextbuy.ingest.ingest import is_up_to_date, publish, stage_events
-    from nextbuy.ingest.source import load_source
+    from nextbuy.ingest.source import load_sources
 
-    settings, mapping = Settings(), load_source(source_file(source))
+    settings, mapping = Settings(), load_sources(source_file(source))
     if is_up_to_date(logs, mapping, settings, items=items, replace=replace):
         print_line("events of these logs are published   (up to date)")
         print_next_steps("nextbuy sessionize")

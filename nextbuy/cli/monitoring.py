@@ -84,7 +84,7 @@ def _check_log(logs: list[str], source: str, settings: Settings) -> "CheckReport
     from monitoring.checks import check_events
     from nextbuy.cli.data import source_file
     from nextbuy.ingest.ingest import stage_events
-    from nextbuy.ingest.source import load_source
+    from nextbuy.ingest.source import load_sources
 
     with tempfile.TemporaryDirectory(prefix="nextbuy-check-") as folder:
         temporary = Settings(
@@ -95,7 +95,7 @@ def _check_log(logs: list[str], source: str, settings: Settings) -> "CheckReport
             return str(text).replace(str(temporary.quarantine), str(settings.quarantine))
 
         try:
-            with stage_events(logs, load_source(source_file(source)), temporary) as staged:
+            with stage_events(logs, load_sources(source_file(source)), temporary) as staged:
                 assert staged.file is not None  # a log without any event is refused
                 checked = check_events(staged.file, settings)
         except NextbuyError as error:

@@ -21,10 +21,11 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
 from nextbuy.ingest import quarantine
-from nextbuy.ingest.log_reader import Progress, open_rows
+from nextbuy.ingest.lines import Progress
+from nextbuy.ingest.log_reader import layout, open_rows
 from nextbuy.ingest.mapping import map_and_validate, read_items, with_items
 from nextbuy.ingest.report import ComparedRows, IngestReport, build_report, check_acceptance
-from nextbuy.ingest.source import Source
+from nextbuy.ingest.source import Source, files_by_source
 from nextbuy.settings import Settings
 from nextbuy.sql import literal, read_parquet
 from nextbuy.versioned_table import (
@@ -44,7 +45,7 @@ DERIVED_FROM = [name for name in EVENT_SCHEMA.names if name != "event_id"]
 
 def is_up_to_date(
     logs: Sequence[str | Path],
-    source: Source,
+    sources: Sequence[Source],
     settings: Settings,
     *,
     items: str | Path | None = None,
@@ -55,15 +56,15 @@ def is_up_to_date(
     if not receipt.exists():
         return False
     files, item_files = _find_files(logs), _find_files([items]) if items is not None else []
-    made_from = [_inputs(files, item_files, source, adds=False)]
+    made_from = [_inputs(files, item_files, sources, adds=False)]
     if not replace:
-        made_from.append(_inputs(files, item_files, source, adds=True))
+        made_from.append(_inputs(files, item_files, sources, adds=True))
     last = json.loads(receipt.read_text())
     return (
         last["inputs"] in made_from
         and last["version"] == settings.events.resolve().name
         # A row refused as lying in the future may be valid by now.
-        and not _quarantine_folder(settings, source, files).exists()
+        and not _quarantine_folder(settings, sources[0], files).exists()
     )
 
 
@@ -87,7 +88,7 @@ class StagedEvents:
 @contextmanager
 def stage_events(
     logs: Sequence[str | Path],
-    source: Source,
+    sources: Sequence[Source],
     settings: Settings,
     *,
     items: str | Path | None = None,
@@ -104,7 +105,7 @@ def stage_events(
 
     Args:
         logs: files and globs.
-        source: how the log is written.
+        sources: how the log is written: one source, or one for each of the shop's inputs.
         settings: where things are.
         items: file or glob of the item table that the source declares.
         replace: let the events of these logs take the place of all published ones.
@@ -115,23 +116,31 @@ def stage_events(
         NextbuyError: the log cannot be read, lacks a column, has too many bad rows, mixes with
             another source's events, or another run is adding events. Nothing is published.
     """
-    files, item_files = _find_files(logs), _item_files(source, items)
+    files, item_files = _find_files(logs), _item_files(sources, items)
+    inputs = files_by_source(files, sources)
+    source = sources[0]  # what is not an input's own is the same in all
     with ingest_workplace(settings) as work:
         published = None if replace else manifest(settings.events)
-        info = _info(source, bool(item_files), published, settings)
+        info = _info(inputs, bool(item_files), published, settings)
         with duckdb_connection(settings) as connection:
             # Rows are ordered where it matters; keeping their order everywhere costs memory.
             connection.execute("SET preserve_insertion_order = false")
             known_items = None
             if source.items and item_files:
                 known_items = read_items(connection, source, source.items, item_files, progress)
-            rows = _read_log(
-                connection, source, files, work / "rows.parquet", now or datetime.now(UTC), progress
-            )
+            now = now or datetime.now(UTC)
+            staged_rows = []
+            for number, (its_source, its_files) in enumerate(inputs):
+                file = work / f"rows-{number}.parquet"
+                _read_log(connection, its_source, its_files, file, now, progress)
+                staged_rows.append(file)
+            rows = read_parquet(staged_rows)
             progress("looking for duplicates")
-            compared = _compare(connection, rows, source, settings, published)
+            compared = _compare(
+                connection, rows, [source for source, _ in inputs], settings, published
+            )
             folder = _quarantine_folder(settings, source, files)
-            report = build_report(connection, compared, source, files, folder)
+            report = build_report(connection, compared, inputs, folder)
             if report.quarantined:
                 quarantine.write(connection, compared.refused, folder)
             else:
@@ -143,8 +152,8 @@ def stage_events(
                 if source.items and known_items:
                     new = with_items(source.items, new, known_items)
                 connection.execute(f"COPY (SELECT {COLUMNS} FROM {new}) TO {literal(file)}")
-        inputs = _inputs(files, item_files, source, adds=published is not None)
-        yield StagedEvents(settings, report, file, published, info, inputs)
+        made_from = _inputs(files, item_files, sources, adds=published is not None)
+        yield StagedEvents(settings, report, file, published, info, made_from)
 
 
 def publish(staged: StagedEvents, progress: Progress = lambda _: None) -> IngestReport:
@@ -209,55 +218,67 @@ def _matches(pattern: str) -> list[str]:
     return glob.glob(pattern, recursive=True)  # noqa: PTH207  # Path takes no absolute pattern
 
 
-def _item_files(source: Source, items: str | Path | None) -> list[Path]:
+def _item_files(sources: Sequence[Source], items: str | Path | None) -> list[Path]:
     if items is None:
         return []
-    if source.items is None:
+    if sources[0].items is None:
         raise NextbuyError(
-            f"The source {source.name!r} declares no item table, so {items} has no meaning. "
+            f"The source {sources[0].name!r} declares no item table, so {items} has no meaning. "
             "Describe it under items in the source file."
         )
     return _find_files([items])
 
 
 def _info(
-    source: Source, with_items: bool, published: Manifest | None, settings: Settings
+    inputs: Sequence[tuple[Source, Sequence[Path]]],
+    with_items: bool,
+    published: Manifest | None,
+    settings: Settings,
 ) -> dict[str, Any]:
     """What later stages need to know of the source.
 
     Raises:
-        NextbuyError: the published events are of another source, or mapped in another way.
+        NextbuyError: the published events are of another source, or a log of the same layout was
+            mapped in another way.
     """
-    info = {
-        "source": source.name,
-        "mapping": source.mapping,
-        "provides": source.provides(with_items),
-    }
+    name = inputs[0][0].name
+    provides = {column for source, _ in inputs for column in source.provides(with_items)}
+    mappings = {layout(source, files): source.mapping for source, files in inputs}
     if published is None:
-        return info
+        return {"source": name, "mappings": mappings, "provides": sorted(provides)}
     start_over = (
         "Ingest into another data folder (NEXTBUY_DATA), or replace the published events "
         "(--replace)."
     )
-    if published.info["source"] != source.name:
+    if published.info["source"] != name:
         raise NextbuyError(
             f"{settings.events} holds events of the source {published.info['source']!r}; events of "
-            f"{source.name!r} must not be mixed in, their users and items are others. {start_over}"
+            f"{name!r} must not be mixed in, their users and items are others. {start_over}"
         )
-    if published.info["mapping"] != source.mapping:
-        raise NextbuyError(
-            f"The mapping of {source.name!r} is not the one that {settings.events} was made with: "
-            f"the same row would become another event. {start_over}"
-        )
-    return info | {"provides": sorted({*info["provides"], *published.info["provides"]})}
+    known = published.info.get("mappings")
+    if known is None:  # folders of version 0.1 have one mapping and do not say of which layout
+        known = dict.fromkeys(mappings, published.info["mapping"])
+    for its_layout, mapping in mappings.items():
+        if known.get(its_layout, mapping) != mapping:
+            raise NextbuyError(
+                f"The mapping of {name!r} is not the one that {settings.events} was made with: "
+                "the same row would become another event. If it is for another log of the shop, "
+                f"say so by a name of its own under input in the source file. {start_over}"
+            )
+    return {
+        "source": name,
+        "mappings": dict(sorted((known | mappings).items())),
+        "provides": sorted({*provides, *published.info["provides"]}),
+    }
 
 
 def _inputs(
-    files: Sequence[Path], item_files: Sequence[Path], source: Source, *, adds: bool
+    files: Sequence[Path], item_files: Sequence[Path], sources: Sequence[Source], *, adds: bool
 ) -> str:
     """Identifies a batch, how it is read, and whether it came on top of others."""
     digests = [sorted(file_digest(file) for file in group) for group in (files, item_files)]
-    return fingerprint(digests, source.model_dump(mode="json"), adds, *CODE)
+    mappings = [source.model_dump(mode="json") for source in sources]
+    return fingerprint(digests, mappings, adds, *CODE)
 
 
 def _receipt(settings: Settings) -> Path:
@@ -287,18 +308,17 @@ def _read_log(
     file: Path,
     now: datetime,
     progress: Progress,
-) -> str:
-    """Read the log once, map and validate every row into `file`; returns it as a relation."""
+) -> None:
+    """Read the files of one input once, map and validate every row into `file`."""
     fields = {f"fields.{name}": column for name, column in source.fields.items()}
     with open_rows(connection, source, files, fields, source.explode, progress) as rows:
         connection.execute(f"COPY ({map_and_validate(source, rows, now)}) TO {literal(file)}")
-    return read_parquet(file)
 
 
 def _compare(
     connection: duckdb.DuckDBPyConnection,
     rows: str,
-    source: Source,
+    sources: Sequence[Source],
     settings: Settings,
     published: Manifest | None,
 ) -> ComparedRows:
@@ -318,15 +338,16 @@ def _compare(
         UNION ALL SELECT {COLUMNS}, file, row FROM repeats WHERE place = 1"""
     )
     # What an item table adds may have been unknown when the event was published.
-    added = source.items.fields if source.items else ()
+    items = sources[0].items
+    added = items.fields if items else ()
     own = [name for name in DERIVED_FROM if name not in added]
-    old = _published_days(connection, "batch", source, settings, published)
+    old = _published_days(connection, "batch", sources, settings, published)
     connection.execute(
         f"""CREATE TABLE present AS
         SELECT old.event_id, row({_of("old", own)}) IS DISTINCT FROM row({_of("batch", own)})
             AS differs FROM {old} AS old JOIN batch USING (event_id)"""
     )
-    label = literal(source.label("event_id"))
+    label = literal(sources[0].label("event_id"))
     conflict = f"""SELECT file, row, 'conflicting_event_id' AS reason, {label} AS "column",
         event_id AS value, json_object({", ".join(f"'{c}', {c}" for c in EVENT_SCHEMA.names)})
         AS raw"""
@@ -346,13 +367,14 @@ def _of(table: str, columns: Sequence[str]) -> str:
 def _published_days(
     connection: duckdb.DuckDBPyConnection,
     batch: str,
-    source: Source,
+    sources: Sequence[Source],
     settings: Settings,
     published: Manifest | None,
 ) -> str:
     """The published events that an event of this batch may repeat, as a relation."""
     days = list(published.days) if published else []
-    if "event_id" not in source.fields:  # a derived id holds the time: only the same days count
+    if not any("event_id" in source.fields for source in sources):
+        # a derived id holds the time: only the same days count
         days = _days(connection, batch, among=days)
     return read_days(settings.events, days) if days else f"(SELECT {COLUMNS} FROM {batch} LIMIT 0)"
 

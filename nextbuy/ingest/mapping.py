@@ -8,13 +8,15 @@ import duckdb
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA, MAX_CENTS
-from nextbuy.ingest.log_reader import LogRows, Progress, open_rows
-from nextbuy.ingest.row_rules import row_rules
-from nextbuy.ingest.source import ItemTable, Source, TimeFormat
+from nextbuy.ingest.iso_time import iso_micros
+from nextbuy.ingest.lines import Progress
+from nextbuy.ingest.log_reader import open_rows
+from nextbuy.ingest.row_rules import is_placeholder, row_rules
+from nextbuy.ingest.rows import LogRows
+from nextbuy.ingest.source import ColumnSpec, Expression, ItemTable, Source, TimeFormat
 from nextbuy.sql import literal
 from nextbuy.times import to_us
 
-OFFSET = r":\d\d(\.\d+)? ?(Z|UTC|[+-]\d\d(:?\d\d)?)$"  # an ISO time that says its own zone
 HASHED = (
     "user_id",
     "_us",
@@ -32,7 +34,8 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
     """The query that maps and validates a log: one row for every row of the log.
 
     Its columns: `file`, `row`; `reason`, `column`, `value` and `raw` of a refused row; `ignored`,
-    the name of an ignored event; and the canonical columns, NULL in rows that are no events.
+    the name of an ignored event; `no_session`, what an event has for a session id that is none; and
+    the canonical columns, NULL in rows that are no events.
     """
     rules = row_rules(source)
     texts = ", ".join(f"{_text(source, rows, name)} AS _{name}" for name in EVENT_SCHEMA.names)
@@ -50,6 +53,7 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
         f"WHEN {i} THEN _{rule.column}" for i, rule in enumerate(rules, 1) if rule.column
     )
     cases = " ".join(f"WHEN {rule.condition} THEN {i}" for i, rule in enumerate(rules, 1))
+    no_session = is_placeholder("_source_session_id", source)
     columns = {
         "event_id": "_event_id" if "event_id" in source.fields else derived_id(),
         "user_id": "_user_id",
@@ -60,7 +64,7 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
         "brand": "_brand",
         "price": "nullif(_price_cents, 0)" if source.zero_price_is_unknown else "_price_cents",
         "discount": "_discount_cents",
-        "source_session_id": "_source_session_id",
+        "source_session_id": f"CASE WHEN NOT {no_session} THEN _source_session_id END",
     }
     events = ", ".join(
         f"CASE WHEN _rule IS NULL AND _ignored IS NULL THEN {sql} END AS {name}"
@@ -85,7 +89,9 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
             CASE WHEN _rule IS NOT NULL THEN [{labels}][_rule] END AS "column",
             CASE _rule {values} END AS value,
             CASE WHEN _rule IS NOT NULL THEN CAST({rows.raw} AS VARCHAR) END AS raw,
-            _ignored AS ignored, {events}
+            _ignored AS ignored,
+            CASE WHEN _rule IS NULL AND _ignored IS NULL AND {no_session}
+                THEN _source_session_id END AS no_session, {events}
         FROM ruled"""
 
 
@@ -109,13 +115,7 @@ def micros(text: str, time: TimeFormat) -> str:
         factor = {"unix_s": "1e6", "unix_ms": "1e3"}[time.format]
         return f"TRY_CAST(round(TRY_CAST({text} AS DOUBLE) * {factor}) AS BIGINT)"
     if time.format == "iso":
-        absolute, local = f"TRY_CAST({text} AS TIMESTAMPTZ)", f"TRY_CAST({text} AS TIMESTAMP)"
-        if time.zone == "UTC":
-            return f"epoch_us({absolute})"
-        return (
-            f"CASE WHEN regexp_matches({text}, {literal(OFFSET)}) THEN epoch_us({absolute}) "
-            f"ELSE epoch_us(timezone({literal(time.zone)}, {local})) END"
-        )
+        return iso_micros(text, time.zone)
     parsed = f"try_strptime({text}, {literal(time.format)})"
     if "%z" in time.format or "%Z" in time.format:
         return f"epoch_us({parsed})"
@@ -147,10 +147,12 @@ def read_items(
     Raises:
         NextbuyError: the table cannot be read, or has a row that cannot be used.
     """
-    specs = {"items.key": table.key}
+    specs: dict[str, ColumnSpec] = {"items.key": table.key}
     specs |= {f"items.fields.{name}": column for name, column in table.fields.items()}
     if table.stamp is not None:
         specs["items.stamp"] = table.stamp
+    if table.where:
+        specs["items.where"] = Expression(sql=table.where)
     with open_rows(connection, table, files, specs, progress=progress) as rows:
         stamp = micros(rows.texts["items.stamp"], table.time) if table.stamp else "NULL"
         columns = {"item_id": _id(rows.texts["items.key"], source, "item_id"), "us": stamp}
@@ -194,8 +196,17 @@ def with_items(table: ItemTable, events: str, items: str) -> str:
 
 
 def _text(source: Source, rows: LogRows, name: str) -> str:
-    return _id(rows.texts.get(f"fields.{name}", "CAST(NULL AS VARCHAR)"), source, name)
+    setting = f"fields.{name}"
+    text = _id(rows.texts.get(setting, "CAST(NULL AS VARCHAR)"), source, name)
+    if name == "event_id" and source.explode and setting not in rows.of_element:
+        # The id of the row is one id for all of its elements, each of which is an event.
+        return f"{text} || CASE WHEN _position > 1 THEN '#' || _position ELSE '' END"
+    return text
 
 
 def _id(text: str, source: Source, name: str) -> str:
-    return f"regexp_replace({text}, '[.]0+$', '')" if name in source.float_ids else text
+    if name not in source.float_ids:
+        return text
+    # What a double could not hold keeps its fraction, so that the row is refused for it.
+    exact = f"abs(TRY_CAST({text} AS DOUBLE)) <= {2**53}"
+    return f"CASE WHEN {exact} THEN regexp_replace({text}, '[.]0+$', '') ELSE {text} END"

@@ -12,15 +12,22 @@ MAX_SHOWN = 60  # characters of a value in a message
 
 REMEDIES = {
     "not_utf8": "Convert the file to UTF-8, e.g. with iconv.",
-    "stray_quote": "Correct the quotes; a line break within quotes is not understood.",
+    "stray_quote": "Correct the quotes: each stands at an end of a cell, or doubled within it.",
     "wrong_number_of_cells": "The line is cut short or has a stray delimiter; correct it.",
     "not_a_json_object": "Each line must be one JSON object; correct it at its source.",
+    "not_a_list": "The column under explode must hold a list; correct it at its source.",
     "missing_event_type": "Fill in the event's name at its source.",
     "unknown_event_type": "Map the name under event_types, or list it under ignored.",
     "missing_event_id": "Fill it in, or leave fields.event_id out to have ids derived.",
     "conflicting_event_id": "The id stands for another event already. If the column is no unique "
     "id, leave fields.event_id out to have ids derived.",
     "missing_user": "Fill in the user at its source; an anonymous visitor needs an id as well.",
+    "placeholder_user": "It stands for no id: give the visitor an id, or name another list under "
+    "placeholders if it is one.",
+    "placeholder_item": "It stands for no item: correct it at its source, or name another list "
+    "under placeholders if it is one.",
+    "imprecise_id": "The number went through a double and lost digits: read or export the column "
+    "as text or as a whole number.",
     "missing_time": "Fill in the time at its source.",
     "unparsable_time": "Correct time.format in the source file, or the value at its source.",
     "time_too_old": "Correct the value, or set limits.not_before.",

@@ -47,6 +47,8 @@ class IngestReport(BaseModel):
     last_event: datetime | None
     days: int
     """Days of the events table that were written."""
+    no_session: dict[str, int]
+    """Session ids that stand for none (`undefined`) -> events that had them."""
     empty_columns: tuple[str, ...]
     """Columns that the source maps, but that hold no value in any valid event."""
     quarantine: Path | None
@@ -66,6 +68,9 @@ class IngestReport(BaseModel):
             text += f"{self.last_event:%Y-%m-%d %H:%M} UTC; {self.days} days written"
         if self.empty_columns:
             text += f"\nmapped, but without any value: {', '.join(self.empty_columns)}"
+        if self.no_session:
+            listed = ", ".join(f"{text!r} ({n:,})" for text, n in self.no_session.items())
+            text += f"\nread as no session id, since it stands for none: {listed}"
         if self.quarantine:
             text += f"\nrefused rows are in {self.quarantine}\n{self.explanation}"
         return text
@@ -90,13 +95,12 @@ class ComparedRows(NamedTuple):
 def build_report(
     connection: duckdb.DuckDBPyConnection,
     compared: ComparedRows,
-    source: Source,
-    files: Sequence[Path],
+    inputs: Sequence[tuple[Source, Sequence[Path]]],
     folder: Path,
 ) -> IngestReport:
     """Count what became of every row, before anything is published; refused ones go to `folder`."""
     ignored: Counter[str] = Counter()
-    per_file: dict[str, Counter[str]] = {str(file): Counter() for file in files}
+    per_file: dict[str, Counter[str]] = {str(f): Counter() for _, files in inputs for f in files}
     for file, name, n in connection.execute(
         f"SELECT file, ignored, count(*) FROM {compared.rows} GROUP BY ALL"
     ).fetchall():
@@ -113,7 +117,7 @@ def build_report(
     repeated = _count(connection, f"FROM {compared.repeats} WHERE place > 1 AND variant = 1")
     present = _count(connection, f"FROM {compared.present} WHERE NOT differs")
     read = sum(counts["read"] for counts in per_file.values())
-    mapped = [name for name in OPTIONAL if name in source.fields]
+    mapped = [name for name in OPTIONAL if any(name in source.fields for source, _ in inputs)]
     filled = ", ".join(f"count({name})" for name in mapped) or "0"
     first, last, *full = connection.execute(
         f"SELECT min(event_time), max(event_time), {filled} FROM {compared.batch}"
@@ -134,6 +138,12 @@ def build_report(
         first_event=first,
         last_event=last,
         days=0,
+        no_session=dict(
+            connection.execute(
+                f"SELECT no_session, count(*) FROM {compared.rows} WHERE no_session IS NOT NULL "
+                "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20"
+            ).fetchall()
+        ),
         empty_columns=tuple(name for name, n in zip(mapped, full, strict=False) if not n),
         quarantine=folder if quarantined else None,
         explanation=quarantine.explain(connection, compared.refused),

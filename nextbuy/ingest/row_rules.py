@@ -7,8 +7,11 @@ from nextbuy.ingest.source import Source
 from nextbuy.sql import literal
 from nextbuy.times import MICROSECOND, to_us
 
-UNREADABLE = ("not_utf8", "stray_quote", "wrong_number_of_cells", "not_a_json_object")
+UNREADABLE = ("not_utf8", "stray_quote", "wrong_number_of_cells", "not_a_json_object", "not_a_list")
 """Why a row could not be cut into columns, as the log reader says."""
+
+
+ID_COLUMNS = ("event_id", "user_id", "item_id", "source_session_id")
 
 
 class RowRule(NamedTuple):
@@ -19,6 +22,29 @@ class RowRule(NamedTuple):
     """Canonical column at fault."""
     condition: str
     """SQL condition that an invalid row meets."""
+
+
+def is_placeholder(text: str, source: Source) -> str:
+    """Condition: a text that stands for a missing id."""
+    if not source.placeholders:
+        return "false"
+    longest = max(map(len, source.placeholders))
+    listed = ", ".join(literal(each.casefold()) for each in source.placeholders)
+    # Most ids are longer, and bytes are counted faster than blanks are cut off.
+    return f"(strlen(trim({text})) <= {longest} AND lower(trim({text})) IN ({listed}))"
+
+
+def is_imprecise(text: str) -> str:
+    """Condition: a whole number that went through a double and lost digits on the way.
+
+    A double holds whole numbers up to 2^53; above, or written with an exponent, several ids have
+    become one.
+    """
+    return (
+        f"(contains({text}, '.') OR contains({text}, 'e+') OR contains({text}, 'E+')) AND ("
+        rf"regexp_full_match({text}, '-?\d(\.\d+)?[eE]\+?\d+') OR "
+        rf"(regexp_full_match({text}, '-?\d+\.0*') AND abs(TRY_CAST({text} AS DOUBLE)) > {2**53}))"
+    )
 
 
 def row_rules(source: Source) -> list[RowRule]:
@@ -36,11 +62,18 @@ def row_rules(source: Source) -> list[RowRule]:
         RowRule("unknown_event_type", "event_type", "_kind IS NULL"),
         RowRule("missing_event_id", "event_id", "_event_id IS NULL"),
         RowRule("missing_user", "user_id", "_user_id IS NULL"),
+        RowRule("placeholder_user", "user_id", is_placeholder("_user_id", source)),
         RowRule("missing_time", "event_time", "_event_time IS NULL"),
         RowRule("unparsable_time", "event_time", "_us IS NULL"),
         RowRule("time_too_old", "event_time", f"_us < {earliest}"),
         RowRule("time_in_future", "event_time", f"_us > _now_us + {ahead}"),
         RowRule("missing_item", "item_id", f"_item_id IS NULL AND _kind <> '{WITHOUT_ITEM}'"),
+        RowRule(
+            "placeholder_item",
+            "item_id",
+            f"{is_placeholder('_item_id', source)} AND _kind <> '{WITHOUT_ITEM}'",
+        ),
+        *(RowRule("imprecise_id", name, is_imprecise(f"_{name}")) for name in ID_COLUMNS),
     ]
     for money in MONEY_COLUMNS:
         unparsable = f"_{money} IS NOT NULL AND _{money}_cents IS NULL"

@@ -1,15 +1,25 @@
 """What a shop's log looks like: the mapping from its columns and names to canonical events."""
 
+from collections.abc import Sequence
 from datetime import timedelta
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from nextbuy.events import REQUIRED, TIME_LIMITS, EventType
+from nextbuy.errors import NextbuyError
+from nextbuy.events import PLACEHOLDERS, REQUIRED, TIME_LIMITS, EventType
 from nextbuy.versioned_table import fingerprint
-from nextbuy.yaml_file import load_yaml
+from nextbuy.yaml_file import load_yaml, mistakes
 
 Name = Annotated[str, Field(min_length=1)]
 ATTRIBUTES = ("category", "brand", "price", "discount")
@@ -26,7 +36,8 @@ class _Model(BaseModel):
 class Expression(_Model):
     """A DuckDB expression over the log's columns, for what a plain column cannot say.
 
-    The columns are text, empty cells are NULL; `_line` is the whole line of a JSON log.
+    In CSV and JSON the columns are text, and empty cells are NULL; a dotted path is one name, in
+    double quotes. `_line` is the whole line, `_element` the element of an exploded list as JSON.
     """
 
     sql: Name
@@ -60,7 +71,7 @@ class FileFormat(_Model):
     """How a file is cut into rows and columns. Gzip is detected by content."""
 
     format: Literal["csv", "jsonl", "parquet"]
-    """CSV rows are lines: a quoted line break is not understood and its row is refused."""
+    """CSV by RFC 4180: a quoted cell may hold delimiters, doubled quotes and line breaks."""
     columns: tuple[Name, ...] = ()
     """The columns of a CSV file without a header, in order. Empty: the first line names them."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
@@ -135,8 +146,13 @@ class Source(FileFormat):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    input: str = ""
+    """Which of the shop's logs this is, where it has several of different layout."""
+    files: Name | None = None
+    """Glob over the names of the files that are this input; needed only among several inputs."""
     explode: Name | None = None
-    """Path of an array in a JSON log: one event per element, `PATH.x` is the element's x."""
+    """Column or path of a list: one event per element, `PATH.x` is the element's x. A row without
+    the list is one event. In CSV the cell holds the list as JSON."""
     fields: dict[
         Literal[
             "event_id",
@@ -158,6 +174,9 @@ class Source(FileFormat):
     ignored: tuple[Name, ...] = ()
     """Their names that are skipped: counted, but not refused."""
     time: TimeFormat = TimeFormat()
+    placeholders: tuple[str, ...] = PLACEHOLDERS
+    """Texts that are no id, without regard to case and blanks around them. A row with one for its
+    shopper or item is refused; as session id it means that there is none."""
     float_ids: tuple[str, ...] = ()
     """Canonical columns whose ids came as floats: "266079.0" is read as "266079"."""
     money: Literal["units", "cents"] = "units"
@@ -172,8 +191,6 @@ class Source(FileFormat):
         missing = [name for name in (*REQUIRED, "item_id") if name not in self.fields]
         if missing:
             raise ValueError(f"fields.{missing[0]}: missing; name the log's column for it")
-        if self.explode and self.format != "jsonl":
-            raise ValueError("explode: only a jsonl log can be exploded; drop it")
         both = sorted(set(self.event_types) & set(self.ignored))
         if both:
             raise ValueError(f"ignored: {both[0]!r} is mapped under event_types as well; drop one")
@@ -203,19 +220,63 @@ class Source(FileFormat):
         events, it does not turn one event into another.
         """
         named = {"fields", "time", "float_ids", "money", "zero_price_is_unknown", "nulls"}
+        if self.placeholders != PLACEHOLDERS:
+            named.add("placeholders")
         return fingerprint(self.model_dump(mode="json", include=named))
 
 
-def load_source(path: Path) -> Source:
-    """Read a source mapping.
+def load_sources(path: Path) -> list[Source]:
+    """Read a source mapping: a source for each of its inputs, or one if it names none.
+
+    Where a shop has several logs of different layout, `inputs` holds what each of them adds to the
+    settings beside it, or says otherwise.
 
     Raises:
         NextbuyError: there is no such file, it is not YAML, or a field is wrong; the message
             names the file, the field and the remedy.
     """
-    return load_yaml(
-        path,
-        Source,
-        name="source file",
-        hint="What each field means: nextbuy/ingest/source.py; examples: configs/sources/.",
-    )
+    hint = "What each field means: nextbuy/ingest/source.py; examples: configs/sources/."
+    common = load_yaml(path, _Inputs, name="source file", hint=hint)
+    if not common.inputs:
+        return [load_yaml(path, Source, name="source file", hint=hint)]
+    sources = []
+    for name, own in common.inputs.items():
+        content = (common.model_extra or {}) | own | {"input": name}
+        try:
+            sources.append(Source.model_validate(content))
+        except ValidationError as error:
+            where = f"The source file {path}"
+            raise NextbuyError(mistakes(error, where, ("inputs", name), hint=hint)) from None
+    return sources
+
+
+class _Inputs(BaseModel):
+    """The part of a source file that makes several sources of it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    inputs: dict[Name, dict[str, Any]] = {}
+
+
+def files_by_source(
+    files: Sequence[Path], sources: Sequence[Source]
+) -> list[tuple[Source, list[Path]]]:
+    """Which files are the log of which source; sources without a file are left out.
+
+    Raises:
+        NextbuyError: a file fits no input, or several.
+    """
+    if len(sources) == 1:
+        return [(sources[0], list(files))]
+    groups: list[tuple[Source, list[Path]]] = [(source, []) for source in sources]
+    for file in files:
+        fits = [group for source, group in groups if fnmatch(file.name, source.files or "*")]
+        if len(fits) != 1:
+            globs = ", ".join(f"{source.input} {source.files or '*'!r}" for source in sources)
+            raise NextbuyError(
+                f"{file} is {'none' if not fits else 'several'} of the inputs of "
+                f"{sources[0].name!r} by its name: {globs}. Rename it, or correct "
+                "inputs.*.files in the source file."
+            )
+        fits[0].append(file)
+    return [(source, group) for source, group in groups if group]

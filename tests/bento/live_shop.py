@@ -15,15 +15,15 @@ def build(settings, shoppers=80, days=60, last=1):
     """Publish and materialize all but the `last` days of arrival; returns the files of those."""
     from generators.shop import ShopConfig, simulate
     from nextbuy.ingest.ingest import publish, stage_events
-    from nextbuy.ingest.source import load_source
+    from nextbuy.ingest.source import load_sources
     from nextbuy.tables.labels import LabelConfig
 
     log = settings.raw / "simulated"
     config = ShopConfig(shoppers=shoppers, items=150, days=days, seed=3)
     simulate(config, log, settings.truth, lambda *_: None)
     files = sorted(log.glob("*.parquet"))
-    source = load_source(data.source_file("simulated"))
-    with stage_events(files[:-last], source, settings) as staged:
+    sources = load_sources(data.source_file("simulated"))
+    with stage_events(files[:-last], sources, settings) as staged:
         publish(staged)
     build_sessions(settings, SessionConfig())
     build_labels(settings, LabelConfig())

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from nextbuy.ingest.ingest import publish, stage_events
-from nextbuy.ingest.log_reader import Progress
+from nextbuy.ingest.lines import Progress
 from nextbuy.ingest.report import IngestReport
 from nextbuy.ingest.source import Source
 from nextbuy.settings import Settings
@@ -52,7 +52,7 @@ def ingest(
     **options: Any,
 ) -> IngestReport:
     """Stage a log and publish it unchecked; the options are those of `stage_events`."""
-    with stage_events(logs, source, settings, progress=progress, **options) as staged:
+    with stage_events(logs, [source], settings, progress=progress, **options) as staged:
         return publish(staged, progress)
 
 

@@ -167,7 +167,7 @@ def test_bytes_that_are_no_text(tmp_path, settings):
 
 
 def test_rows_and_files_are_told_apart_across_chunks_and_files(tmp_path, settings, monkeypatch):
-    monkeypatch.setattr("nextbuy.ingest.log_reader.CHUNK_BYTES", 64)
+    monkeypatch.setattr("nextbuy.ingest.lines.CHUNK_BYTES", 64)
     lines = [GOOD.replace("ann", f"u{i}") for i in range(50)]
     one = log(tmp_path / "1.csv", *lines, "cut")
     two = log(tmp_path / "2.csv.gz", *lines[:7], "cut", *lines)

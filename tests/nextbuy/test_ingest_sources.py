@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.ingest.source import Limits, load_source
+from nextbuy.ingest.source import Limits, load_sources
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.versioned_table import manifest
 from tests.nextbuy.small_log import event_rows, ingest, log, quarantined, reconciles
@@ -22,7 +22,8 @@ SHARED = Path(os.environ.get("NEXTBUY_SHARED_DATA", PROJECT.parent / "shared" / 
 
 
 def shipped(name):
-    return load_source(PROJECT / "configs" / "sources" / f"{name}.yaml")
+    (source,) = load_sources(PROJECT / "configs" / "sources" / f"{name}.yaml")
+    return source
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import yaml
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.ingest.source import Source, load_source
+from nextbuy.ingest.source import Source, load_sources
 from nextbuy.settings import PROJECT
 
 SHIPPED = sorted((PROJECT / "configs" / "sources").glob("*.yaml"))
@@ -34,7 +34,7 @@ def test_every_canonical_column_can_be_mapped() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_mapping_is_named_after_its_file(path: Path) -> None:
-    assert load_source(path).name == path.stem
+    assert {source.name for source in load_sources(path)} == {path.stem}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_shipped_mapping_is_named_after_its_file(path: Path) -> None:
     ],
 )
 def test_what_a_shipped_source_provides(name: str, with_items: bool, provides: str) -> None:
-    source = load_source(PROJECT / "configs" / "sources" / f"{name}.yaml")
+    (source,) = load_sources(PROJECT / "configs" / "sources" / f"{name}.yaml")
     assert source.provides(with_items) == provides.split()
 
 
@@ -82,7 +82,6 @@ def test_what_a_shipped_source_provides(name: str, with_items: bool, provides: s
         ({"time": {"format": "unix"}}, "time: 'unix' is no time format; use iso, unix_s"),
         ({"time": {"zone": "Mars/Base"}}, "'Mars/Base' is no time zone; use a name such as Asia"),
         ({"float_ids": ["session"]}, "float_ids: 'session' is not among fields; name a field"),
-        ({"explode": "items"}, "explode: only a jsonl log can be exploded; drop it"),
         (
             {"format": "jsonl", "columns": ["a"]},
             "columns: a jsonl file names its columns itself; drop it",
@@ -108,25 +107,25 @@ def test_a_mistake_is_named_with_file_field_and_remedy(
 ) -> None:
     path = written(tmp_path, SHOP | change)
     with pytest.raises(NextbuyError, match=re.escape(said)) as caught:
-        load_source(path)
+        load_sources(path)
     assert str(path) in str(caught.value)
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(NextbuyError, match=r"(?s)delimiter.*event_types"):
-        load_source(written(tmp_path, SHOP | {"delimiter": "", "event_types": {"pv": "x"}}))
+        load_sources(written(tmp_path, SHOP | {"delimiter": "", "event_types": {"pv": "x"}}))
 
 
 def test_a_source_file_that_is_not_there_names_those_beside_it(tmp_path: Path) -> None:
     written(tmp_path, SHOP)
     with pytest.raises(NextbuyError, match=r"no source file .*other\.yaml\. Beside it: shop\.yaml"):
-        load_source(tmp_path / "other.yaml")
+        load_sources(tmp_path / "other.yaml")
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- a\n- b", ""])
 def test_a_source_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(NextbuyError, match=r"shop\.yaml"):
-        load_source(written(tmp_path, text))
+        load_sources(written(tmp_path, text))
 
 
 def test_numbers_in_yaml_are_names() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
-from nextbuy.ingest.source import load_source
+from nextbuy.ingest.source import load_sources
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.tables.build import stage_features
 from nextbuy.tables.sessions import SessionConfig
@@ -150,7 +150,7 @@ def test_a_real_log_reconciles_down_to_the_sessions(name, tmp_path):
     if not list(SHARED.glob(log)):
         pytest.skip(f"not in {SHARED}: {log}")
     data = Settings(data=tmp_path)
-    source = load_source(PROJECT / "configs" / "sources" / f"{name}.yaml")
+    (source,) = load_sources(PROJECT / "configs" / "sources" / f"{name}.yaml")
     report = ingest([SHARED / log], source, data, items=items and SHARED / items)
     assert report.read == (
         report.published
