@@ -42,6 +42,18 @@ EVENT_SCHEMA = pa.schema(
 )
 """Arrow types of the canonical event, in column order. `price + discount` is the list price."""
 
+TYPE_ORDER = (
+    EventType.LOGIN,
+    EventType.VIEW,
+    EventType.SCROLL,
+    EventType.ADD_TO_CART,
+    EventType.REMOVE_FROM_CART,
+    EventType.PURCHASE,
+)
+"""The order of events at one moment, as things happen in a shop: a log-in before what it led to, a
+purchase last. Orders, logs of whole days and trackers that send in batches give many events one
+time."""
+
 COMPUTED_SCHEMA = pa.schema(
     [
         pa.field("event_us", pa.int64())

@@ -10,9 +10,10 @@ import ibis
 import ibis.expr.types as ir
 
 from nextbuy.events import EventType
+from nextbuy.features.event_order import event_order
 from nextbuy.features.history import counts
 from nextbuy.features.windows import WINDOWS, at_every_change, not_before
-from nextbuy.times import DAY, SECOND
+from nextbuy.times import DAY
 
 ALL = ("", "_1d", "_7d", "_30d")
 USER_WINDOWS = ("_7d", "_30d")
@@ -21,6 +22,8 @@ REACH_DAYS = 31
 Earlier days count only through the carried features."""
 DIGITS = 6
 """Width of a day's number in a code that sorts as text; enough for the year 4707."""
+AMOUNTS = ("price", "discount", "offered_price", "offered_discount")
+"""What is kept as last seen; the offered ones are of the last event that has both."""
 MONEY = 2**41  # cents stay below this, so a moment and an amount fit one sortable integer
 
 
@@ -33,20 +36,27 @@ def daily(
     """Window counts of `key` as of each midnight at which one of them changes.
 
     Bots' events, and events without the key, are left out. Returns `key`, `event_us` (a
-    midnight), counts per window, distinct users per window, the last price and discount seen, and
-    of each attribute (a text) the last value, the largest of a day.
+    midnight), counts per window, distinct users per window, and, as last seen, `AMOUNTS` and each
+    attribute (a text).
     """
     shopping = events.filter(events[key].notnull() & ~events.is_bot)
     shopping = shopping.mutate(day=shopping.event_us // DAY)
-    second = shopping.event_us % DAY // SECOND
+    order = event_order(shopping)
+    price, discount = shopping.price, shopping.discount
+    offered = price.notnull() & discount.notnull()
     viewed = shopping.event_type == EventType.VIEW.value
     per_day = shopping.group_by([key, "day"]).aggregate(
         **counts(shopping),
-        viewed_price=viewed.ifelse(shopping.price.fill_null(0), 0).sum(),
-        n_priced_views=(viewed & shopping.price.notnull()).cast("int64").sum(),
-        price_code=(second * MONEY + shopping.price).max(),
-        discount_code=(second * MONEY + shopping.discount).max(),
-        **{f"{name}_code": shopping[name].max() for name in attributes},
+        viewed_price=viewed.ifelse(price.fill_null(0), 0).sum(),
+        n_priced_views=(viewed & price.notnull()).cast("int64").sum(),
+        price=price.argmax(order, where=price.notnull()),
+        discount=discount.argmax(order, where=discount.notnull()),
+        offered_price=price.argmax(order, where=offered),
+        offered_discount=discount.argmax(order, where=offered),
+        **{
+            name: shopping[name].argmax(order, where=shopping[name].notnull())
+            for name in attributes
+        },
     )
     # A day's number before the text: the latest sorts last.
     day = per_day.day.cast("string").lpad(DIGITS, "0")
@@ -54,9 +64,8 @@ def daily(
     per_day = per_day.mutate(
         known_us=midnight,
         since_us=midnight,
-        price_code=per_day.day * MONEY + per_day.price_code % MONEY,
-        discount_code=per_day.day * MONEY + per_day.discount_code % MONEY,
-        **{f"{name}_code": day + per_day[f"{name}_code"] for name in attributes},
+        **{f"{name}_code": per_day.day * MONEY + per_day[name] for name in AMOUNTS},
+        **{f"{name}_code": day + per_day[name] for name in attributes},
     )
     counted = at_every_change(
         per_day,
@@ -65,7 +74,7 @@ def daily(
             **dict.fromkeys(("n_views", "n_carts", "n_removes", "n_purchases"), ALL),
             **dict.fromkeys(("viewed_price", "n_priced_views"), ("_30d",)),
         },
-        maxima=("price_code", "discount_code", *(f"{name}_code" for name in attributes)),
+        maxima=[f"{name}_code" for name in (*AMOUNTS, *attributes)],
         first_us=first_us,
     )
     users = _distinct_users(shopping, key, first_us)
@@ -79,8 +88,7 @@ def daily(
             f"n_users{suffix}": rows[f"gained{suffix}"].fill_null(0).sum().over(so_far)
             for suffix in USER_WINDOWS
         },
-        price=rows.price_code % MONEY,
-        discount=rows.discount_code % MONEY,
+        **{name: rows[f"{name}_code"] % MONEY for name in AMOUNTS},
         **{name: rows[f"{name}_code"].substr(DIGITS) for name in attributes},
     )
 

@@ -38,20 +38,28 @@ def user_sessions(events: ir.Table) -> ir.Table:
     """
     bought = events.event_type == EventType.PURCHASE.value
     viewed = events.event_type == EventType.VIEW.value
-    discounted = (events.discount.fill_null(0) > 0).cast("int64")
+    discounted = (events.discount > 0).cast("int64")
     return events.group_by(["user_id", "session_start_us", "session_id"]).aggregate(
         event_us=events.event_us.max(),
         n_events=events.count(),
         n_items=events.item_id.nunique(),
         n_categories=events.category.nunique(),
         **counts(events),
-        spend=bought.ifelse(events.price.fill_null(0), 0).sum(),
-        viewed_price=viewed.ifelse(events.price.fill_null(0), 0).sum(),
-        n_priced_views=(viewed & events.price.notnull()).cast("int64").sum(),
-        n_discounted_views=viewed.ifelse(discounted, 0).sum(),
-        n_discounted_purchases=bought.ifelse(discounted, 0).sum(),
+        spend=_sum(bought, events.price),
+        n_priced_purchases=_sum(bought, events.price.notnull()),
+        viewed_price=_sum(viewed, events.price),
+        n_priced_views=_sum(viewed, events.price.notnull()),
+        n_discounted_views=_sum(viewed, discounted),
+        n_offered_views=_sum(viewed, events.discount.notnull()),
+        n_discounted_purchases=_sum(bought, discounted),
+        n_offered_purchases=_sum(bought, events.discount.notnull()),
         is_bot=events.is_bot.cast("int64").max() == 1,
     )
+
+
+def _sum(where: ir.BooleanValue, value: ir.Value) -> ir.IntegerScalar:
+    """The sum over the rows of a kind; a value that is not known adds nothing."""
+    return where.ifelse(value.cast("int64").fill_null(0), 0).sum()
 
 
 def user_item_sessions(events: ir.Table) -> ir.Table:
@@ -71,6 +79,9 @@ def user_item_sessions(events: ir.Table) -> ir.Table:
         session_events=events.event_number.max().over(whole),
     )
     touched = timed.filter(timed.item_id.notnull())
+    number, price, discount = touched.event_number, touched.price, touched.discount
+    viewed = touched.event_type == EventType.VIEW.value
+    offered = price.notnull() & discount.notnull()
     added = touched.event_type == EventType.ADD_TO_CART.value
     left = touched.event_type.isin([EventType.REMOVE_FROM_CART.value, EventType.PURCHASE.value])
     return touched.group_by(["user_id", "item_id", "session_start_us", "session_id"]).aggregate(
@@ -83,13 +94,18 @@ def user_item_sessions(events: ir.Table) -> ir.Table:
         last_touch_us=touched.event_us.max(),
         first_number=touched.event_number.min(),
         last_number=touched.event_number.max(),
-        category=touched.category.argmax(touched.event_number, where=touched.category.notnull()),
-        brand=touched.brand.argmax(touched.event_number, where=touched.brand.notnull()),
-        price=touched.price.argmax(touched.event_number, where=touched.price.notnull()),
-        discount=touched.discount.argmax(touched.event_number, where=touched.discount.notnull()),
+        category=touched.category.argmax(number, where=touched.category.notnull()),
+        brand=touched.brand.argmax(number, where=touched.brand.notnull()),
+        price=price.argmax(number, where=price.notnull()),
+        first_price=price.argmin(number, where=price.notnull()),
+        first_price_us=price.notnull().ifelse(touched.event_us, None).min(),
+        offered_price=price.argmax(number, where=offered),
+        offered_discount=discount.argmax(number, where=offered),
+        viewed_price=_sum(viewed, price),
+        n_priced_views=_sum(viewed, price.notnull()),
         # The last event that put the item into the cart or took it out, as one sortable integer:
         # its time and, in the lowest bit, whether the item stayed in.
-        cart_code=(added | left).ifelse(touched.event_us * 2 + added.cast("int64"), None).max(),
+        cart_code=(touched.event_us * 2 + added.cast("int64")).argmax(number, where=added | left),
         is_bot=touched.is_bot.cast("int64").max() == 1,
     )
 

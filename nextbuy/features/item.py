@@ -7,7 +7,9 @@ from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
 
 
 def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
-    return daily(events, "item_id", first_us, attributes=("category", "brand"))
+    rows = daily(events, "item_id", first_us, attributes=("category", "brand"))
+    list_price = rows.offered_price + rows.offered_discount
+    return rows.mutate(rate_discount=ratio(rows.offered_discount, list_price))
 
 
 PRIOR_VIEWS = 20
@@ -95,9 +97,9 @@ TABLE = FeatureTable(
             "rate_discount",
             "float64",
             "Share of the list price taken off when last seen",
-            lambda t: ratio(t.discount, t.price + t.discount),
             unit="share",
             needs={"price", "discount"},
+            carry="last",
         ),
     ),
     rows=_rows,

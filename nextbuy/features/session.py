@@ -41,7 +41,7 @@ TABLE = FeatureTable(
             "mean_pause_seconds",
             "float64",
             "Mean time between two events of the session",
-            lambda t: ratio(t.duration_us // SECOND, t.n_events - 1),
+            lambda t: ratio(t.duration_us, (t.n_events - 1) * SECOND),
             unit="seconds",
             window="session",
         ),

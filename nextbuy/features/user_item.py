@@ -7,11 +7,10 @@ from nextbuy.features.daily import MONEY
 from nextbuy.features.history import user_item_sessions, with_linked_past
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
 from nextbuy.features.windows import as_of
-from nextbuy.times import HOUR, SECOND
+from nextbuy.times import END_OF_TIME_US, SECOND
 
 SESSIONS = ("", "_7d", "_30d")
-FAR = 2**21
-"""More hours than any event time has, so that `FAR - hour` sorts the earliest last."""
+CODE = "decimal(38, 0)"
 
 CARTS = frozenset({"add_to_cart"})
 REMOVES = CARTS | {"remove_from_cart"}
@@ -23,11 +22,12 @@ def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
     touched = user_item_sessions(events)
     touched = touched.mutate(
         n_sessions=ibis.literal(1, "int64"),
-        viewed_price=touched.price.fill_null(0) * touched.n_views,
-        n_priced_views=touched.price.notnull().ifelse(touched.n_views, 0),
         negative_us=-touched.first_touch_us,  # its maximum is the first touch ever
         purchased_us=(touched.n_purchases > 0).ifelse(touched.event_us, ibis.null("int64")),
-        first_price_code=(FAR - touched.first_touch_us // HOUR) * MONEY + touched.price,
+        # Too many digits for an integer: a time and an amount, so that the earliest is largest.
+        first_price_code=(END_OF_TIME_US - touched.first_price_us).cast(CODE)
+        * ibis.literal(MONEY, "int64").cast(CODE)
+        + touched.first_price,
     )
     past = with_linked_past(touched, events)
     rows = as_of(
@@ -43,7 +43,8 @@ def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
         first_us=first_us,
     )
     now = touched.select(
-        "user_id", "item_id", "event_us", "category", "brand", "price", "discount",
+        "user_id", "item_id", "event_us", "category", "brand", "price",
+        "offered_price", "offered_discount",
         "last_touch_us", "first_number", "last_number", "session_events",
         **{f"{name}_session": touched[name] for name in (
             "n_views", "n_scrolls", "n_carts", "n_removes", "n_purchases", "n_events", "dwell_us",
@@ -205,7 +206,7 @@ TABLE = FeatureTable(
             "rate_discount",
             "float64",
             "Share of the list price taken off when last seen in the session",
-            lambda t: ratio(t.discount, t.price + t.discount),
+            lambda t: ratio(t.offered_discount, t.offered_price + t.offered_discount),
             unit="share",
             window="session",
             needs=PRICE | {"discount"},
@@ -214,7 +215,7 @@ TABLE = FeatureTable(
             "rate_price_first",
             "float64",
             "Price against the price when the shopper first saw the item",
-            lambda t: ratio(t.price, t.first_price_code % MONEY),
+            lambda t: ratio(t.price, (t.first_price_code % MONEY).cast("int64")),
             unit="ratio",
             needs=PRICE,
         ),

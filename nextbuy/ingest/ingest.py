@@ -131,9 +131,8 @@ def stage_events(
             now = now or datetime.now(UTC)
             staged_rows = []
             for number, (its_source, its_files) in enumerate(inputs):
-                file = work / f"rows-{number}.parquet"
-                _read_log(connection, its_source, its_files, file, now, progress)
-                staged_rows.append(file)
+                staged_rows.append(work / f"rows-{number}.parquet")
+                _read_log(connection, its_source, its_files, staged_rows[-1], now, progress)
             rows = read_parquet(staged_rows)
             progress("looking for duplicates")
             compared = _compare(

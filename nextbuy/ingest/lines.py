@@ -60,7 +60,7 @@ class QuotedBreaks:
         """
         quotes = np.cumsum(np.frombuffer(text, np.uint8) == ord('"'))[ends]
         is_odd = np.diff(quotes, prepend=0) % 2 == 1
-        odd = np.flatnonzero(is_odd)
+        odd = np.flatnonzero(is_odd).tolist()
         inner: list[int] = []
         after = 0  # the lines before this one belong to a record that is whole
         for place, first in enumerate(odd):
@@ -72,7 +72,7 @@ class QuotedBreaks:
                     inner += range(first, last)
                     after = last + 1
             elif not is_last and len(ends) - first <= MAX_RECORD_LINES:
-                return inner, int(first)
+                return inner, first
         return inner, len(ends)
 
     def _is_one(self, text: bytes, ends: NDArray[np.int64], first: int, last: int) -> bool:
@@ -147,7 +147,8 @@ class LineReader:
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
         ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-        inner, held = [], len(ends)
+        inner: list[int] = []
+        held = len(ends)
         if self._breaks and b'"' in text:
             inner, held = self._breaks.find(text, ends, is_last=is_last)
         rest = text[ends[held - 1] + 1 if held else 0 :]

@@ -9,6 +9,7 @@ import ibis.expr.types as ir
 from pydantic import BaseModel, ConfigDict, Field
 
 from nextbuy.events import COMPUTED_SCHEMA
+from nextbuy.features.event_order import type_rank
 from nextbuy.times import MINUTE, SECOND
 
 EVENTS = ibis.table(ibis.Schema.from_pyarrow(COMPUTED_SCHEMA), name="events")
@@ -23,11 +24,11 @@ class SessionConfig(BaseModel):
     gap_minutes: int = Field(default=30, ge=1)
     """Inactivity after which the next event opens a new session."""
     bot_session_events: int = Field(default=1000, ge=2)
-    """A session that reaches this many events is a bot's."""
+    """A session with events at this many moments is a bot's."""
     bot_burst_events: int = Field(default=30, ge=2)
-    """So is one that reaches this many events ..."""
+    """So is one with events at this many moments ..."""
     bot_events_per_second: float = Field(default=1.0, gt=0)
-    """... while it runs at this pace or faster."""
+    """... while it runs at this pace, in moments a second, or faster."""
 
     @property
     def gap_us(self) -> int:
@@ -38,44 +39,45 @@ class SessionConfig(BaseModel):
 def sessionize(events: ir.Table, config: SessionConfig) -> ir.Table:
     """Give every event its session: `session_start_us`, `session_id`, `event_number`, `is_bot`.
 
-    One shopper's events are ordered by time, ties by event id. A session is known by its shopper
-    and its first moment, so its id does not change when events are added after it. `is_bot` is
-    what was known at the moment of the event: a shopper counts as a bot from the first event that
-    breaks a rule, never before it.
+    One shopper's events are ordered by time, at one moment by type, then by id. A session is known
+    by its shopper and its first moment, so its id does not change when events are added after it.
+    `is_bot` is what was known at the moment of the event: a shopper counts as a bot from the first
+    event that breaks a rule, never before it. Moments count for it, not events: the lines of
+    one order share theirs.
 
     Args:
         events: the shape of `EVENTS`, event ids unique.
         config: gap and bot rules.
     """
-    order = [events.event_us, events.event_id]
+    events = events.mutate(type_rank=type_rank(events))
+    order = ["event_us", "type_rank", "event_id"]
     by_user = ibis.window(group_by=events.user_id, order_by=order)
     marked = events.mutate(previous_us=events.event_us.lag().over(by_user))
     is_start = (
         marked.previous_us.isnull() | (marked.event_us - marked.previous_us > config.gap_us)
     ).ifelse(marked.event_us, None)
-    so_far = ibis.cumulative_window(
-        group_by=marked.user_id, order_by=[marked.event_us, marked.event_id]
-    )
+    so_far = ibis.cumulative_window(group_by=marked.user_id, order_by=order)
     cut = marked.mutate(session_start_us=is_start.max().over(so_far)).drop("previous_us")
 
-    in_session = ibis.window(
-        group_by=[cut.user_id, cut.session_start_us], order_by=[cut.event_us, cut.event_id]
+    in_session = ibis.window(group_by=[cut.user_id, cut.session_start_us], order_by=order)
+    by_time = ibis.window(group_by=[cut.user_id, cut.session_start_us], order_by="event_us")
+    numbered = cut.mutate(
+        event_number=ibis.row_number().over(in_session) + 1,
+        moments=ibis.dense_rank().over(by_time) + 1,
     )
-    numbered = cut.mutate(event_number=ibis.row_number().over(in_session) + 1)
     elapsed = numbered.event_us - numbered.session_start_us
-    burst = (numbered.event_number >= config.bot_burst_events) & (
-        numbered.event_number * SECOND >= elapsed * config.bot_events_per_second
+    burst = (numbered.moments >= config.bot_burst_events) & (
+        numbered.moments * SECOND >= elapsed * config.bot_events_per_second
     )
-    breaks_rule = (burst | (numbered.event_number >= config.bot_session_events)).cast("int64")
-    so_far = ibis.cumulative_window(
-        group_by=numbered.user_id, order_by=[numbered.event_us, numbered.event_id]
-    )
-    return numbered.mutate(
+    breaks_rule = (burst | (numbered.moments >= config.bot_session_events)).cast("int64")
+    so_far = ibis.cumulative_window(group_by=numbered.user_id, order_by=order)
+    known = numbered.mutate(
         is_bot=breaks_rule.max().over(so_far) == 1,
         session_id=(numbered.user_id + "|" + numbered.session_start_us.cast("string")).hexdigest(
             "md5"
         ),
     )
+    return known.drop("type_rank", "moments")
 
 
 SESSION_EVENTS = ibis.table(sessionize(EVENTS, SessionConfig()).schema(), name="session_events")

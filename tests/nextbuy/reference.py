@@ -26,6 +26,33 @@ def since(now, then):
     return None if then is None else (now - then) // SECOND
 
 
+# What happens first in a shop, where a log gives two events one time.
+ORDER = ["login", "view", "scroll", "add_to_cart", "remove_from_cart", "purchase"]
+
+
+def order(e):
+    return e["event_us"], ORDER.index(e["event_type"]), e["event_id"]
+
+
+def mean(values):
+    known = [value for value in values if value is not None]
+    return ratio(sum(known), len(known))
+
+
+def discounted(events):
+    return mean([None if e["discount"] is None else e["discount"] > 0 for e in events])
+
+
+def rate_of_last_offer(events):
+    """Share of the list price taken off, by the last event that says both."""
+    offers = [e for e in events if e["price"] is not None and e["discount"] is not None]
+    return (
+        ratio(offers[-1]["discount"], offers[-1]["price"] + offers[-1]["discount"])
+        if offers
+        else None
+    )
+
+
 class Session:
     def __init__(self, events):
         self.events = events
@@ -53,7 +80,7 @@ class Session:
 
 class Reference:
     def __init__(self, events, config):
-        self.events = sorted(events, key=lambda e: (e["event_us"], e["event_id"]))
+        self.events = sorted(events, key=order)
         self.config = config
         self.sessions = {}
         self.bots = set()
@@ -68,7 +95,8 @@ class Reference:
                 sessions.append(Session(current))
                 current = []
             current.append(e)
-            n, elapsed = len(current), e["event_us"] - current[0]["event_us"]
+            n = len({other["event_us"] for other in current})
+            elapsed = e["event_us"] - current[0]["event_us"]
             pace = n * SECOND >= elapsed * self.config.bot_events_per_second
             is_bot |= n >= self.config.bot_session_events
             is_bot |= n >= self.config.bot_burst_events and pace
@@ -122,7 +150,6 @@ class Reference:
         views = [e for e in events if e["event_type"] == "view"]
         bought = [e for e in events if e["event_type"] == "purchase"]
         carted = [s for s in past if s.count("n_carts")]
-        priced = [e["price"] for e in views if e["price"] is not None]
         first = min(s.end for s in past)
         own = [s.end for s in self.sessions[user] if s.end < now]
         purchases = [s.end for s in past if s.count("n_purchases")]
@@ -136,15 +163,11 @@ class Reference:
             "seconds_since_first_session": since(now, first),
             "seconds_since_previous_session": since(now, max(own, default=None)),
             "seconds_since_purchase": since(now, max(purchases, default=None)),
-            "mean_session_gap_seconds": ratio(since(now, first), len(past) - 1),
-            "mean_viewed_price": ratio(sum(priced), len(priced)),
-            "mean_bought_price": ratio(row["spend"], row["n_purchases"]),
-            "rate_discounted_views": ratio(
-                sum((e["discount"] or 0) > 0 for e in views), len(views)
-            ),
-            "rate_discounted_purchases": ratio(
-                sum((e["discount"] or 0) > 0 for e in bought), len(bought)
-            ),
+            "mean_session_gap_seconds": ratio((now - first) / SECOND, len(past) - 1),
+            "mean_viewed_price": mean([e["price"] for e in views]),
+            "mean_bought_price": mean([e["price"] for e in bought]),
+            "rate_discounted_views": discounted(views),
+            "rate_discounted_purchases": discounted(bought),
             "rate_weekend_sessions": ratio(sum(d >= 5 for d in days), len(days)),
             "rate_night_sessions": ratio(sum(h < 6 for h in hours), len(hours)),
             "rate_evening_sessions": ratio(sum(h >= 18 for h in hours), len(hours)),
@@ -161,7 +184,7 @@ class Reference:
             "n_items": len(s.items()),
             "n_categories": len({e["category"] for e in s.events} - {None}),
             "duration_seconds": (s.end - s.start) // SECOND,
-            "mean_pause_seconds": ratio((s.end - s.start) // SECOND, len(s.events) - 1),
+            "mean_pause_seconds": ratio((s.end - s.start) / SECOND, len(s.events) - 1),
             "entry_hour": s.start % DAY // HOUR,
             "entry_weekday": (s.start // DAY + 3) % 7,
         }
@@ -192,26 +215,22 @@ class Reference:
         for name in ("n_scrolls", "n_carts", "n_removes", "n_purchases"):
             row[name] = sum(p.count(name, item) for p in past)
         moves = [
-            (e["event_us"], e["event_type"] == "add_to_cart")
+            (order(e), e["event_us"], e["event_type"] == "add_to_cart")
             for p in past
             for e in p.of(item)
             if e["event_type"] in ("add_to_cart", "remove_from_cart", "purchase")
         ]
-        moved, in_cart = max(moves, default=(None, False))
+        _, moved, in_cart = max(moves, default=(None, None, False))
         bought = [p.end for p in past if p.count("n_purchases", item)]
-        firsts = [
-            (p.of(item)[0]["event_us"] // HOUR, -p.last(item, "price"))
-            for p in past
-            if p.last(item, "price") is not None
-        ]
+        priced = [e for p in past for e in p.of(item) if e["price"] is not None]
         category, brand = s.last(item, "category"), s.last(item, "brand")
-        price, discount = s.last(item, "price"), s.last(item, "discount")
-        first_price = -min(firsts)[1] if firsts else None
+        price = s.last(item, "price")
+        first_price = min(priced, key=order)["price"] if priced else None
+        views = [
+            e["price"] for p in self.known(user, now) for e in p.events if e["event_type"] == "view"
+        ]
         everything = [(p, i) for p in self.known(user, now) for i in p.items()]
         n_all = sum(len(p.of(i)) for p, i in everything)
-        priced = [(p.last(i, "price"), p.count("n_views", i)) for p, i in everything]
-        paid = sum(cents * n for cents, n in priced if cents is not None)
-        n_priced = sum(n for cents, n in priced if cents is not None)
         return row | {
             "dwell_seconds": sum(self._dwell(p, item) for p in past) // SECOND,
             "is_in_cart": in_cart,
@@ -220,11 +239,11 @@ class Reference:
             "seconds_since_first_touch": since(now, min(p.of(item)[0]["event_us"] for p in past)),
             "seconds_since_purchase": since(now, max(bought, default=None)),
             "price": price,
-            "rate_discount": None
-            if price is None or discount is None
-            else ratio(discount, price + discount),
+            "rate_discount": rate_of_last_offer(touched),
             "rate_price_first": None if price is None else ratio(price, first_price),
-            "rate_price_usual": None if price is None else ratio(price * n_priced, paid),
+            "rate_price_usual": None
+            if price is None
+            else ratio(price * sum(p is not None for p in views), sum(p or 0 for p in views)),
             "rate_category": self._affinity(everything, category, "category", n_all),
             "rate_brand": self._affinity(everything, brand, "brand", n_all),
         }
@@ -272,12 +291,8 @@ class Reference:
         row, seen, today = self._daily("item_id", item, now, WINDOWS)
 
         def latest(name):
-            found = [(e["event_us"] // SECOND, e[name]) for _, e in seen if e[name] is not None]
-            return max(found)[1] if found else None
-
-        def named(name):
-            found = [(day, e[name]) for day, e in seen if e[name] is not None]
-            return max(found)[1] if found else None
+            known = [e[name] for _, e in seen if e[name] is not None]
+            return known[-1] if known else None
 
         priced = [
             e["price"]
@@ -285,14 +300,13 @@ class Reference:
             if day >= today - 30 and e["event_type"] == "view" and e["price"] is not None
         ]
         price, discount = latest("price"), latest("discount")
-        both = price is not None and discount is not None
         return row | {
-            "category": named("category"),
-            "brand": named("brand"),
+            "category": latest("category"),
+            "brand": latest("brand"),
             "rate_cart_30d": ratio(row["n_carts_30d"] + 1, row["n_views_30d"] + 20),
             "rate_views_trend": ratio(row["n_views_7d"] * 30, row["n_views_30d"] * 7),
             "price": price,
             "discount": discount,
             "rate_price": None if price is None else ratio(price * len(priced), sum(priced)),
-            "rate_discount": ratio(discount, price + discount) if both else None,
+            "rate_discount": rate_of_last_offer([e for _, e in seen]),
         }
