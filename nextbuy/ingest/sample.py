@@ -22,7 +22,7 @@ Row = dict[str, str | None]
 
 
 @dataclass(frozen=True)
-class Sample:
+class LogSample:
     """Rows of a log as text, one column for each of its columns, dotted where it nests."""
 
     rows: pd.DataFrame
@@ -34,7 +34,7 @@ class Sample:
     """The list whose elements the rows are."""
 
 
-def take_sample(file: Path) -> Sample:
+def take_sample(file: Path) -> LogSample:
     """The first rows of a file.
 
     Raises:
@@ -60,21 +60,21 @@ def take_sample(file: Path) -> Sample:
     return sample
 
 
-def _of_parquet(file: Path) -> Sample:
+def _of_parquet(file: Path) -> LogSample:
     batches = pq.ParquetFile(file).iter_batches(batch_size=SAMPLE_ROWS)
     records = [
         {name: _plain(value) for name, value in row.items()}
         for row in next(iter(batches)).to_pylist()
     ]
     rows, explode = _flat(records)
-    return Sample(rows, "parquet", explode=explode)
+    return LogSample(rows, "parquet", explode=explode)
 
 
 def _plain(value: Any) -> Any:
     return value.isoformat(" ") if hasattr(value, "isoformat") else value
 
 
-def _of_json(lines: list[str]) -> Sample:
+def _of_json(lines: list[str]) -> LogSample:
     records = []
     for line in lines:
         try:
@@ -84,7 +84,7 @@ def _of_json(lines: list[str]) -> Sample:
         if isinstance(content, dict):
             records.append(content)
     rows, explode = _flat(records)
-    return Sample(rows, "jsonl", explode=explode)
+    return LogSample(rows, "jsonl", explode=explode)
 
 
 def _flat(records: list[dict[str, Any]]) -> tuple[pd.DataFrame, str | None]:
@@ -125,7 +125,7 @@ def _at(record: dict[str, Any], path: str) -> list[Any] | None:
     return content if isinstance(content, list) else None
 
 
-def _of_csv(lines: list[str]) -> Sample:
+def _of_csv(lines: list[str]) -> LogSample:
     counts = {mark: [line.count(mark) for line in lines[:200]] for mark in DELIMITERS}
     # The mark that stands in every line, as often as can be.
     delimiter = max(DELIMITERS, key=lambda mark: (min(counts[mark]), sum(counts[mark])))
@@ -137,7 +137,7 @@ def _of_csv(lines: list[str]) -> Sample:
     rows = pd.DataFrame(cells[has_header:], columns=range(width), dtype=object)
     rows.columns = pd.Index(names)
     rows = rows.loc[:, ~rows.columns.duplicated()]
-    return Sample(rows.where(rows != "", None), "csv", delimiter, has_header)
+    return LogSample(rows.where(rows != "", None), "csv", delimiter, has_header)
 
 
 def _is_header(first: list[str], rest: list[list[str]]) -> bool:
