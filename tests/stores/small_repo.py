@@ -42,10 +42,14 @@ class Repo:
             config=RepoConfig(
                 project="shop",
                 provider="local",
-                registry=str(folder / "registry.db"),
                 repo_path=folder,
                 entity_key_serialization_version=3,
-                **{**OURS, "online_store": None, **config},
+                **{
+                    "registry": str(folder / "registry.db"),
+                    **OURS,
+                    "online_store": None,
+                    **config,
+                },
             )
         )
         self.store.apply(objects)

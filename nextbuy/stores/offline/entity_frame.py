@@ -80,8 +80,10 @@ def bind_frame(
         connection.execute("CREATE TEMP VIEW entity_rows AS SELECT * FROM entity_arrow")
     types = {name: kind for name, kind, *_ in connection.execute("DESCRIBE entity_rows").fetchall()}
     at = _timestamp_column(types)
+    untyped = f" REPLACE (NULL::TIMESTAMPTZ AS {identifier(at)})" * (types[at] == '"NULL"')
     connection.execute(
-        "CREATE TEMP TABLE entity AS SELECT row_number() OVER () AS __row, * FROM entity_rows"
+        f"CREATE TEMP TABLE entity AS SELECT row_number() OVER () AS __row, *{untyped} "
+        "FROM entity_rows"
     )
     first, last = connection.execute(
         f"SELECT min(t), max(t) FROM (SELECT {identifier(at)}::TIMESTAMPTZ AS t FROM entity)"
@@ -106,6 +108,9 @@ def check_keys(
 ) -> None:
     """Check that rows and views fit together.
 
+    Integers and floating-point numbers do, as long as these are exact: a left join of pandas makes
+    floats of integers. A column without any value has no type, and fits any key.
+
     Raises:
         NextbuyError: a join key is missing or of another type, or a name would come twice.
     """
@@ -117,7 +122,14 @@ def check_keys(
                     f"The entity frame lacks the join key {entity!r} of feature view "
                     f"{view.name!r}; it has {', '.join(frame.columns)}."
                 )
-            if _family(types[entity]) != _family(view.source.types[source]):
+            kinds = _family(types[entity]), _family(view.source.types[source])
+            if set(kinds) == {"integer", "real"}:
+                sides = [
+                    ("the entity frame", "entity", entity),
+                    (view.source.title, view.source.sql, source),
+                ]
+                _check_exact(connection, *sides[kinds.index("real")])
+            elif len({*kinds}) > 1 and not _emptied(connection, entity, view.source.types[source]):
                 raise NextbuyError(
                     f"The join key {entity!r} is {types[entity]} in the entity frame and "
                     f"{view.source.types[source]} in {view.source.title} (feature view "
@@ -127,8 +139,50 @@ def check_keys(
     twice = {name for name in taken if taken.count(name) > 1}
     if twice:
         raise NextbuyError(
-            f"The result would have {', '.join(map(repr, sorted(twice)))} twice. Rename the column "
-            "of the entity frame, or ask for full_feature_names."
+            f"The result would have {', '.join(map(repr, sorted(twice)))} twice. "
+            + _advice(twice, frame, views)
+        )
+
+
+def _advice(twice: set[str], frame: EntityFrame, views: list[ViewQuery]) -> str:
+    if twice & set(frame.columns):
+        return "Rename the column of the entity frame, or ask for full_feature_names."
+    named = [view.name for view in views if twice & {name for _, name in view.features}]
+    if len({name.partition("@")[0] for name in named}) < len(named):
+        return (
+            f"These are versions of one view: {', '.join(named)}. Request them one at a time, or "
+            "one of them under another name (with_name)."
+        )
+    return "Ask for full_feature_names, or give a view another name (with_name)."
+
+
+def _emptied(connection: duckdb.DuckDBPyConnection, column: str, kind: str) -> bool:
+    """Whether a column of the entity frame has no value at all; it then gets the type `kind`."""
+    key = identifier(column)
+    values = f"SELECT 1 FROM entity WHERE {key} IS NOT NULL AND {key}::VARCHAR <> 'nan' LIMIT 1"
+    if connection.execute(values).fetchone() is not None:
+        return False
+    connection.execute(f"ALTER TABLE entity ALTER {key} TYPE {kind} USING NULL")
+    return True
+
+
+def _check_exact(
+    connection: duckdb.DuckDBPyConnection, title: str, relation: str, column: str
+) -> None:
+    """Refuse whole numbers that floating point may have rounded to another key.
+
+    Raises:
+        NextbuyError: there is one from 2^53 on, which 2^53 + 1 becomes.
+    """
+    key = identifier(column)
+    beyond = connection.execute(
+        f"SELECT any_value({key}) FROM {relation} WHERE isfinite({key}) AND abs({key}) >= {2**53}"
+    ).fetchall()[0][0]
+    if beyond is not None:
+        raise NextbuyError(
+            f"The join key {column!r} of {title} is floating-point and holds {beyond:.0f}: from "
+            "2^53 on they are rounded, perhaps to another key. Keep integers (in pandas Int64, "
+            "which has room for missing values)."
         )
 
 
@@ -137,7 +191,7 @@ def _family(kind: str) -> str:
         return "text"
     if kind.endswith("INT") or kind.endswith("INTEGER"):
         return "integer"
-    return kind
+    return "real" if kind in ("DOUBLE", "FLOAT") else kind
 
 
 def own_rows(views: list[ViewQuery], dates: tuple[datetime, datetime]) -> str:
