@@ -37,9 +37,6 @@ PRIVATE = {
     ("nextbuy/stores/online/layout.py", "feast.infra.online_stores.helpers._mmh3"): (
         "the name of a feature's field in the hash; with another one reads of hashes break"
     ),
-    ("nextbuy/stores/online/reader.py", "feast.utils._get_features"): (
-        "a feature service as a list of references; the reader breaks when it is planned"
-    ),
     ("nextbuy/stores/online/reader.py", "feast.utils._get_feature_views_to_use"): (
         "the views of a request, on-demand ones apart; the reader breaks when it is planned"
     ),

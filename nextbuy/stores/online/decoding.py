@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from feast.type_map import feast_value_type_to_python_type
@@ -17,8 +18,24 @@ from feast.value_type import ValueType
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
-from nextbuy.stores.online.encoding import argument, command, padded, read_timestamps, read_varints
+from nextbuy.stores.online.encoding import (
+    BOOL,
+    BYTES,
+    DOUBLE,
+    FLOAT,
+    INT32,
+    INT64,
+    SCALARS,
+    STRING,
+    argument,
+    command,
+    numbers,
+    padded,
+    read_timestamps,
+    read_varints,
+)
 from nextbuy.stores.online.feature_batch import FeatureColumn, ViewRows
+from nextbuy.stores.online.keys import head
 from nextbuy.stores.online.layout import TEXT, RedisLayout, hash_field
 from nextbuy.stores.online.request import RequestKeys, RowPositions
 from nextbuy.times import MICROSECOND, NOT_SEEN_US
@@ -29,6 +46,16 @@ FIXED = {
     ValueType.BOOL: np.dtype([("tag", "u1"), ("value", "?")]),
 }
 INTEGERS = {ValueType.INT64: np.int64, ValueType.INT32: np.int32}
+TAGS = {
+    ValueType.BYTES: BYTES,
+    ValueType.STRING: STRING,
+    ValueType.INT32: INT32,
+    ValueType.INT64: INT64,
+    ValueType.DOUBLE: DOUBLE,
+    ValueType.FLOAT: FLOAT,
+    ValueType.BOOL: BOOL,
+}
+"""The first byte of a serialized `Value` of each type."""
 LONG: dict[ValueType, Callable[[bytes], Any]] = {
     ValueType.STRING: bytes.decode,
     ValueType.BYTES: bytes,
@@ -66,10 +93,7 @@ class HashViewReader(ViewReader):
         features: dict[str, ValueType], config: RepoConfig,
     ) -> None:  # fmt: skip
         super().__init__(layout, title, key_columns)
-        names = [name.encode() for name, _ in layout.join_keys]
-        prefix = struct.pack("<I", len(names)) + b"".join(
-            _two_u32(ValueType.STRING.value, len(name)) + name for name in names
-        )
+        prefix = head([name for name, _ in layout.join_keys])
         if not key_columns:  # a view without entities has one row, of Feast's dummy entity
             prefix += _two_u32(ValueType.STRING.value, 0)
         kinds: dict[ValueType, list[str]] = {}
@@ -98,12 +122,18 @@ class HashViewReader(ViewReader):
         matrices, absent, others = [], [], []
         for kind, count in self._numeric:
             raw = list(chain.from_iterable([flat[i::width] for i in range(at, at + count)]))
-            values, missing = _numbers(raw, kind)
+            try:
+                values, missing = _numbers(raw, kind)
+            except _OtherTypeError:
+                values, missing = self._converted(flat, kind, at, count)
             matrices.append(values.reshape(count, rows).T)
             absent.append(missing.reshape(count, rows).T)
             at += count
-        for kind, _ in self._others:
-            others.append(_objects(flat[at::width], kind))
+        for kind, name in self._others:
+            try:
+                others.append(_objects(flat[at::width], kind))
+            except _OtherTypeError:
+                raise self._misfit(name, kind, flat[at::width]) from None
             at += 1
         empty = np.empty((rows, 0), np.bool_)
         return _placed(
@@ -112,6 +142,37 @@ class HashViewReader(ViewReader):
             np.hstack([empty, *absent]),
             others,
             positions,
+        )
+
+    def _converted(
+        self, flat: list[bytes | None], kind: ValueType, at: int, count: int
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Numbers of which some were written under another type, if none changes by that."""
+        width, target = len(self._fields), SCALARS[kind]
+        columns = []
+        names = next(
+            names for (each, _), names in zip(self._numeric, self.numbers, strict=True)
+            if each == kind
+        )  # fmt: skip
+        for i, name in enumerate(names, at):
+            raw = flat[i::width]
+            stored = [_any(each) if each else None for each in raw]
+            try:
+                columns.append(pa.array(stored, target))
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+                raise self._misfit(name, kind, raw) from None
+            pairs = zip(columns[-1].to_pylist(), stored, strict=True)
+            if any(a != b or isinstance(b, bool) for a, b in pairs if b == b):
+                raise self._misfit(name, kind, raw)
+        column = pa.concat_arrays(columns)
+        return numbers(column), np.asarray(column.is_null())
+
+    def _misfit(self, name: str, kind: ValueType, raw: list[bytes | None]) -> NextbuyError:
+        stored = next(_any(each) for each in raw if each and each[0] != TAGS[kind])
+        return NextbuyError(
+            f"Redis holds the {type(stored).__name__} {stored!r} of {self.title}:{name}, which is "
+            f"declared {kind.name} now: it was written before the type changed. Load the view "
+            "again: nextbuy materialize, or feast materialize."
         )
 
 
@@ -194,22 +255,40 @@ def _placed(
     )
 
 
+class _OtherTypeError(Exception):
+    """A value was written when its feature had another type."""
+
+
 def _numbers(raw: list[bytes | None], kind: ValueType) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Serialized `Value` messages of one numeric kind, and which of them hold nothing."""
+    """Serialized `Value` messages of one numeric kind, and which of them hold nothing.
+
+    Raises:
+        _OtherTypeError: one is of another kind.
+    """
     present = np.array(list(map(bool, raw)), np.bool_)
     if kind in INTEGERS:
         filled = [each or b"" for each in raw]
         matrix = padded(filled, max(map(len, filled), default=1) or 1)
-        return read_varints(matrix[:, 1:]).astype(INTEGERS[kind]), ~present
-    nothing = bytes(FIXED[kind].itemsize)
-    joined = b"".join([each or nothing for each in raw])
-    return np.frombuffer(joined, FIXED[kind])["value"], ~present
+        tags, values = matrix[:, 0], read_varints(matrix[:, 1:11]).astype(INTEGERS[kind])
+    else:
+        nothing = bytes(FIXED[kind].itemsize)
+        joined = b"".join([each or nothing for each in raw])
+        if len(joined) != len(raw) * len(nothing):
+            raise _OtherTypeError
+        fields = np.frombuffer(joined, FIXED[kind])
+        tags, values = fields["tag"], fields["value"]
+    if not ((tags == TAGS[kind]) == present).all():
+        raise _OtherTypeError
+    return values, ~present
 
 
 def _objects(raw: list[bytes | None], kind: ValueType) -> FeatureColumn:
     objects = np.empty(len(raw), object)
+    tag = TAGS.get(kind)
     for i, value in enumerate(raw):
         if value:
+            if tag is not None and value[0] != tag:
+                raise _OtherTypeError
             objects[i] = _text(value, kind) if kind in TEXT else _any(value)
     return FeatureColumn(objects, _not_none(objects))
 

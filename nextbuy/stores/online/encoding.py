@@ -17,6 +17,7 @@ from hiredis import pack_command
 from numpy.typing import NDArray
 
 from nextbuy.errors import NextbuyError
+from nextbuy.stores.online.keys import head
 from nextbuy.stores.online.layout import TEXT, PackedLayout
 from nextbuy.times import NOT_SEEN_US, SECOND
 
@@ -162,15 +163,22 @@ def entity_keys(
         NextbuyError: a key has a type that Feast cannot serialize.
     """
     order = sorted(range(len(names)), key=lambda i: names[i])
-    head = len(names).to_bytes(4, "little")
-    for i in order:
-        name = names[i].encode()
-        head += _u32(ValueType.STRING.value) + _u32(len(name)) + name
-    pieces: list[pa.Array | bytes] = [head]
+    pieces: list[pa.Array | bytes] = [head(names)]
     for i in order:
         pieces += key_bytes(columns[i], kinds[i], names[i])
     pieces.append(project.encode())
     return joined(pieces, len(columns[0]) if columns else 1)
+
+
+def key_values(columns: Sequence[pa.Array], kinds: Sequence[ValueType]) -> pa.BinaryArray:
+    """The values of entities' keys, as they stand in the keys of the hashes.
+
+    The join keys come in the order of their names.
+    """
+    pieces: list[pa.Array | bytes] = []
+    for column, kind in zip(columns, kinds, strict=True):
+        pieces += key_bytes(column, kind, "join key")
+    return joined(pieces, len(columns[0]))
 
 
 def key_bytes(column: pa.Array, kind: ValueType, name: str) -> list[pa.Array | bytes]:

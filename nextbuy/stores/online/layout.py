@@ -38,6 +38,8 @@ SLOTS = {
     ValueType.BOOL: "?",
 }
 TEXT = (ValueType.STRING, ValueType.BYTES)
+TIMESTAMP_OF = b"_ts:"
+"""What the name of a hash's field with a view's timestamp begins with."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class RedisLayout:
     @cached_property
     def timestamp_field(self) -> bytes:
         """The hash field of the event timestamp."""
-        return f"_ts:{self.name}".encode()
+        return TIMESTAMP_OF + self.name.encode()
 
 
 @cache
@@ -125,3 +127,23 @@ def packed_layout(
 def clock_key(project: str) -> bytes:
     """The Redis key of the newest event timestamp that was written for a project."""
     return b"nextbuy:clock:" + project.encode()
+
+
+@cache
+def packed_key(project: str) -> bytes:
+    """The Redis key of a hash: what packed keys of a project begin with -> their view's name.
+
+    A prefix alone does not say whose it is, and rows of a former schema have one of their own.
+    """
+    return b"nextbuy:packed:" + project.encode()
+
+
+@cache
+def loaded_key(project: str) -> bytes:
+    """The Redis key of a hash: view -> the published tables whose rows it may hold."""
+    return b"nextbuy:loaded:" + project.encode()
+
+
+TABLES = "nextbuy:tables"
+"""The Redis key of a hash: view -> schema and days of the table that `nextbuy materialize` loaded
+as a whole, as JSON."""

@@ -19,12 +19,12 @@ import redis
 from feast import FeatureService, FeatureStore
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.online_stores.redis import RedisType
-from feast.utils import _get_feature_views_to_use, _get_features, _group_feature_refs
+from feast.utils import _get_feature_views_to_use, _group_feature_refs
 from feast.value_type import ValueType
 
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online.decoding import HashViewReader, PackedViewReader, ViewReader
-from nextbuy.stores.online.encoding import argument, command
+from nextbuy.stores.online.encoding import SCALARS, argument, command
 from nextbuy.stores.online.feature_batch import FeatureBatch, ReadPlan
 from nextbuy.stores.online.layout import clock_key, redis_layout
 from nextbuy.stores.online.request import (
@@ -61,15 +61,24 @@ class OnlineReader:
                 "Redis cluster does not answer. Name a single Redis by REDIS_URL; Feast's "
                 "get_online_features works with a cluster."
             )
-        if isinstance(feature_service, str):
-            feature_service = store.get_feature_service(feature_service)
+        name = feature_service if isinstance(feature_service, str) else feature_service.name
+        feature_service = store.get_feature_service(name)
         self._online, self._config = online, store.config
         self._connections: ConnectionPerThread | None = None
-        refs = _get_features(store.registry, store.project, feature_service)
+        refs = [
+            f"{projection.name_to_use()}:{feature.name}"  # type: ignore[no-untyped-call]
+            for projection in feature_service.feature_view_projections
+            for feature in projection.features
+        ]
         views, on_demand = _get_feature_views_to_use(
             store.registry, store.project, feature_service, hide_dummy_entity=False
         )
         plain, derived = _group_feature_refs(refs, views, on_demand)
+        if store.config.registry.enable_online_feature_view_versioning:
+            for view, _ in plain:  # Feast's copies for a service do not say which is current
+                if view.projection.version_tag is None:
+                    current = store.registry.get_any_feature_view(view.name, store.project)
+                    view.current_version_number = current.current_version_number
         self._derived: list[tuple[Any, set[str]]] = [(view, set(names)) for view, names in derived]
         self._views = [self._view_reader(view, names) for view, names in plain]
         self._encoders, self._columns = _encoders(self._views)
@@ -218,10 +227,12 @@ class OnlineReader:
             values = list(values) * (batch.rows if len(values) == 1 else 1)
             inputs = inputs.append_column(name, pa.array(values))
         for view, names in self._derived:
-            result = view.transform_arrow(inputs, full_feature_names=True)
             prefix = view.projection.name_to_use()
+            result = _transformed(view, inputs)
+            kinds = {field.name: field.dtype.to_value_type() for field in view.features}
             for name in sorted(names):
-                batch.derived[f"{prefix}__{name}"] = result[f"{prefix}__{name}"].combine_chunks()
+                column = result[f"{prefix}__{name}"]
+                batch.derived[f"{prefix}__{name}"] = _as_declared(column, kinds[name], view, name)
 
 
 class ReadRequest(NamedTuple):
@@ -235,6 +246,38 @@ class ReadRequest(NamedTuple):
     """Whether the first reply is that of an MGET."""
     parts: list[tuple[int, RowPositions]]
     """Per view, the number of its keys and which of them is each row's."""
+
+
+def _transformed(view: Any, inputs: pa.Table) -> Any:
+    """An on-demand view's features by full name; one that takes a single row gets each by itself.
+
+    (Stock Feast gives it the first row only.)
+    """
+    if view.mode != "python" or not view.singleton:
+        return view.transform_arrow(inputs, full_feature_names=True)
+    rows = [
+        view.transform_dict({name: [value] for name, value in row.items()})
+        for row in inputs.to_pylist()
+    ]
+    prefix = view.projection.name_to_use()
+    return {
+        f"{prefix}__{field.name}": [row.get(field.name) for row in rows] for field in view.features
+    }
+
+
+def _as_declared(column: Any, kind: ValueType, view: Any, name: str) -> pa.Array:
+    """A result in its feature's type: pandas makes floats of integers beside a missing one."""
+    try:
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        if isinstance(column, pa.Array) and kind in SCALARS:
+            return column if column.type == SCALARS[kind] else column.cast(SCALARS[kind])
+        return column if isinstance(column, pa.Array) else pa.array(column, SCALARS.get(kind))
+    except pa.ArrowException as error:
+        raise NextbuyError(
+            f"The on-demand view {view.name!r} declares {name!r} as {kind.name}, but its function "
+            f"gave another type: {error}"
+        ) from None
 
 
 @lru_cache(maxsize=1024)

@@ -8,9 +8,9 @@ it, for `nextbuy.stores.online.reader.OnlineReader`.
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, ByteString, Literal
+from typing import Any, ByteString, Literal, Self
 
 import redis
 from feast.feature_view import FeatureView
@@ -24,13 +24,25 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import model_validator
 from redis import asyncio as redis_asyncio
 
+from nextbuy.errors import NextbuyError
 from nextbuy.stores import store_settings
 from nextbuy.stores.online.encoded_rows import rows_from_protos
 from nextbuy.stores.online.encoding import command
-from nextbuy.stores.online.layout import clock_key, redis_layout
+from nextbuy.stores.online.keys import batched, project_keys
+from nextbuy.stores.online.layout import (
+    TABLES,
+    TIMESTAMP_OF,
+    clock_key,
+    hash_field,
+    loaded_key,
+    packed_key,
+    redis_layout,
+)
 from nextbuy.stores.online.redis_server import ensure_running
+from nextbuy.stores.online.removal import remove_prefix
 from nextbuy.stores.online.request import ConnectionPerThread, explain_read_errors
 from nextbuy.stores.online.writer import write
 from nextbuy.times import to_datetime
@@ -53,6 +65,16 @@ class NextbuyOnlineStoreConfig(RedisOnlineStoreConfig):
     clock: Literal["wall", "data"] = "wall"
     """The clock for TTLs: the time of day, or the newest event timestamp written for the project,
     for historical logs. With `wall`, keys leave Redis when their rows expire."""
+
+    @model_validator(mode="after")
+    def _no_blind_writes(self) -> Self:
+        """Refuse stock's option to write without a look at what is there."""
+        if self.skip_dedup and self.redis_type != RedisType.redis_cluster:
+            raise ValueError(
+                "online_store: skip_dedup is not supported by NextbuyOnlineStore, which never puts "
+                "an older row over a newer one. Remove the line"
+            )
+        return self
 
 
 class NextbuyOnlineStore(RedisOnlineStore):
@@ -145,19 +167,61 @@ class NextbuyOnlineStore(RedisOnlineStore):
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
-        """Remove a view's values, in both layouts."""
-        super().delete_table(config, table)
+        """Remove a view's values from both layouts: of all its versions, and of former schemas."""
+        client: Any = self.client(config)
+        name = redis_layout(config, table).name
+        with_versions = config.registry.enable_online_feature_view_versioning
+        versions = re.compile(re.escape(table.name) + (r"(_v\d+)?" if with_versions else ""))
+
+        def is_its(view: bytes) -> bool:
+            return view.decode() == name or versions.fullmatch(view.decode()) is not None
+
+        for keys in batched(project_keys(client, table.join_keys, config.project)):
+            with client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.hkeys(key)
+                fields_of = pipe.execute()
+            with client.pipeline(transaction=False) as pipe:
+                for key, fields in zip(keys, fields_of, strict=True):
+                    views = [f[len(TIMESTAMP_OF) :] for f in fields if f.startswith(TIMESTAMP_OF)]
+                    its = [view.decode() for view in views if is_its(view)]
+                    if its and len(its) == len(views):
+                        pipe.delete(key)
+                    elif its:
+                        pipe.hdel(key, *_fields_of(its, table))
+                pipe.execute()
+        client.hdel(TABLES, name)
+        client.hdel(loaded_key(config.project), name)
+        recorded = client.hgetall(packed_key(config.project))
+        prefixes = [prefix for prefix, view in recorded.items() if is_its(view)]
         if (packed := redis_layout(config, table).packed) is not None:
-            client = self.client(config)
-            pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", packed.prefix) + b"*"
-            for key in client.scan_iter(pattern, count=1000):
-                client.delete(key)
+            prefixes.append(packed.prefix)
+        for prefix in dict.fromkeys(prefixes):
+            remove_prefix(client, config.project, prefix)
+
+    def delete_entity_values(self, config: RepoConfig, join_keys: list[str]) -> None:
+        """Remove the hashes of this project's entities with these join keys.
+
+        Stock Feast looks at the end of a key alone, and so for `shop` removes `webshop` too.
+        """
+        client: Any = self.client(config)
+        for keys in batched(project_keys(client, join_keys, config.project)):
+            with client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.delete(key)
+                pipe.execute()
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Any) -> None:
-        """Remove the values of all views."""
+        """Remove all that the project has in Redis."""
         for table in tables:
             self.delete_table(config, table)
         super().teardown(config, tables, entities)
+        client: Any = self.client(config)
+        for prefix in client.hgetall(packed_key(config.project)):
+            remove_prefix(client, config.project, prefix)
+        for key in (packed_key, loaded_key, clock_key):
+            client.delete(key(config.project))
+        self._now = None
 
     def online_read(
         self,
@@ -183,17 +247,23 @@ class NextbuyOnlineStore(RedisOnlineStore):
         with explain_read_errors():
             return await super().online_read_async(config, table, entity_keys, requested_features)
 
-    def _read_features_per_fv(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
-        self._config = config
-        with explain_read_errors():
-            super()._read_features_per_fv(config, *args, **kwargs)
-
-    async def _read_features_per_fv_async(
-        self, config: RepoConfig, *args: Any, **kwargs: Any
+    def _read_features_per_fv(
+        self, config: RepoConfig, grouped_refs: Any, join_key_values: Any, *args: Any, **kwargs: Any
     ) -> None:
         self._config = config
+        _check_request(grouped_refs, join_key_values)
         with explain_read_errors():
-            await super()._read_features_per_fv_async(config, *args, **kwargs)
+            super()._read_features_per_fv(config, grouped_refs, join_key_values, *args, **kwargs)
+
+    async def _read_features_per_fv_async(
+        self, config: RepoConfig, grouped_refs: Any, join_key_values: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        self._config = config
+        _check_request(grouped_refs, join_key_values)
+        with explain_read_errors():
+            await super()._read_features_per_fv_async(
+                config, grouped_refs, join_key_values, *args, **kwargs
+            )
 
     def _generate_hset_keys_for_features(
         self,
@@ -228,6 +298,37 @@ class NextbuyOnlineStore(RedisOnlineStore):
         if (ttl := self._ttls.get(feature_view)) and self._config is not None:
             oldest = self.now(self._config) - ttl
         return [_row(values, names, oldest) for values in redis_values]
+
+
+def _fields_of(names: Iterable[str], table: FeatureView) -> Iterator[bytes]:
+    """The fields of a hash that hold a view under these names."""
+    for name in names:
+        yield from (hash_field(name, feature.name) for feature in table.features)
+        yield TIMESTAMP_OF + name.encode()
+
+
+def _check_request(
+    views: Sequence[tuple[Any, Sequence[str]]], keys: Mapping[str, Sequence[Value]]
+) -> None:
+    """Refuse what Feast would answer with a TypeError, or with another entity's values.
+
+    Raises:
+        NextbuyError: a join key is null, or the key that a view is mapped to is not given.
+    """
+    for view, _ in views:
+        for key in view.join_keys:
+            name = view.projection.join_key_map.get(key, key)
+            if name != key and name not in keys:  # Feast would look up `key` in its place
+                raise NextbuyError(
+                    f"The request lacks the join key {name!r}, which the view "
+                    f"{view.projection.name_to_use()!r} is read by in place of {key!r}."
+                )
+            for row, value in enumerate(keys.get(name, ())):
+                if value.WhichOneof("val") is None:
+                    raise NextbuyError(
+                        f"Row {row} of the request has no {name!r}. Leave out rows without a key; "
+                        "nextbuy.stores.online.reader.OnlineReader answers them with no values."
+                    )
 
 
 def _row(values: Sequence[ByteString | None], names: list[str], oldest: datetime | None) -> ReadRow:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from nextbuy.errors import NextbuyError
 from nextbuy.stores.online import encoding
 from nextbuy.stores.online.encoded_rows import EncodedRows
-from nextbuy.stores.online.layout import RedisLayout, clock_key, hash_field
+from nextbuy.stores.online.layout import RedisLayout, clock_key, hash_field, packed_key
 from nextbuy.stores.online.request import read_replies
 from nextbuy.times import MICROSECOND, NOT_SEEN_US
 
@@ -39,11 +39,12 @@ Expiry = Literal["never", "timestamp", "persist"] | int
 lasts longer; its expiry is removed, as the view has no TTL; so many seconds after the write, as
 stock Feast's `key_ttl_seconds`."""
 
-ADVANCE_CLOCK = """
+RECORD_WRITE = """
 local old = redis.call('GET', KEYS[1])
 if not old or tonumber(old) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
+if KEYS[2] then redis.call('HSET', KEYS[2], ARGV[2], ARGV[3]) end
 """
-"""Moves a clock forward, never back."""
+"""Moves a clock forward, never back; and records the view of a prefix of packed keys."""
 
 
 def write(
@@ -64,14 +65,18 @@ def write(
     expiry = _expiry(config.online_store, layout)
     newest, done = NOT_SEEN_US, 0
     try:
-        for times in _transact(client, _parts(batches, layout, expiry, progress)):
+        for times in transact(client, _parts(batches, layout, expiry, progress)):
             newest = max(newest, int(times.max()))
             done += len(times)
             progress(len(times))
         if done:
-            client.eval(ADVANCE_CLOCK, 1, clock_key(config.project), newest)
+            record: list[Any] = [clock_key(config.project), newest]
+            if layout.packed:
+                record[1:1] = [packed_key(config.project)]
+                record += [layout.packed.prefix, layout.name]
+            client.eval(RECORD_WRITE, 1 + bool(layout.packed), *record)
     except (redis.RedisError, OSError) as error:
-        raise NextbuyError(_explain(error, layout.name, done)) from error
+        raise write_error(error, f"took {done} rows of feature view {layout.name!r}") from error
 
 
 def _expiry(online: Any, layout: RedisLayout) -> Expiry:
@@ -179,7 +184,20 @@ def _chosen(commands: pa.BinaryArray, part: slice, chosen: NDArray[np.bool_]) ->
     return _span(kept, slice(0, len(kept)))
 
 
-_Part = tuple[RowCommands, slice]
+class Commands(Protocol):
+    """Rows as commands that look at what is there, and those that this calls for."""
+
+    times: NDArray[np.int64]
+    """Shape (rows,)."""
+
+    def look(self, part: slice) -> tuple[list[bytes | memoryview], int]:
+        """Commands that watch the hashes of some rows and look at them; how many replies."""
+
+    def transaction(self, part: slice, replies: list[Any]) -> tuple[list[bytes | memoryview], int]:
+        """From MULTI to EXEC, as the replies call for; how many replies."""
+
+
+_Part = tuple[Commands, slice]
 """The rows of one transaction."""
 
 
@@ -197,14 +215,18 @@ def _parts(
         if left_out := len(rows.times) - len(kept.times):
             progress(left_out)
         for start in range(0, len(kept.times), COMMAND_ROWS):
-            commands = RowCommands(kept.slice(start, COMMAND_ROWS), layout, expiry)
-            count = len(commands.times)
-            for at in range(0, count, TRANSACTION_ROWS):
-                yield commands, slice(at, min(at + TRANSACTION_ROWS, count))
+            yield from in_transactions(RowCommands(kept.slice(start, COMMAND_ROWS), layout, expiry))
 
 
-def _transact(client: redis.Redis, parts: Iterator[_Part]) -> Iterator[NDArray[np.int64]]:
-    """Write the rows; yields the times of each transaction that went through."""
+def in_transactions(commands: Commands) -> Iterator[_Part]:
+    """The rows, as many at a time as one transaction takes."""
+    count = len(commands.times)
+    for at in range(0, count, TRANSACTION_ROWS):
+        yield commands, slice(at, min(at + TRANSACTION_ROWS, count))
+
+
+def transact(client: redis.Redis, parts: Iterator[_Part]) -> Iterator[NDArray[np.int64]]:
+    """Change the rows; yields the times of each transaction that went through."""
     again = deque[_Part]()
     looking, writing = deque[tuple[Any, _Part, int]](), deque[tuple[Any, _Part, int]]()
     with ExitStack() as stack:
@@ -255,7 +277,8 @@ def _pooled_connection(client: redis.Redis) -> Iterator[Any]:
         pool.release(connection)
 
 
-def _explain(error: Exception, view: str, done: int) -> str:
+def write_error(error: Exception, done: str) -> NextbuyError:
+    """Our error for one of Redis's; `done` says what it did before."""
     reason = str(error)
     if isinstance(error, redis.OutOfMemoryError):
         reason = "it is full (maxmemory). Give it more memory or fewer rows"
@@ -266,7 +289,7 @@ def _explain(error: Exception, view: str, done: int) -> str:
             "a key of these rows holds something that is no hash of Feast's. Remove what another "
             "program put into this database, or name another one (connection_string, REDIS_URL)"
         )
-    return (
-        f"Redis took {done} rows of feature view {view!r}, then: {reason}. Every row in "
-        "it is whole; run the same command again to complete the rest."
+    return NextbuyError(
+        f"Redis {done}, then: {reason}. Every row in it is whole; run the same command again to "
+        "complete the rest."
     )
