@@ -32,11 +32,12 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.contract import ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.live.event_store import LiveStore
-from nextbuy.live.write_history import live_rows
+from nextbuy.live.write_history import live_rows, loaded_versions, shrunk_at
 from nextbuy.prediction_log import prediction_parts
 from nextbuy.settings import Settings
+from nextbuy.sql import read_parquet
 from nextbuy.stores.offline.store import NextbuyOfflineStore
-from nextbuy.times import END_OF_TIME_US
+from nextbuy.times import END_OF_TIME_US, NOT_SEEN_US
 
 WORST = 20
 MOMENT = pa.timestamp("us", "UTC")
@@ -174,7 +175,7 @@ class _History:
     def __init__(self, settings: Settings, store: LiveStore, work: Path) -> None:
         self._feast = FeatureStore(repo_path=str(settings.feature_repo))
         self._settings, self._store, self._work = settings, store, work
-        self._views: dict[str, Any] = {}
+        self._views: dict[tuple[str, int], Any] = {}
         loads = store.sql.execute("SELECT DISTINCT began_us, ended_us FROM materialized")
         batches = store.sql.execute(
             # A batch cut short by a crash was complete with the next one that was.
@@ -185,6 +186,9 @@ class _History:
         writes = sorted([*batches, *((began, ended or END_OF_TIME_US) for began, ended in loads)])
         self.began = np.array([began for began, _ in writes], np.int64)
         self.ended = np.array([ended for _, ended in writes], np.int64)
+        shrunk = store.sql.execute("SELECT DISTINCT began_us FROM shrunk ORDER BY began_us")
+        self._periods = np.array([NOT_SEEN_US, *(us for (us,) in shrunk)], np.int64)
+        """When each period begins: at its start a load took rows out of Redis."""
 
     def moments(
         self, read_us: NDArray[np.int64], predicted_us: NDArray[np.int64]
@@ -207,6 +211,19 @@ class _History:
 
     def retrieve(self, contract: ModelContract, entities: pa.Table) -> pa.Table:
         """The contract's features of each row, as of its `event_timestamp`."""
+        at = entities["event_timestamp"].cast(pa.int64()).to_numpy()
+        period = np.searchsorted(self._periods, at, "right") - 1
+        parts, order = [], []
+        for number in np.unique(period).tolist():
+            rows = np.flatnonzero(period == number)
+            parts.append(self._retrieve(contract, entities.take(pa.array(rows)), number))
+            order.append(rows)
+        if len(parts) < 2:
+            return parts[0] if parts else self._retrieve(contract, entities, 0)
+        place = np.argsort(np.concatenate(order), kind="stable")
+        return pa.concat_tables(parts).take(pa.array(place))
+
+    def _retrieve(self, contract: ModelContract, entities: pa.Table, period: int) -> pa.Table:
         service = self._feast.get_feature_service(contract.feature_service)
         required = set(contract.features)
         refs, views = [], []
@@ -215,7 +232,7 @@ class _History:
             names = [name for name in names if f"{projection.name}__{name}" in required]
             if names:
                 refs += [f"{projection.name}:{name}" for name in names]
-                views.append(self._view(projection.name))
+                views.append(self._view(projection.name, period))
         job = NextbuyOfflineStore.get_historical_features(
             config=self._feast.config,
             feature_views=views,
@@ -228,29 +245,31 @@ class _History:
         )
         return job.to_arrow()
 
-    def _view(self, name: str) -> Any:
-        if name not in self._views:
+    def _view(self, name: str, period: int) -> Any:
+        """The feature view over what was in Redis in a period."""
+        began = [us for us in shrunk_at(self._store, name) if us <= self._periods[period]]
+        since = max(began, default=NOT_SEEN_US)  # what was loaded before left Redis, or came again
+        if (name, since) not in self._views:
             view: Any = self._feast.get_feature_view(name)
             keys = [column.name for column in view.entity_columns]
             features = [field.name for field in view.features]
-            folder = self._work / name
+            folder = self._work / f"{name}-{since}"
             folder.mkdir()
-            for number, rows in enumerate(self._rows(name, keys, features)):
+            for number, rows in enumerate(self._rows(name, keys, features, since)):
                 pq.write_table(rows, folder / f"part-{number:05d}.parquet")
             view.batch_source = FileSource(
                 path=str(folder),
                 timestamp_field=STAMPS[0],
                 created_timestamp_column=STAMPS[1],
             )
-            self._views[name] = view
-        return self._views[name]
+            self._views[name, since] = view
+        return self._views[name, since]
 
-    def _rows(self, view: str, keys: list[str], features: list[str]) -> Iterator[pa.Table]:
+    def _rows(
+        self, view: str, keys: list[str], features: list[str], since: int
+    ) -> Iterator[pa.Table]:
         columns = ", ".join([*keys, STAMPS[0], *features])
-        loads = self._store.sql.execute(
-            "SELECT folder, newest_us, began_us FROM materialized WHERE view = ? ORDER BY began_us",
-            [view],
-        ).fetchall()
+        loads = loaded_versions(self._store, view)
         if not loads:
             raise NextbuyError(
                 f"It is not known when feature view {view!r} was loaded into Redis. Load it with: "
@@ -258,12 +277,14 @@ class _History:
             )
         schema = None
         with duckdb_connection(self._settings) as connection:
-            for folder, newest_us, began_us in loads:
+            for load in loads:
+                if load.began_us < since:
+                    continue
                 # The latest row of each key, as materialization loads it.
                 loaded = connection.sql(
-                    f"SELECT {columns}, make_timestamptz({began_us}) AS {STAMPS[1]} "
-                    f"FROM read_parquet('{folder}/*/*.parquet', hive_partitioning = false) "
-                    f"WHERE epoch_us({STAMPS[0]}) <= {newest_us} QUALIFY row_number() OVER "
+                    f"SELECT {columns}, make_timestamptz({load.began_us}) AS {STAMPS[1]} "
+                    f"FROM {read_parquet(load.folder / '*' / '*.parquet')} "
+                    f"WHERE epoch_us({STAMPS[0]}) <= {load.newest_us} QUALIFY row_number() OVER "
                     f"(PARTITION BY {', '.join(keys)} ORDER BY {STAMPS[0]} DESC) = 1"
                 ).to_arrow_table()
                 schema = loaded.schema

@@ -89,11 +89,17 @@ def parity(
 ) -> None:
     """Compare the values the service used with what training retrieves; exit 1 if any differ.
 
-    Example: `nextbuy parity --json build/parity.json`
+    All of Redis is searched too, for keys that no table has and no live event wrote: exit 1 if
+    there are any. Example: `nextbuy parity --json build/parity.json`
     """
     quiet_libraries()
     from monitoring.parity import parity as run
+    from monitoring.strays import stray_keys
 
+    with console.status("searching Redis"):
+        strays = stray_keys(Settings())
+    for view, count in strays.items():
+        print_line(f"{view}: {count:,} keys in Redis that no table has and no live event wrote")
     with console.status("comparing"):
         report = run(Settings(), utc(since) if since else None)
     for line in str(report).splitlines():
@@ -105,5 +111,10 @@ def parity(
         raise NextbuyError(
             f"{report.mismatches:,} values that the service used are not what training computes. "
             f"The rows are in {Settings().reports / 'parity.json'}."
+        )
+    if strays:
+        raise NextbuyError(
+            f"{sum(strays.values()):,} keys in Redis should not be there, and are served. Remove "
+            "them: nextbuy materialize --full"
         )
     print_next_steps("nextbuy monitor")

@@ -1,19 +1,23 @@
 """Verbs of the feature store and the service: apply, materialize, predict, serve, reload, score."""
 
 import json
-from contextlib import chdir
+import sys
+from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from io import StringIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
+from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.times import EPOCH, to_datetime, utc
+from nextbuy.times import EPOCH, to_datetime, to_us, utc
 
-MATERIALIZED = "nextbuy:tables"
-"""A hash in Redis: feature view -> layout, schema and the days of its table, as JSON."""
+if TYPE_CHECKING:
+    from nextbuy.stores.compute_engine import Load
 
 
 @app.command()
@@ -33,16 +37,24 @@ def apply() -> None:
 
 
 @app.command()
-def materialize() -> None:
+def materialize(
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Load every row again, and search all of Redis for rows that no table has.",
+        ),
+    ] = False,
+) -> None:
     """Load the latest feature values into Redis, for each view from the first day that changed.
 
-    The same as `feast -c feature_repo materialize START END` does. Example: `nextbuy materialize`
+    Rows that left a table since it was loaded leave Redis; what live events wrote stays. The same
+    as `feast -c feature_repo materialize START END` does. Example: `nextbuy materialize`
     """
     quiet_libraries()
     from feast import FeatureStore
 
-    from nextbuy.live.write_history import recorded_materialization
-    from nextbuy.stores.online.layout import PACKED_VERSION
+    from nextbuy.stores.online.layout import PACKED_VERSION, TABLES
     from nextbuy.stores.online.redis_server import connect, running_redis
     from nextbuy.versioned_table import require
 
@@ -51,7 +63,7 @@ def materialize() -> None:
     store = FeatureStore(repo_path=str(settings.feature_repo))
     views = {view.name: view for view in store.list_feature_views() if view.online}
     newest = to_datetime(sessions.info["newest_us"]) + timedelta(seconds=1)
-    written = []
+    written = False
     with running_redis(settings):
         redis = connect(settings)
         for name, view in views.items():
@@ -61,19 +73,49 @@ def materialize() -> None:
             layout = f"packed layout {PACKED_VERSION}"
             now = {"schema": [*schema, *config, layout], "days": table.days}
             # In Redis itself: a Redis that was emptied is filled again.
-            state: Any = redis.hget(MATERIALIZED, name)
-            before = json.loads(state or "{}")
+            state: Any = redis.hget(TABLES, name)
+            before = {} if full else json.loads(state or "{}")
             if now == before:
                 continue
-            with recorded_materialization(settings, name, sessions.info["newest_us"]):
-                store.materialize(_changed_since(before, now), newest, feature_views=[name])
-            redis.hset(MATERIALIZED, name, json.dumps(now))
-            written.append(name)
-    if written:
-        print_line(f"in Redis, as of {newest:%Y-%m-%d %H:%M:%S} UTC: {', '.join(written)}")
-    else:
-        print_line("Redis is up to date")
+            # When the newest days went away, the first that differs is later than all rows.
+            start = min(_changed_since(before, now), newest)
+            with Console(file=sys.stdout).status(f"loading {name} into Redis"):
+                load = _load(store, name, start, newest, full)
+            redis.hset(TABLES, name, json.dumps(now))
+            loaded = f"{load.rows:>10,} rows loaded" if load else " loaded"
+            left = (
+                f", {load.removed:,} removed that left the table" if load and load.removed else ""
+            )
+            print_line(f"{name:<14}{loaded}{left}")
+            written = True
+    print_line(
+        f"in Redis, as of {newest:%Y-%m-%d %H:%M:%S} UTC" if written else "Redis is up to date"
+    )
     print_next_steps("nextbuy serve")
+
+
+def _load(
+    store: Any, view: str, start: datetime, end: datetime, search_redis: bool
+) -> "Load | None":
+    """Materialize a view, without Feast's messages; None if another engine than ours did it."""
+    from nextbuy.live.engine import LiveEngine
+    from nextbuy.live.write_history import recorded_materialization
+
+    engine, unread = store.provider.batch_engine, StringIO()
+    with ExitStack() as stack:
+        if isinstance(engine, LiveEngine):
+            engine.search_redis = search_redis
+        elif search_redis:
+            raise NextbuyError(
+                f"--full needs the batch engine nextbuy.live.engine.LiveEngine in "
+                f"feature_store.yaml, not {type(engine).__name__}."
+            )
+        else:
+            stack.enter_context(recorded_materialization(Settings(), view, to_us(end)))
+        stack.enter_context(redirect_stdout(unread))
+        stack.enter_context(redirect_stderr(unread))
+        store.materialize(start, end, feature_views=[view])
+    return engine.loads[view] if isinstance(engine, LiveEngine) else None
 
 
 def _changed_since(before: dict[str, Any], now: dict[str, Any]) -> datetime:

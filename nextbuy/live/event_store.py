@@ -81,6 +81,7 @@ CREATE TABLE IF NOT EXISTS rows (
 CREATE TABLE IF NOT EXISTS materialized (
     view TEXT, folder TEXT, newest_us INTEGER, began_us INTEGER, ended_us INTEGER
 );
+CREATE TABLE IF NOT EXISTS shrunk (view TEXT, began_us INTEGER); -- loads that removed rows
 """
 
 

@@ -70,6 +70,12 @@ def _sync(settings: Settings, store: LiveStore, progress: Callable[[int], None])
             copied += len(rows)
             progress(copied)
     with store.transaction():  # removed: replaced by another log, or erased
+        store.sql.executemany(
+            "INSERT INTO stale SELECT user_id, event_us FROM events AS gone WHERE event_id = ? "
+            "AND EXISTS (SELECT 1 FROM events WHERE user_id = gone.user_id AND seq IS NOT NULL) "
+            "ON CONFLICT (user_id) DO UPDATE SET since_us = min(since_us, excluded.since_us)",
+            ((i,) for i in removed),
+        )
         store.sql.executemany("DELETE FROM events WHERE event_id = ?", ((i,) for i in removed))
         store.set_meta("published", published.fingerprint)
         store.set_meta("published_days", json.dumps(published.days))

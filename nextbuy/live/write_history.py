@@ -6,17 +6,18 @@ it from `written_us` on; between the two, either the row or its predecessor is r
 """
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nextbuy.live.event_store import LiveStore, now_us
 from nextbuy.settings import Settings
+from nextbuy.stores.loaded_tables import retain
 from nextbuy.versioned_table import manifest
 
 OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -86,9 +87,10 @@ def prune(store: LiveStore, before_us: int) -> None:
         if last:
             store.set_meta("comparable_us", before_us)
         store.set_meta(MERGE_TIMES, json.dumps([*merged, now_us()]))
-        retained = {Path(f) for (f,) in store.sql.execute("SELECT folder FROM materialized")}
+        store.sql.executemany("DELETE FROM shrunk WHERE view = ? AND began_us < ?", last.items())
+        retained = {Path(f).name for (f,) in store.sql.execute("SELECT folder FROM materialized")}
     for folder in (store.path.parent / "materialized").glob("*"):
-        if folder not in retained:
+        if folder.name not in retained:
             shutil.rmtree(folder)
 
 
@@ -115,33 +117,68 @@ def _serialized(rows: pa.Table) -> bytes:
 
 
 @contextmanager
-def recorded_materialization(settings: Settings, view: str, newest_us: int) -> Iterator[None]:
+def recorded_materialization(
+    settings: Settings, view: str, newest_us: int
+) -> Iterator[Callable[[int], None]]:
     """Record the table that the block loads into Redis, and when it did.
 
-    Its files are retained by hard links, so a later build does not change them.
+    Its files are retained by hard links, so a later build does not change them. The block calls
+    what it is given with the number of rows that left Redis; an interrupted block may have removed
+    some.
     """
-    began = now_us()
+    began, table = now_us(), settings.features / view
+    published = manifest(table)
+    assert published is not None, f"{table} was materialized"
+    copy = retain(settings, view, table.resolve(), published)
+    removed = 0
+
+    def count(rows: int) -> None:
+        nonlocal removed
+        removed = rows
+
     with LiveStore(settings) as store:
         with store.transaction():
             store.sql.execute(
                 "INSERT INTO materialized VALUES (?, ?, ?, ?, NULL)",
-                [view, str(_retained_copy(settings, view)), newest_us, began],
+                [view, copy.name, newest_us, began],
             )
-        yield
+            store.sql.execute("INSERT INTO shrunk VALUES (?, ?)", [view, began])
+        yield count
         with store.transaction():
             store.sql.execute(
                 "UPDATE materialized SET ended_us = ? WHERE began_us = ?", [now_us(), began]
             )
+            if not removed:
+                store.sql.execute(
+                    "DELETE FROM shrunk WHERE view = ? AND began_us = ?", [view, began]
+                )
 
 
-def _retained_copy(settings: Settings, view: str) -> Path:
-    table = settings.features / view
-    published = manifest(table)
-    assert published is not None, f"{table} was materialized"
-    folder = settings.live / "materialized" / f"{view}-{published.fingerprint}"
-    if not folder.exists():
-        temporary = folder.with_name(f".{folder.name}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(table.resolve(), temporary, copy_function=os.link)
-        temporary.rename(folder)
-    return folder
+class LoadedVersion(NamedTuple):
+    """A table as a materialization loaded it."""
+
+    folder: Path
+    newest_us: int
+    """Rows up to this moment were loaded."""
+    began_us: int
+    ended_us: int | None
+    """None: it was interrupted, or is at work."""
+
+
+def loaded_versions(store: LiveStore, view: str) -> list[LoadedVersion]:
+    """The recorded materializations of a view, in their order."""
+    rows = store.sql.execute(
+        "SELECT folder, newest_us, began_us, ended_us FROM materialized WHERE view = ? "
+        "ORDER BY began_us",
+        [view],
+    ).fetchall()
+    copies = store.path.parent / "materialized"  # a folder that moved has other paths recorded
+    return [LoadedVersion(copies / Path(folder).name, *times) for folder, *times in rows]
+
+
+def shrunk_at(store: LiveStore, view: str) -> list[int]:
+    """When materializations began that removed rows of a view from Redis, or may have."""
+    rows = store.sql.execute(
+        "SELECT began_us FROM shrunk WHERE view = ? ORDER BY began_us", [view]
+    ).fetchall()
+    return [began for (began,) in rows]

@@ -118,10 +118,12 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
         created_timestamp_column: str | None,
         start_date: datetime,
         end_date: datetime,
+        only: pa.Table | None = None,
     ) -> DuckdbRetrievalJob:
         """The latest row of each key between the dates (both included), for materialization.
 
-        Rows with a null key are left out: they cannot be requested.
+        Rows with a null key are left out: they cannot be requested. With `only`, a table with the
+        join key columns, keys that are not in it are left out too.
         """
         by = [timestamp_field, *filter(None, [created_timestamp_column])]
         columns = [*join_key_columns, *feature_name_columns, *by]
@@ -145,6 +147,9 @@ class NextbuyOfflineStore(DuckDBOfflineStore):
                 f"source.{identifier(k)} = newest.{identifier(k)} AND " for k in join_key_columns
             )
             key_list = ", ".join(map(identifier, join_key_columns)) or "()"
+            if only is not None and join_key_columns:
+                connection.register("only_keys", only)
+                where += f" AND ({_listed(join_key_columns, 'source.')}) IN (FROM only_keys)"
             return (
                 f"WITH newest AS MATERIALIZED (SELECT {keys}max({at}) AS __at FROM {rows} "
                 f"WHERE {where} GROUP BY ALL), "
