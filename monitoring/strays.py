@@ -32,9 +32,9 @@ def stray_keys(settings: Settings) -> dict[str, int]:
     feast = FeatureStore(repo_path=str(settings.feature_repo))
     provider: Any = feast.provider
     engine = provider.batch_engine
-    found: dict[str, int] = {}
+    strays_of: dict[str, int] = {}
     if not isinstance(engine, LiveEngine):
-        return found
+        return strays_of
     with running_redis(settings) as url, redis.Redis.from_url(url) as client:
         for view in feast.list_feature_views():
             layout = redis_layout(feast.config, view)
@@ -53,5 +53,5 @@ def stray_keys(settings: Settings) -> dict[str, int]:
             for prefix in former_prefixes(client, feast.config, layout):
                 strays += sum(1 for _ in keys_beginning(client, prefix))
             if strays:
-                found[view.name] = strays
-    return found
+                strays_of[view.name] = strays
+    return strays_of

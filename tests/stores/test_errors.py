@@ -300,7 +300,9 @@ def test_process_killed_halfway(tmp_path, server):
     repo = long_repo(tmp_path, server.socket)
     assert not repo.store.get_feature_view("stats").materialization_intervals
     materialize(repo)
-    assert server.client.dbsize() == 2 * 60_000 + 2  # and the clock, and whose packed rows these are
+    assert (
+        server.client.dbsize() == 2 * 60_000 + 2
+    )  # and the clock, and whose packed rows these are
     assert repo.store.get_feature_view("stats").materialization_intervals
 
 

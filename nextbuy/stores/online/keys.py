@@ -1,4 +1,4 @@
-"""The keys of Feast's hashes, taken apart: whose they are can be told exactly.
+"""The keys of Feast's hashes, taken apart: whose one is follows exactly.
 
 A key is the number of join keys, their names, their values, and the project's name, which nothing
 separates from the last value: a search by beginning and end alone takes `webshop` for `shop`.
