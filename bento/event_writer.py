@@ -127,6 +127,6 @@ def _newest_published(settings: Settings) -> int | None:
 
 def _reasons(error: ValidationError) -> str:
     return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'event'}: {e['msg']}"
+        f"{'.'.join(map(str, e['loc']))[:80] or 'event'}: {e['msg']}"
         for e in error.errors(include_url=False, include_input=False, include_context=False)
     )

@@ -1,46 +1,26 @@
 """The routes beside `/predict`: events in, the model, the metrics, and the API page.
 
-BentoML's own page at `/` loads a tracking script from outside, and its API description lacks these
-routes; both are replaced here, which comes first in the routing. The service puts the worker's
-`Runtime` and itself into `routes.state`.
+They come first in the routing. The service puts the worker's `Runtime` and itself into
+`routes.state`.
 """
 
-import json
 from asyncio import wrap_future
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
+from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from bento.api_page import HEADERS, PAGE, description
 from bento.event_writer import EventWriter, WrittenEvents
 from bento.metrics import exposition
-from bento.middleware import POSTED
 from bento.settings import MAX_EVENTS
-from nextbuy.events import Event
 from nextbuy.live.event_store import EventRow
 
 DISK_ERROR = "The disk does not take events: {}. Send them again later; nothing was kept."
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="UTF-8">
-<title>Nextbuy</title>
-<link rel="stylesheet" href="./static_content/swagger-ui.css">
-<link rel="stylesheet" href="./static_content/index.css">
-<link rel="icon" type="image/png" href="./static_content/favicon-light-32x32.png">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="./static_content/swagger-ui-bundle.js" charset="UTF-8"></script>
-<script src="./static_content/swagger-ui-standalone-preset.js" charset="UTF-8"></script>
-<script src="./static_content/swagger-initializer.js" charset="UTF-8"></script>
-</body>
-</html>
-"""
 
 
 async def events(request: Request) -> Response:
@@ -50,7 +30,8 @@ async def events(request: Request) -> Response:
     or out of reach.
     """
     try:
-        body = json.loads(await request.body())
+        # Unlike Python's own reader it refuses NaN, deep nesting and halves of characters.
+        body = from_json(await request.body(), allow_inf_nan=False)
     except ValueError as error:
         return _refuse(400, f"The body is not valid JSON: {error}.")
     sent = body["events"] if isinstance(body, dict) and "events" in body else [body]
@@ -112,83 +93,19 @@ def metrics(_: Request) -> Response:
 
 
 def index(_: Request) -> Response:
-    """The API page, without anything from outside."""
-    return HTMLResponse(PAGE)
+    """The API page."""
+    return Response(PAGE, media_type="text/html", headers=HEADERS)
 
 
 def openapi(request: Request) -> Response:
-    """The OpenAPI description: BentoML's, with the routes and refusals of this module."""
-    description: dict[str, Any] = request.app.state.service.openapi_spec.asdict()
-    description["openapi"] = "3.1.0"  # the schemas are of its dialect: `null` is a type
-    description["info"] |= {"title": "Nextbuy", "contact": {}}
-    description["components"]["schemas"]["Refused"] = REFUSED
-    event = Event.model_json_schema(ref_template="#/components/schemas/{model}")
-    description["components"]["schemas"] |= event.pop("$defs") | {"Event": event}
-    description["paths"]["/events"] = {"post": EVENTS}
-    for path in POSTED:
-        description["paths"][path]["post"]["requestBody"]["required"] = True
-        responses = description["paths"][path]["post"]["responses"]
-        responses.pop(404, None)  # an unknown shopper is no error
-        responses |= {status: _refused(why) for status, why in REFUSALS.items()}
-    description["paths"]["/model"] = {"get": MODEL}
-    return JSONResponse(description)
+    """The OpenAPI description of all routes."""
+    state = request.app.state
+    return JSONResponse(description(state.service, state.is_keyed))
 
 
-REFUSED = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}, "detail": {"type": "array", "items": {}}},
-}
-REFUSALS = {
-    400: "The request is not valid; `detail` names the fields.",
-    401: "The API key is missing or wrong.",
-    413: "The body is too large.",
-    415: "The body is not JSON.",
-    429: "Too many requests.",
-    503: "The feature store does not answer, and the service is set to refuse then.",
-    504: "It took too long.",
-}
-
-
-def _refused(why: str) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Refused"}
-    return {"description": why, "content": {"application/json": {"schema": schema}}}
-
-
-EVENTS: dict[str, Any] = {
-    "tags": ["Service APIs"],
-    "description": "Take events. They are on the disk when the answer comes; what is sent twice "
-    "counts once.",
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["events"],
-                    "properties": {
-                        "events": {
-                            "type": "array",
-                            "maxItems": MAX_EVENTS,
-                            "items": {"$ref": "#/components/schemas/Event"},
-                        }
-                    },
-                }
-            }
-        },
-    },
-    "responses": {
-        200: {"description": "All events are kept, or were before"},
-        207: {"description": "Some are kept; `refused` names the others by index"},
-    },
-}
-
-
-MODEL = {
-    "tags": ["Service APIs"],
-    "description": "Which model answers, and what it was trained on.",
-    "responses": {"200": {"description": "The model's card"}, "401": _refused(REFUSALS[401])},
-}
+def to_page(_: Request) -> Response:
+    """Where many look for the API page."""
+    return RedirectResponse("./")
 
 
 routes = Starlette(
@@ -196,7 +113,9 @@ routes = Starlette(
         Route("/", index),
         Route("/model", model),
         Route("/metrics", metrics),
+        Route("/docs", to_page),
         Route("/docs.json", openapi),
+        Route("/openapi.json", openapi),
         Route("/events", events, methods=["POST"]),
     ]
 )

@@ -29,7 +29,9 @@ class PredictRequest(IODescriptor):  # type: ignore[misc]  # BentoML has no type
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
-        json_schema_extra={"example": {"user_id": "u42", "item_ids": ["i7", "i8"], "reasons": 3}},
+        json_schema_extra={
+            "example": {"user_id": "u000042", "item_ids": ["i00007", "i00008"], "reasons": 3}
+        },
     )
 
     user_id: Id
@@ -65,7 +67,9 @@ class BatchRequest(IODescriptor):  # type: ignore[misc]
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
-        json_schema_extra={"example": {"requests": [{"user_id": "u42"}, {"user_id": "u43"}]}},
+        json_schema_extra={
+            "example": {"requests": [{"user_id": "u000042"}, {"user_id": "u000043"}]}
+        },
     )
 
     requests: Annotated[list[PredictRequest], Field(min_length=1, max_length=MAX_BATCH)]

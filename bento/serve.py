@@ -1,5 +1,6 @@
 """Run the service: in the foreground, or beside the caller for as long as a block lasts."""
 
+import ipaddress
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import IO
 import httpx
 
 from bento.export import DEPLOYMENT_FILE, export_deployment
+from bento.settings import STARTED_BY, ServiceSettings
 from nextbuy.errors import NextbuyError
 from nextbuy.network import check_free, free_port
 from nextbuy.settings import PROJECT, Settings
@@ -43,7 +45,7 @@ def serve(
         NextbuyError: there is no champion (with `shadow`: or challenger), the port is taken, or
             the server ended by itself.
     """
-    host = "127.0.0.1" if host == "localhost" else host  # BentoML takes addresses, not names
+    host = as_address(host)
     check_free(host, port)
     export_deployment(settings, shadow).write(deployment_file(settings, port))
     stopped = threading.Event()
@@ -94,6 +96,38 @@ def running(
             _stop(server)
 
 
+def as_address(host: str) -> str:
+    """The address to listen on: BentoML takes no names.
+
+    Raises:
+        NextbuyError: it is a name, other than `localhost`.
+    """
+    try:
+        return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
+    except ValueError:
+        raise NextbuyError(
+            f"{host} is no IP address. Listen on 127.0.0.1 for this machine alone, or on 0.0.0.0 "
+            "for the network."
+        ) from None
+
+
+def limits(service: ServiceSettings, host: str) -> str | None:
+    """What to know of a server that listens on this address: whom it does not answer, and why.
+
+    >>> limits(ServiceSettings(), "127.0.0.1")
+    """
+    if service.keys or ipaddress.ip_address(as_address(host)).is_loopback:
+        return None
+    everyone = "requests from other machines" if host in ("0.0.0.0", "::") else "all requests"
+    but = ", except POST /events with one of NEXTBUY_SERVICE_EVENT_KEYS" * bool(
+        service.keys_for_events
+    )
+    return (
+        f"Without API keys {everyone} are answered with 401{but}. "
+        "Set NEXTBUY_SERVICE_API_KEYS, or listen on 127.0.0.1."
+    )
+
+
 def deployment_file(settings: Settings, port: int) -> Path:
     """What the server on a port answers with; its process id is beside it."""
     return settings.data / "serving" / f"{port}.json"
@@ -111,6 +145,7 @@ def environment(settings: Settings, port: int, workers: int) -> dict[str, str]:
         "NEXTBUY_DATA": str(settings.data),
         **({"REDIS_URL": settings.redis_url} if settings.redis_url else {}),
         DEPLOYMENT_FILE: str(deployment_file(settings, port)),
+        STARTED_BY: str(os.getpid()),
         "NEXTBUY_SERVICE_WORKERS": str(workers),
         # Feast's run-time type checks alone take five of its eight seconds of import; they are
         # compiled out together with assertions.

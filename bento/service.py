@@ -23,8 +23,9 @@ from bento.export import Deployment, image
 from bento.middleware import RequestMiddleware
 from bento.routes import routes
 from bento.schemas import BatchRequest, BatchResponse, Prediction, PredictRequest
-from bento.settings import ServiceSettings
+from bento.settings import STARTED_BY, ServiceSettings
 from nextbuy.errors import NextbuyError
+from nextbuy.processes import end_with_parent
 
 ARBITER = "NEXTBUY_ARBITER"
 """Environment variable: `<process id>-<random>` of the server that a worker belongs to."""
@@ -41,9 +42,11 @@ def _set_up_process() -> None:
     looks for the folder when it is imported, so nothing above may import it.
     """
     if _is_worker():
+        end_with_parent(int(os.environ[ARBITER].partition("-")[0]))
         _metrics_folder().mkdir(exist_ok=True)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_folder())
     else:
+        end_with_parent(int(os.environ.pop(STARTED_BY, "-1")))
         os.environ[ARBITER] = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         atexit.register(shutil.rmtree, _metrics_folder(), ignore_errors=True)
 
@@ -68,6 +71,11 @@ def _end_server() -> None:
 
 _set_up_process()
 SETTINGS = ServiceSettings()  # here, so that a wrong value ends the server and not each worker
+# uvicorn reads this variable when a worker starts, after this import. Without it, it believes an
+# X-Forwarded-For from the whole loopback: anybody there could choose an address for each request.
+os.environ["FORWARDED_ALLOW_IPS"] = SETTINGS.trusted_proxies or os.environ.get(
+    "FORWARDED_ALLOW_IPS", ""
+)
 DEPLOYMENT = Deployment.from_environment()
 
 
@@ -104,6 +112,7 @@ class Nextbuy:
             raise
         routes.state.runtime = self.runtime
         routes.state.service = Nextbuy
+        routes.state.is_keyed = bool(SETTINGS.keys)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     def _begin(self) -> None:

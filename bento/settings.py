@@ -1,8 +1,10 @@
 """How the service behaves, read from the environment: a container is configured by nothing else."""
 
+import ipaddress
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_ITEMS = 500
@@ -17,6 +19,8 @@ EXPLAINED = 10
 """Items of a request that get reasons, the likeliest; requests of a batch that may ask."""
 
 SHORTEST_KEY = 16
+STARTED_BY = "NEXTBUY_STARTED_BY"
+"""Environment variable: process id of the verb that a server belongs to, and with which it ends."""
 
 
 class ServiceSettings(BaseSettings):
@@ -32,8 +36,17 @@ class ServiceSettings(BaseSettings):
 
     api_keys: SecretStr = SecretStr("")
     """Keys separated by commas. None: only requests from this machine are answered."""
+    event_keys: SecretStr = SecretStr("")
+    """Keys, separated by commas, that open `POST /events` alone: for collectors and a shop's pages,
+    which show theirs to every visitor."""
+    cors_origins: str = ""
+    """Origins, separated by commas, whose pages may post events (`https://shop.example`)."""
+    trusted_proxies: str = ""
+    """Addresses or networks, separated by commas, of the proxies whose X-Forwarded-For is believed
+    (`10.0.0.0/8`). None: a request's address is the one it was sent from."""
     rate_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    """Requests a second that each key (without keys: each address) has in each worker; 0: any."""
+    """Requests a second that each key (without keys: each address; event keys: each of its
+    addresses) has in each worker; 0: any."""
     workers: Annotated[int, Field(gt=0)] = 1
     """Processes that answer."""
     time_budget_ms: Annotated[int, Field(gt=0)] = 100
@@ -53,18 +66,52 @@ class ServiceSettings(BaseSettings):
     log_seconds: Annotated[float, Field(gt=0)] = 60
     """A file of the prediction log covers at most this long."""
 
-    @field_validator("api_keys")
+    @field_validator("api_keys", "event_keys")
     @classmethod
     def _long_enough(cls, value: SecretStr) -> SecretStr:
-        if any(len(key) < SHORTEST_KEY for key in _split(value)):
+        if any(len(key) < SHORTEST_KEY for key in _split(value.get_secret_value())):
             raise ValueError(f"each API key needs at least {SHORTEST_KEY} characters")
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in _split(value):
+            if not re.fullmatch(r"https?://[^/\s*?#@]+", origin):
+                raise ValueError(f"{origin} is no origin; write it as https://shop.example")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: str) -> str:
+        for proxy in _split(value):
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(f"no address or network: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _no_key_is_both(self) -> "ServiceSettings":
+        if set(self.keys) & set(self.keys_for_events):
+            raise ValueError("a key of event_keys is also one of api_keys, which open everything")
+        return self
 
     @property
     def keys(self) -> list[str]:
         """The API keys, in plain text."""
-        return _split(self.api_keys)
+        return _split(self.api_keys.get_secret_value())
+
+    @property
+    def keys_for_events(self) -> list[str]:
+        """The keys for `POST /events` alone, in plain text."""
+        return _split(self.event_keys.get_secret_value())
+
+    @property
+    def origins(self) -> frozenset[bytes]:
+        """The origins whose pages may post events, as a browser sends them."""
+        return frozenset(origin.lower().encode() for origin in _split(self.cors_origins))
 
 
-def _split(keys: SecretStr) -> list[str]:
-    return [key.strip() for key in keys.get_secret_value().split(",") if key.strip()]
+def _split(listed: str) -> list[str]:
+    return [part.strip() for part in listed.split(",") if part.strip()]

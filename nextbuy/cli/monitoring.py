@@ -1,8 +1,8 @@
 """Verbs of monitoring: check, monitor, dashboard."""
 
+import os
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -167,5 +167,7 @@ def dashboard(
     check_free("127.0.0.1", port)
     app_file = PROJECT / "monitoring" / "dashboard" / "app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(app_file), f"--server.port={port}"]
-    # From the root: that is where Streamlit finds .streamlit/config.toml.
-    raise typer.Exit(subprocess.run(command, cwd=PROJECT, check=False).returncode)
+    # In place of this process, so that whatever ends it ends Streamlit; from the root, where
+    # Streamlit finds .streamlit/config.toml.
+    os.chdir(PROJECT)
+    os.execv(sys.executable, command)

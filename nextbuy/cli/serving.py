@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
+from nextbuy.cli.app import app, console, one_writer, print_line, print_next_steps, quiet_libraries
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.times import EPOCH, to_datetime, to_us, utc
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@one_writer
 def apply() -> None:
     """Register entities, feature views and the feature service with Feast.
 
@@ -37,6 +38,7 @@ def apply() -> None:
 
 
 @app.command()
+@one_writer
 def materialize(
     full: Annotated[
         bool,
@@ -185,11 +187,18 @@ def serve(
     Example: `nextbuy serve --port 3000`
     """
     quiet_libraries()
+    from bento.serve import limits
     from bento.serve import serve as run
+    from bento.settings import ServiceSettings
 
+    service = ServiceSettings()
+    if limited := limits(service, host):
+        print_line(limited)
+    address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    key = "-H 'x-api-key: KEY' " if service.keys else ""
     print_next_steps(
-        f"""curl -s -X POST http://{host}:{port}/predict -H 'content-type: application/json' """
-        """-d '{"user_id": "u000042"}'"""
+        f"""curl -s -X POST http://{address}:{port}/predict -H 'content-type: application/json' """
+        f"""{key}-d '{{"user_id": "u000042"}}'"""
     )
     run(Settings(), host, port, workers, shadow)
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -80,13 +80,15 @@ def dashboard(env: Mapping[str, str]) -> Iterator[str]:
 
 
 @contextmanager
-def chromium(is_dark: bool = False, height: int = 1300) -> Iterator[webdriver.Chrome]:
-    """A headless browser of a laptop's width."""
+def chromium(
+    is_dark: bool = False, height: int = 1300, more: Sequence[str] = ()
+) -> Iterator[webdriver.Chrome]:
+    """A headless browser of a laptop's width; `more` are arguments of Chromium's."""
     options = Options()
     options.binary_location = str(browser())
     for argument in (
         "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        f"--window-size=1440,{height}", "--force-device-scale-factor=1",
+        f"--window-size=1440,{height}", "--force-device-scale-factor=1", *more,
     ):  # fmt: skip
         options.add_argument(argument)
     # With both paths given, Selenium looks for nothing on the network.

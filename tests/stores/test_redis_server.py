@@ -3,7 +3,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+import psutil
 import pytest
 import redis
 from redis.backoff import NoBackoff
@@ -89,6 +91,71 @@ def test_killed_user_leaves_a_server_that_the_next_one_takes_over_and_stops(sett
     with running_redis(settings) as url:
         assert redis.Redis.from_url(url).get("users") == b"1"
     assert not running(settings)
+
+
+def await_stop(settings, seconds=30):
+    """Wait until no server answers, which nobody but its keeper sees to."""
+    deadline = time.monotonic() + seconds
+    while running(settings):
+        assert time.monotonic() < deadline, "the server was left behind"
+        time.sleep(0.02)
+
+
+def processes_of(folder):
+    """Command lines of the processes that work in a folder or name it."""
+    named = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if str(folder) in [process.cwd(), *process.cmdline()]:
+                named.append(process.cmdline())
+    return named
+
+
+def test_server_is_stopped_when_its_last_user_is_killed(settings):
+    """Its data is saved, and no process stays."""
+    users = [start_user(settings) for _ in range(2)]
+    users[0].send_signal(signal.SIGKILL)
+    users[0].communicate()
+    time.sleep(1)
+    assert running(settings)
+    users[1].send_signal(signal.SIGKILL)
+    users[1].communicate()
+    await_stop(settings)
+    deadline = time.monotonic() + 10
+    while processes_of(settings.redis):
+        assert time.monotonic() < deadline, processes_of(settings.redis)
+        time.sleep(0.02)
+    with running_redis(settings) as url:
+        assert redis.Redis.from_url(url).get("users") == b"2"
+
+
+def test_a_server_has_one_keeper_however_often_it_is_started(settings):
+    user = start_user(settings)
+    with running_redis(settings) as url:
+        client = redis.Redis.from_url(url)
+        for _ in range(3):
+            os.kill(client.info("server")["process_id"], signal.SIGKILL)
+            while running(settings):
+                time.sleep(0.01)
+            with running_redis(settings):
+                pass
+        keepers = [line for line in processes_of(settings.redis) if "-S" in line]
+        assert len(keepers) == 1
+    user.kill()
+    user.communicate()
+    await_stop(settings)
+
+
+def test_server_of_a_folder_that_was_moved_meanwhile_is_stopped_too(settings, tmp_path):
+    user = start_user(settings)
+    moved = Settings(data=settings.data.with_name("m"), redis_url=None)
+    settings.data.rename(moved.data)
+    assert running(moved)
+    user.kill()
+    user.communicate()
+    await_stop(moved)
+    with running_redis(moved) as url:
+        assert redis.Redis.from_url(url).get("users") == b"1"
 
 
 def test_killed_server_is_started_anew(settings):

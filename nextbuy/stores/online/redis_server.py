@@ -3,8 +3,8 @@
 The embedded server listens on a unix socket only (no TCP port) and is shared by all processes that
 use it. Each of them holds a lease, a shared `flock` on one file: the first process starts the
 server, the last one stops it, and its data is saved. The kernel releases a lease even after
-kill -9, so the next process either reaches a server that answers or can start one. Starting and
-stopping happen under a second, exclusive lock.
+kill -9; the server is then stopped by its keeper (`redis_keeper`), a process that waits for that.
+Starting and stopping happen under another, exclusive lock.
 """
 
 import atexit
@@ -13,6 +13,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from redis.retry import Retry
 
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.stores.online import redis_keeper
+from nextbuy.stores.online.redis_keeper import LEASE, PRESENCE, SOCKET, SWITCH
 
 SOCKET_PATH_LIMIT = 103  # bytes; 107 on Linux, 103 on macOS: the smaller holds on both
 START_SECONDS = 60  # a large dump is read before the first PING is answered
@@ -144,11 +147,11 @@ class EmbeddedRedis:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.socket = folder / "redis.sock"
+        self.socket = folder / SOCKET
         self.url = f"unix://{quote(str(self.socket))}"
         self._users = 0
         self._held = False
-        self._lease: IO[bytes] | None = None
+        self._lease: list[IO[bytes]] = []
         self._lock = threading.RLock()
 
     def enter(self) -> None:
@@ -161,7 +164,7 @@ class EmbeddedRedis:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock, self._switch():
-            if self._lease is None:
+            if not self._lease:
                 self._lease = self._take_lease()
             try:
                 if not self._answers():
@@ -186,11 +189,12 @@ class EmbeddedRedis:
         """End one use; the last one of all processes stops the server."""
         with self._lock:
             self._users -= 1
-            if self._users or self._lease is None:
+            if self._users or not self._lease:
                 return
             with self._switch():
-                self._give_back()
+                self._lease.pop(0).close()
                 self._stop_if_unused()
+                self._give_back()
 
     def leave_completely(self) -> None:
         """Leave at the end of the process, however often it was entered."""
@@ -202,30 +206,31 @@ class EmbeddedRedis:
     def renew_after_fork(self) -> None:
         """A forked child takes a lease of its own: the parent may be gone before it."""
         self._lock = threading.RLock()
-        if self._lease is not None:
+        if self._lease:
             inherited, self._lease = self._lease, self._take_lease()
-            inherited.close()  # closes the child's copy; the parent keeps its lock
+            for file in inherited:  # the child's copies; the parent keeps its locks
+                file.close()
 
     @contextmanager
     def _switch(self) -> Iterator[None]:
         """Exclusive: no other process starts, stops, enters or leaves."""
-        with (self.folder / "switch.lock").open("wb") as file:
+        with (self.folder / SWITCH).open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _take_lease(self) -> IO[bytes]:
-        file = (self.folder / "lease.lock").open("wb")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        return file
+    def _take_lease(self) -> list[IO[bytes]]:
+        files: list[IO[bytes]] = [(self.folder / name).open("wb") for name in (LEASE, PRESENCE)]
+        for file in files:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return files
 
     def _give_back(self) -> None:
-        if self._lease is not None:
-            self._lease.close()
-            self._lease = None
+        while self._lease:
+            self._lease.pop(0).close()
 
     def _stop_if_unused(self) -> None:
         # A newly opened file: converting the lease itself would also convert a forked child's.
-        with (self.folder / "lease.lock").open("wb") as file:
+        with (self.folder / LEASE).open("wb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -301,6 +306,7 @@ class EmbeddedRedis:
         deadline = time.monotonic() + START_SECONDS
         while started.returncode == 0 and time.monotonic() < deadline:
             if self._answers():
+                self._keep()
                 return
             if "Exiting" in (written := log.read_text()) or "Fatal error" in written:
                 break
@@ -308,6 +314,16 @@ class EmbeddedRedis:
         last_lines = (started.stdout + started.stderr + log.read_text()).strip().splitlines()[-5:]
         raise NextbuyError(
             f"{binary} did not start in {self.folder}. Its last words:\n" + "\n".join(last_lines)
+        )
+
+    def _keep(self) -> None:
+        """Start the keeper, if none waits from before."""
+        subprocess.run(
+            [sys.executable, "-I", "-S", redis_keeper.__file__, str(self.folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # a pipe would stay open as long as the keeper lives
+            stderr=subprocess.DEVNULL,
+            check=False,
         )
 
     def _stop(self) -> None:
