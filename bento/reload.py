@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from bento.export import Deployment, export_deployment
+from bento.export import DEPLOYMENT_FILE, Deployment, export_deployment
 from bento.serve import deployment_file, worker_notes
 from nextbuy.atomic import write_text
 from nextbuy.errors import NextbuyError
@@ -167,7 +167,14 @@ def _deploy(file: Path, deployment: Deployment) -> list[WorkerState]:
 
 def _check_running(file: Path) -> None:
     try:
-        os.kill(int(file.with_suffix(".pid").read_text()), 0)
+        process = int(file.with_suffix(".pid").read_text())
+        os.kill(process, 0)
+        # In a copied data folder the file names the other folder's server; and ids are used again.
+        environment = Path(f"/proc/{process}/environ")
+        if environment.exists() and (
+            f"{DEPLOYMENT_FILE}={file}".encode() not in environment.read_bytes().split(b"\0")
+        ):
+            raise ProcessLookupError
     except (FileNotFoundError, ProcessLookupError):
         raise NextbuyError(
             f"No server started by `nextbuy serve --port {file.stem}` runs on this data folder "

@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore
-from mlflow.tracking import MlflowClient
 from sklearn.metrics import average_precision_score
 
 from nextbuy.connection import duckdb_connection
 from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL
 from nextbuy.errors import NextbuyError
-from nextbuy.models.registry import RegisteredModel, load_alias
+from nextbuy.models.registry import RegisteredModel, load_alias, reader
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
 from nextbuy.stores.offline.cached import cached_features
@@ -95,7 +94,7 @@ def compare_versions(settings: Settings, matured: pa.Table, at: datetime) -> lis
     Returns:
         Rows of `reports.VERSIONS`, the newest version first.
     """
-    client = MlflowClient(settings.tracking_uri)
+    client = reader(settings)
     aliases = dict(client.get_registered_model(REGISTERED_MODEL).aliases)
     by_version = {str(v): k for k, v in aliases.items()}
     label = matured["label"].to_numpy()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nextbuy.cli.app import app, console, print_line, print_next_steps
+from nextbuy.cli.app import app, console, one_writer, print_line, print_next_steps
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 
@@ -13,6 +13,9 @@ from nextbuy.settings import Settings
 @app.command()
 def backup(
     file: Annotated[Path, typer.Argument(help="The archive to write (.tar.gz).")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the file if it exists already.")
+    ] = False,
 ) -> None:
     """Save registry, MLflow, live events, prediction log and Redis in one archive.
 
@@ -22,6 +25,8 @@ def backup(
     """
     from nextbuy.maintenance.backup import backup as run
 
+    if file.exists() and not replace:
+        raise NextbuyError(f"{file} exists already. Name another file, or use --replace.")
     with console.status("backup") as status:
         archived = run(Settings(), file, lambda part: status.update(f"backup: {part}"))
     for line in archived:
@@ -31,6 +36,7 @@ def backup(
 
 
 @app.command()
+@one_writer
 def restore(
     file: Annotated[Path, typer.Argument(help="What `nextbuy backup` wrote.")],
     replace: Annotated[
@@ -43,16 +49,21 @@ def restore(
     """
     from nextbuy.maintenance.backup import restore as run
 
+    settings = Settings()
     with console.status("restore") as status:
         restored = run(
-            Settings(), file, lambda part: status.update(f"restore: {part}"), replace=replace
+            settings, file, lambda part: status.update(f"restore: {part}"), replace=replace
         )
     for line in restored:
         print_line(line)
-    print_next_steps("nextbuy apply", "nextbuy materialize")
+    if settings.sessions.exists():
+        print_next_steps("nextbuy materialize", "nextbuy serve")
+    else:  # the service answers from what is restored; everything else needs the tables
+        print_next_steps("nextbuy serve", "nextbuy ingest LOG --source NAME")
 
 
 @app.command()
+@one_writer
 def forget(user: Annotated[str, typer.Argument(help="The shopper's id.")]) -> None:
     """Remove a person from every table, log and store, and prove it by a search.
 

@@ -22,17 +22,16 @@ import redis
 
 from nextbuy.atomic import replacing
 from nextbuy.errors import NextbuyError
+from nextbuy.models.artifact_addresses import DATABASE, follow
 from nextbuy.settings import Settings
-from nextbuy.sql import identifier
 from nextbuy.stores.online.redis_server import running_redis
-from nextbuy.versioned_table import lock
 
 FILES = (Path("registry.db"),)
-DATABASES = (Path("mlflow", "mlflow.db"), Path("live", "events.sqlite"))
+DATABASES = (DATABASE, Path("live", "events.sqlite"))
 FOLDERS = (Path("mlflow", "artifacts"), Path("predictions"), Path("runs"))
 REDIS = Path("redis.parquet")
 HOME = Path("home.txt")
-"""Names the archived data folder: MLflow stores the absolute addresses of its artifacts."""
+"""Names the archived data folder; every archive has it."""
 KEYS = pa.schema([("key", pa.binary()), ("value", pa.binary()), ("expires_ms", pa.int64())])
 BATCH_KEYS = 5_000  # in one round trip
 
@@ -107,16 +106,13 @@ def restore(settings: Settings, file: Path, progress: Progress, *, replace: bool
         NextbuyError: the file is no backup, the data folder has such data already, or Redis does
             not answer.
     """
-    with (
-        lock(settings.data / "daily.lock", "A daily run is at work"),
-        tempfile.TemporaryDirectory(dir=_scratch(settings)) as scratch,
-    ):
+    with tempfile.TemporaryDirectory(dir=_scratch(settings)) as scratch:
         folder = Path(scratch)
         progress(str(file))
         try:
             with tarfile.open(file) as archive:
                 archive.extractall(folder, filter="data")
-            home = Path((folder / HOME).read_text())
+            (folder / HOME).read_text()
         except (OSError, tarfile.TarError, EOFError) as error:
             raise NextbuyError(f"{file} is no backup that can be read: {error}.") from error
         parts = [p for p in (*FILES, *DATABASES, *FOLDERS) if (folder / p).exists()]
@@ -126,8 +122,6 @@ def restore(settings: Settings, file: Path, progress: Progress, *, replace: bool
                 f"{settings.data} already has {', '.join(existing)}. Restore into an empty "
                 "NEXTBUY_DATA, or use --replace."
             )
-        if (folder / DATABASES[0]).exists():
-            _move_addresses(folder / DATABASES[0], home.as_uri(), settings.data.as_uri())
         restored = []
         if (folder / REDIS).exists():
             progress("Redis")
@@ -136,6 +130,7 @@ def restore(settings: Settings, file: Path, progress: Progress, *, replace: bool
             progress(str(path))
             _put(folder / path, settings.data / path)
             restored.append(str(path))
+        follow(settings.data)
     return restored
 
 
@@ -159,31 +154,6 @@ def _put(source: Path, target: Path) -> None:
     for suffix in ("-wal", "-shm"):  # of the database that is replaced, not of the new one
         target.with_name(target.name + suffix).unlink(missing_ok=True)
     source.rename(target)
-
-
-def _move_addresses(database: Path, old: str, new: str) -> None:
-    """Turn artifact addresses below the old data folder into addresses below the new one.
-
-    MLflow makes a relative artifact root absolute when it creates an experiment, and copies the
-    address into runs, models and versions; so every text column is searched for it.
-    """
-    if old == new:
-        return
-    with closing(sqlite3.connect(database)) as sql, sql:
-        tables = [
-            name for (name,) in sql.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
-        ]
-        for table in tables:
-            columns = sql.execute(f"PRAGMA table_info({identifier(table)})").fetchall()
-            for _, column, dtype, *_ in columns:
-                if dtype.upper().startswith(("VARCHAR", "TEXT")):
-                    quoted = identifier(column)
-                    sql.execute(
-                        f"UPDATE {identifier(table)} "
-                        f"SET {quoted} = ?2 || substr({quoted}, length(?1) + 1) "
-                        f"WHERE {quoted} = ?1 OR substr({quoted}, 1, length(?1) + 1) = ?1 || '/'",
-                        (old, new),
-                    )
 
 
 def _save_redis(settings: Settings, file: Path) -> int:

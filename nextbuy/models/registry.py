@@ -21,6 +21,7 @@ from pydantic import ValidationError
 import nextbuy.telemetry  # noqa: F401  # before MLflow looks at the environment
 from nextbuy.contract import REGISTERED_MODEL, ModelContract
 from nextbuy.errors import NextbuyError, explain_refusal
+from nextbuy.models.artifact_addresses import follow
 from nextbuy.models.booster import Booster, load_booster
 from nextbuy.models.families import family_of
 from nextbuy.settings import Settings
@@ -55,6 +56,7 @@ def client(settings: Settings) -> MlflowClient:
     uri = settings.tracking_uri
     if uri.startswith("sqlite:///"):
         (settings.data / "mlflow").mkdir(parents=True, exist_ok=True)
+    _settle(settings)
     mlflow.set_tracking_uri(uri)
     mlflow_client = MlflowClient(uri)
     try:
@@ -142,7 +144,7 @@ def load_version(settings: Settings, version: ModelVersion, threads: int = 0) ->
         stored = _download(settings, version, Path(folder))
         booster = load_booster(stored.file, stored.contract, threads)
     with reachable(settings):
-        metrics = _reader(settings).get_run(stored.run_id).data.metrics
+        metrics = reader(settings).get_run(stored.run_id).data.metrics
     return RegisteredModel(stored.version, booster, metrics)
 
 
@@ -156,16 +158,28 @@ def download(settings: Settings, alias: str, folder: Path) -> BoosterFile:
     return _download(settings, _require(settings, alias), folder)
 
 
-def _reader(settings: Settings) -> MlflowClient:
-    """A client that makes nothing."""
+def reader(settings: Settings) -> MlflowClient:
+    """A client of the project's store that makes nothing.
+
+    Raises:
+        NextbuyError: the data folder was copied without its artifacts.
+    """
+    _settle(settings)
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
+
+
+def _settle(settings: Settings) -> None:
+    """Let MLflow's own SQLite name this folder's artifacts, wherever it was made."""
+    own = settings.model_copy(update={"mlflow_tracking_uri": None})
+    if settings.tracking_uri == own.tracking_uri:
+        follow(settings.data)
 
 
 def _require(settings: Settings, alias: str) -> ModelVersion:
     version = None
     if settings.mlflow_tracking_uri or (settings.data / "mlflow").is_dir():
         with reachable(settings):
-            version = version_of(_reader(settings), alias)
+            version = version_of(reader(settings), alias)
     if version is None:
         raise NextbuyError(f"There is no {alias} yet. Make one with: nextbuy train")
     return version
@@ -176,7 +190,7 @@ def _download(settings: Settings, version: ModelVersion, folder: Path) -> Booste
     with reachable(settings):
         # The module-level functions of MLflow read the tracking address from global state.
         local = mlflow.artifacts.download_artifacts(
-            artifact_uri=_reader(settings).get_model_version_download_uri(
+            artifact_uri=reader(settings).get_model_version_download_uri(
                 REGISTERED_MODEL, version.version
             ),
             dst_path=str(folder),

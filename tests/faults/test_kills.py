@@ -31,7 +31,7 @@ def day(folder):
         "materialize": ([], ["materialize"], 2),
         "export and score": ([], ["score"], 2),
         "monitor": ([], ["monitor", "--at", "newest", "--no-pages"], 1),
-        "backup": ([], ["backup", archive], 1),
+        "backup": ([], ["backup", archive, "--replace"], 1),
         "restore": ([lost], ["restore", archive, "--replace"], 2),
     }
 

@@ -1,10 +1,13 @@
 """Backup and restore on a real Redis, a real MLflow store and a real live store."""
 
+import shutil
 from pathlib import Path
 
 import mlflow
 import pytest
+from typer.testing import CliRunner
 
+from nextbuy.cli import app
 from nextbuy.errors import NextbuyError
 from nextbuy.live.event_store import EventRow, LiveStore
 from nextbuy.maintenance.backup import backup, restore
@@ -86,6 +89,40 @@ def test_a_broken_archive_changes_nothing(filled, tmp_path):
         assert settings.registry.read_bytes() == b"registry"
     with pytest.raises(NextbuyError, match="no backup that can be read"):
         restore(settings, tmp_path / "missing", silent, replace=True)
+
+
+def test_an_archive_is_not_replaced_unasked(filled, tmp_path, monkeypatch):
+    settings, _ = filled
+    monkeypatch.setenv("NEXTBUY_DATA", str(settings.data))
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    result = CliRunner().invoke(app, ["backup", str(file)])
+    assert "--replace" in str(result.exception)
+    assert file.read_text() == "mine"
+    assert CliRunner().invoke(app, ["backup", str(file), "--replace"]).exit_code == 0
+    assert file.read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_a_restore_names_what_can_be_run_next(filled, tmp_path, monkeypatch):
+    settings, _ = filled
+    file = tmp_path / "b.tar.gz"
+    backup(settings, file, silent)
+    monkeypatch.setenv("NEXTBUY_DATA", str(tmp_path / "other"))
+    said = CliRunner().invoke(app, ["restore", str(file)]).output
+    assert "nextbuy ingest LOG" in said  # without tables nothing can be materialized
+    assert "nextbuy materialize" not in said
+
+
+def test_a_backup_of_a_folder_that_was_moved_before_is_restored(filled, tmp_path):
+    settings, run = filled
+    settings.data.rename(tmp_path / "moved")
+    file = tmp_path / "b.tar.gz"
+    backup(Settings(data=tmp_path / "moved"), file, silent)
+    shutil.rmtree(tmp_path / "moved")
+    other = Settings(data=tmp_path / "other")
+    restore(other, file, silent, replace=False)
+    client = mlflow.MlflowClient(other.tracking_uri)
+    assert Path(client.download_artifacts(run, "note.txt")).read_text() == "kept"
 
 
 def test_an_empty_folder_has_nothing_to_back_up(tmp_path):
