@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     shopper_ttl: timedelta | None = None
     """How long after the last event a shopper's features are served, and stay in Redis (ISO 8601:
     `P90D`). Unset: for ever, which is what a log of the past needs."""
+    writer_wait: timedelta = timedelta(0)
+    """How long a verb that writes waits for another one to end (ISO 8601: `PT1H`)."""
     memory_limit: str = "3GB"
     """What DuckDB may hold before it spills to disk."""
     spark_master: str = "local[*]"

@@ -178,7 +178,7 @@ def test_a_daily_run_that_was_killed_goes_on_and_only_one_runs_at_a_time(shop, t
         [BIN / "nextbuy", *daily], env=env, cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert second.returncode == 1
-    assert "Another daily run is at work" in second.stderr
+    assert f"nextbuy daily (process {running.pid}" in second.stderr
     running.kill()
     running.communicate()
 

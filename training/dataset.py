@@ -19,6 +19,7 @@ from nextbuy.sql import read_parquet
 from nextbuy.stores.offline.cached import cached_features
 from nextbuy.times import to_datetime
 from nextbuy.versioned_table import files, fingerprint, require
+from nextbuy.writer_lock import sole_writer
 from training.metrics import Sample
 from training.splits import SplitConfig, Splits, split_by_time
 
@@ -69,8 +70,14 @@ def build_dataset(
     `data/datasets/` under the hash of everything it depends on.
 
     Raises:
-        NextbuyError: a table is missing, the log is too short, or a split has only one class.
+        NextbuyError: a table is missing, the log is too short, a split has only one class, or
+            another process writes the tables.
     """
+    with sole_writer(settings, "The building of a training set"):
+        return _build(settings, config, ago)
+
+
+def _build(settings: Settings, config: SplitConfig, ago: timedelta) -> Dataset:
     labels = require(settings.labels, "nextbuy sessionize")
     if not labels.rows:
         raise NextbuyError(

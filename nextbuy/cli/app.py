@@ -3,12 +3,20 @@
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 from typer.models import CommandInfo
+
+from nextbuy.settings import Settings
+from nextbuy.writer_lock import sole_writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 app = typer.Typer(
     help="Will this shopper buy this item in their next session? One verb per stage; "
@@ -41,6 +49,17 @@ def in_flow(panels: Mapping[str, Sequence[str]]) -> None:
     app.registered_commands.sort(
         key=lambda verb: len(order) if verb.hidden else order.index(verb_name(verb))
     )
+
+
+def one_writer(verb: Callable[P, T]) -> Callable[P, T]:
+    """Let a verb hold the data folder's writer lock while it runs; below `@app.command()`."""
+
+    @wraps(verb)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+        with sole_writer(Settings(), f"nextbuy {verb.__name__.replace('_', '-')}"):
+            return verb(*args, **kwargs)
+
+    return alone
 
 
 def verb_name(verb: CommandInfo) -> str:

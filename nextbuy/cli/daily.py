@@ -11,11 +11,10 @@ import typer
 
 from nextbuy.atomic import write_text
 from nextbuy.cli import data, live, model, monitoring, serving
-from nextbuy.cli.app import app, print_line, print_next_steps, quiet_libraries, stage
+from nextbuy.cli.app import app, one_writer, print_line, print_next_steps, quiet_libraries, stage
 from nextbuy.cli.config import ConfigFile
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.versioned_table import lock
 
 T = TypeVar("T")
 
@@ -26,6 +25,7 @@ RETRAIN_ALERTS = ("performance", "calibration", "drift")
 
 
 @app.command()
+@one_writer
 def daily(
     logs: Annotated[
         list[str] | None, typer.Argument(help="New logs, files or globs; none: live events only.")
@@ -54,25 +54,23 @@ def daily(
         raise NextbuyError("New logs need their mapping: --source NAME or FILE.")
     quiet_libraries()
     settings = Settings()
-    settings.data.mkdir(parents=True, exist_ok=True)
-    with lock(settings.data / "daily.lock", "Another daily run is at work"):
-        run = _Run(settings.data / "runs", {"logs": logs or [], "source": source})
-        if (settings.live / "events.sqlite").exists():
-            run.step("merge live events", live.merge_live)
-        if logs:
-            run.step("ingest", lambda: data.ingest(logs, str(source)))
-        run.step("sessions and labels", lambda: data.sessionize(config))
-        run.step("feature tables", data.features)
-        run.step("feast apply", serving.apply)
-        run.step("feast materialize", serving.materialize)
-        report = run.step("monitor", lambda: monitoring.run_monitor(at, pages=True))
-        promoted = False
-        why = _due(settings, retrain_days, [alert.name for alert in report.raised])
-        if why:
-            print_line(f"a new model is due: {why}")
-            run.step("train a challenger", lambda: model.train(config))
-            promoted = run.step("promote, if it passes", lambda: _promoted(config))
-        run.end(monitor=report.exit_code)
+    run = _Run(settings.data / "runs", {"logs": logs or [], "source": source})
+    if (settings.live / "events.sqlite").exists():
+        run.step("merge live events", live.merge_live)
+    if logs:
+        run.step("ingest", lambda: data.ingest(logs, str(source)))
+    run.step("sessions and labels", lambda: data.sessionize(config))
+    run.step("feature tables", data.features)
+    run.step("feast apply", serving.apply)
+    run.step("feast materialize", serving.materialize)
+    report = run.step("monitor", lambda: monitoring.run_monitor(at, pages=True))
+    promoted = False
+    why = _due(settings, retrain_days, [alert.name for alert in report.raised])
+    if why:
+        print_line(f"a new model is due: {why}")
+        run.step("train a challenger", lambda: model.train(config))
+        promoted = run.step("promote, if it passes", lambda: _promoted(config))
+    run.end(monitor=report.exit_code)
     print_next_steps("nextbuy reload" if promoted else "nextbuy dashboard")
     raise typer.Exit(report.exit_code)
 

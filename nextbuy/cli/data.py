@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
+from nextbuy.cli.app import app, console, one_writer, print_line, print_next_steps, quiet_libraries
 from nextbuy.cli.config import ConfigFile, read_config
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
@@ -29,6 +29,7 @@ def print_table(table: "PublishedTable") -> None:
 
 
 @app.command()
+@one_writer
 def simulate(
     shoppers: Annotated[int, typer.Option(help="How many shoppers.")] = 2200,
     items: Annotated[int, typer.Option(help="How many items.")] = 1200,
@@ -71,6 +72,7 @@ def simulate(
 
 
 @app.command()
+@one_writer
 def ingest(
     logs: Annotated[list[str], typer.Argument(help="Files or globs (quote a glob).")],
     source: Annotated[
@@ -155,6 +157,7 @@ def computed_by(engine: Engine, settings: Settings) -> "Iterator[Compute | None]
 
 
 @app.command()
+@one_writer
 def sessionize(config: ConfigFile = None, engine: EngineOption = Engine.DUCKDB) -> None:
     """Cut the events into sessions and label the items touched in them.
 
@@ -177,6 +180,7 @@ def sessionize(config: ConfigFile = None, engine: EngineOption = Engine.DUCKDB) 
 
 
 @app.command()
+@one_writer
 def features(
     only: Annotated[list[str] | None, typer.Option(help="Build only this table.")] = None,
     engine: EngineOption = Engine.DUCKDB,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
+from nextbuy.cli.app import app, console, one_writer, print_line, print_next_steps, quiet_libraries
 from nextbuy.errors import NextbuyError
 from nextbuy.network import key_headers
 from nextbuy.settings import Settings
@@ -45,6 +45,7 @@ def replay(
 
 
 @app.command()
+@one_writer
 def merge_live() -> None:
     """Merge the live events into the published ones, for the next build of sessions and features.
 

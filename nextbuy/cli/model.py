@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_libraries
+from nextbuy.cli.app import app, console, one_writer, print_line, print_next_steps, quiet_libraries
 from nextbuy.cli.config import ConfigFile, read_config
 from nextbuy.errors import NextbuyError
 from nextbuy.models.families import family_of
@@ -37,6 +37,7 @@ ModelFamily = Annotated[
 
 
 @app.command()
+@one_writer
 def train(config: ConfigFile = None) -> None:
     """Fit every model family, log each to MLflow, make the best one challenger.
 
@@ -189,6 +190,7 @@ def tune(
 
 
 @app.command()
+@one_writer
 def promote(config: ConfigFile = None) -> None:
     """Make the challenger champion if it passes every gate; print each verdict.
 
@@ -214,6 +216,7 @@ def promote(config: ConfigFile = None) -> None:
 
 
 @app.command()
+@one_writer
 def rollback() -> None:
     """Make the version that the champion replaced champion again.
 
