@@ -191,9 +191,13 @@ class EmbeddedRedis:
             self._users -= 1
             if self._users or not self._lease:
                 return
-            with self._switch():
-                self._lease.pop(0).close()
-                self._stop_if_unused()
+            try:
+                with self._switch():
+                    self._lease.pop(0).close()
+                    self._stop_if_unused()
+            except FileNotFoundError:
+                pass  # the folder was moved, and its keeper with it
+            finally:
                 self._give_back()
 
     def leave_completely(self) -> None:
