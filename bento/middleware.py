@@ -325,13 +325,12 @@ def _explained(answer: Any) -> dict[str, Any]:
     if "detail" not in answer:
         return dict(answer)
     detail = [
-        {"field": ".".join(str(part)[:80] for part in each["loc"]), "message": _plain(each["msg"])}
+        {"loc": [str(part)[:80] for part in each["loc"]], "msg": _plain(each["msg"])}
         for each in answer["detail"]
     ]
-    if detail[0]["message"].startswith(INVALID_JSON):
-        why = detail[0]["message"].removeprefix(INVALID_JSON)
-        return {"error": f"The body is not valid JSON: {why}."}
-    first = "; ".join(f"{each['field'] or 'body'}: {each['message']}" for each in detail[:3])
+    if detail[0]["msg"].startswith(INVALID_JSON):
+        return {"error": f"The body is not valid JSON: {detail[0]['msg'][len(INVALID_JSON) :]}."}
+    first = "; ".join(f"{'.'.join(each['loc']) or 'body'}: {each['msg']}" for each in detail[:3])
     more = f"; and {len(detail) - 3} more" if len(detail) > 3 else ""
     return {"error": f"The request is not valid. {first}{more}.", "detail": detail[:MAX_DETAILS]}
 
