@@ -324,7 +324,7 @@ def _explained(answer: Any) -> dict[str, Any]:
     answer = answer[0] if isinstance(answer, list) else answer
     if "detail" not in answer:
         return dict(answer)
-    detail = [
+    detail: list[dict[str, Any]] = [
         {"loc": [str(part)[:80] for part in each["loc"]], "msg": _plain(each["msg"])}
         for each in answer["detail"]
     ]
