@@ -101,7 +101,7 @@ def parity(
     contracts: dict[str, ModelContract | None] = {}
     with LiveStore(settings) as store, tempfile.TemporaryDirectory(prefix="nextbuy-") as work:
         recorded_us = int(store.get_meta("comparable_us") or 0)
-        history = _History(settings, store, Path(work))
+        history = RedisHistory(settings, store, Path(work))
         for logged in prediction_parts(settings, start, end):
             answered = logged.filter(pc.invert(logged["is_shadow"]))  # those answered nobody
             for tag in answered["model"].unique().to_pylist():
@@ -136,7 +136,7 @@ class _Sums:
 
 def _add(
     sums: _Sums,
-    history: "_History",
+    history: "RedisHistory",
     contract: ModelContract | None,
     rows: pa.Table,
     recorded_us: int,
@@ -169,7 +169,7 @@ def _contract(tag: str) -> ModelContract | None:
     return ModelContract.model_validate(json.loads((folder / "model.json").read_text())["contract"])
 
 
-class _History:
+class RedisHistory:
     """The rows that were in Redis, view by view, as Feast sources; and when they were written."""
 
     def __init__(self, settings: Settings, store: LiveStore, work: Path) -> None:
@@ -299,7 +299,7 @@ class _History:
 
 
 def _compare(
-    history: _History, contract: ModelContract, rows: pa.Table
+    history: RedisHistory, contract: ModelContract, rows: pa.Table
 ) -> tuple[dict[str, int], list[Worst]]:
     """Feature -> values that differ, only those with any; and the rows with the most of them."""
     vectors = rows["vector"].combine_chunks()

@@ -8,14 +8,17 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 import redis
+from feast import FeatureStore
 
+from monitoring.parity import MOMENT, RedisHistory
 from monitoring.strays import stray_keys
 from nextbuy.cli import serving
+from nextbuy.contract import FEATURE_SERVICE, ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.live.event_store import EventRow, LiveStore, now_us
 from nextbuy.live.worker import Worker
-from nextbuy.settings import PROJECT
+from nextbuy.settings import PROJECT, Settings
 from nextbuy.stores.online.keys import hash_key
 from nextbuy.stores.online.redis_server import running_redis
 from nextbuy.tables.labels import LabelConfig
@@ -147,12 +150,50 @@ def test_what_live_events_wrote_stays(loaded):
     worker.store.close()
     live = {("cat",), ("dan",), ("pot", "cat"), ("tea", "dan")}
     assert entities(client) == BEFORE | live
+    assert sessions_of("cat") == 2
     build(settings, SHORT)
     serving.materialize()
     assert entities(client) == AFTER | live
     assert stray_keys(settings) == {}
     serving.materialize(full=True)
     assert entities(client) == AFTER | live
+    worker = Worker(settings)  # it starts again when what is published changed
+    worker.step()
+    worker.store.close()
+    assert sessions_of("cat") == 1  # without the session that is in no log any more
+
+
+def sessions_of(user):
+    store = FeatureStore(repo_path=str(Settings().feature_repo))
+    (count,) = store.get_online_features(["user:n_sessions"], [{"user_id": user}]).to_dict()[
+        "n_sessions"
+    ]
+    return count
+
+
+def test_parity_knows_what_left(loaded, tmp_path):
+    settings, _ = loaded
+    first = now_us()
+    build(settings, SHORT)
+    serving.materialize()
+    rows = pa.table(
+        {
+            "user_id": ["ann", "cat", "ben"] * 2,
+            "item_id": ["tea", "pot", "tea"] * 2,
+            "event_timestamp": pa.array([first] * 3 + [now_us()] * 3, MOMENT),
+        }
+    )
+    card = ModelContract(
+        feature_service=FEATURE_SERVICE,
+        features=("user__n_sessions", "item__n_views"),
+        categories={},
+        family="xgboost",
+    )
+    with LiveStore(settings) as store:
+        retrieved = RedisHistory(settings, store, tmp_path).retrieve(card, rows)
+    assert retrieved["user__n_sessions"].to_pylist() == [2, 1, 2, 1, None, 1]
+    assert retrieved["user_id"].to_pylist() == ["ann", "cat", "ben"] * 2
+    assert retrieved["item__n_views"].to_pylist()[1::3] == [1, None]
 
 
 def test_strays_are_counted_and_removed(loaded, capsys):
@@ -176,8 +217,6 @@ def test_strays_are_counted_and_removed(loaded, capsys):
 
 
 def test_after_teardown_everything_is_loaded_again(loaded, capsys):
-    from feast import FeatureStore
-
     settings, client = loaded
     FeatureStore(repo_path=str(settings.feature_repo)).teardown()
     assert entities(client) == set()
