@@ -46,7 +46,7 @@ def training_rows(settings: Settings) -> pa.Table:
 def scored_since(settings: Settings, champion: RegisteredModel, training: pa.Table) -> pa.Table:
     """The rows after the training period with features, label (null while open) and probability.
 
-    Features are retrieved through Feast as of each row's moment. Kept below `data/monitoring/`
+    Features are retrieved through Feast as of each row's moment. Kept below `monitoring/`
     under the hash of everything it depends on.
 
     Args:

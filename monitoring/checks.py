@@ -319,10 +319,13 @@ def _quarantine(
         return None
     run = fingerprint(report.source, report.rows, [r.model_dump() for r in report.results])[:12]
     folder = settings.quarantine / f"check-{report.table}-{run}"
+    columns = [name for name, *_ in connection.execute(f"DESCRIBE {TABLE}").fetchall()]
+    shopper = "user_id" if "user_id" in columns else "CAST(NULL AS VARCHAR)"
     selects = [
         f"SELECT '{report.table}' AS file, CAST(NULL AS BIGINT) AS row, '{check.name}' AS reason, "
         f"'{', '.join(check.columns)}' AS \"column\", CAST(NULL AS VARCHAR) AS value, "
-        f"CAST(to_json({TABLE}) AS VARCHAR) AS raw FROM {TABLE} WHERE {check.failing}"
+        f"CAST(to_json({TABLE}) AS VARCHAR) AS raw, {shopper} AS user_id "
+        f"FROM {TABLE} WHERE {check.failing}"
         for check in failing
     ]
     with replacing(folder / "rows.parquet") as file:

@@ -11,10 +11,14 @@ one `os.sync()` before the table's link moves, which costs less than one flush p
 """
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}")
+"""Name of a file that is being written by the process of this number, or was when it was killed."""
 
 
 @contextmanager

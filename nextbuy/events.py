@@ -64,6 +64,10 @@ COMPUTED_SCHEMA = pa.schema(
 )
 """The canonical event as definitions see it: `event_us` is microseconds since 1970, UTC."""
 
+SHOPPER_COLUMNS = ("user_id",)
+"""Columns of an event, and of each table made of events, that hold a shopper's id; no other column
+does. A schema of another kind names its own beside it. Erasure looks at these columns alone."""
+
 REQUIRED = ("user_id", "event_time", "event_type")
 """What every log must bring; an `event_id` is derived where a log has none."""
 

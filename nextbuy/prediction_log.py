@@ -35,7 +35,8 @@ PREDICTION_SCHEMA = pa.schema(
     ]
 )
 """Arrow types of a logged prediction, in column order."""
-
+SHOPPER_COLUMNS = ("user_id",)
+"""Its columns that hold a shopper's id."""
 
 ORDER = ("predicted_at", "request_id", "user_id", "is_shadow", "rank")
 BATCH_ROWS = 100_000

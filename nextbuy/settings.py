@@ -9,7 +9,11 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from nextbuy.errors import NextbuyError
+
 PROJECT = Path(__file__).resolve().parents[1]
+DEFAULT_DATA = PROJECT / "data" / "demo"
+"""The demo's shop. Other shops lie beside it, never within."""
 
 
 class Settings(BaseSettings):
@@ -23,7 +27,7 @@ class Settings(BaseSettings):
         env_prefix="NEXTBUY_", frozen=True, extra="forbid", populate_by_name=True
     )
 
-    data: Path = PROJECT / "data"
+    data: Path = DEFAULT_DATA
     """Everything the verbs make lies below this folder (`NEXTBUY_DATA`; a relative one is below the
     repository, from wherever a command is run)."""
     redis_url: str | None = Field(default=None, validation_alias="REDIS_URL")
@@ -43,7 +47,13 @@ class Settings(BaseSettings):
     """DuckDB threads; unset means one per core. Results do not depend on it."""
 
     def model_post_init(self, _: object) -> None:
-        """Make `data` absolute: `feast -c feature_repo` reads this from inside that folder."""
+        """Make `data` absolute: `feast -c feature_repo` reads this from inside that folder.
+
+        Raises:
+            NextbuyError: no folder is named, and the demo's is laid out as in older versions.
+        """
+        if "data" not in self.model_fields_set:
+            refuse_old_layout(DEFAULT_DATA)
         object.__setattr__(self, "data", (PROJECT / self.data.expanduser()).resolve())
 
     @property
@@ -115,3 +125,22 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """MLflow's address: the environment's, else SQLite below `data`."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.data / 'mlflow' / 'mlflow.db'}"
+
+
+def refuse_old_layout(default: Path) -> None:
+    """Name what to do with a demo's shop in the folder above the default one.
+
+    Raises:
+        NextbuyError: older versions put it there, with the other shops below it.
+    """
+    old = default.parent
+    if default.exists() or not (old / ".versions").is_dir():
+        return
+    is_shop = {path: any((path / ".versions").glob("events-*")) for path in sorted(old.iterdir())}
+    own = " ".join(f"{old.name}/{path.name}" for path, other in is_shop.items() if not other)
+    raise NextbuyError(
+        f"{old} holds a shop's tables itself, as older versions laid them out. Shops now lie "
+        f"beside each other, and the demo's is {default}. While nothing runs, move it once: "
+        f"cd {old.parent} && mkdir {old.name}/{default.name} && mv {own} {old.name}/{default.name}/"
+        f" - or use it where it is: export NEXTBUY_DATA={old}"
+    )

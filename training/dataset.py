@@ -67,7 +67,7 @@ def build_dataset(
 
     `ago` gives the dataset of an earlier day: as if the log had ended that much before its end.
     Feature rows that were created after a row's moment are kept out. The result is cached below
-    `data/datasets/` under the hash of everything it depends on.
+    `datasets/` under the hash of everything it depends on.
 
     Raises:
         NextbuyError: a table is missing, the log is too short, a split has only one class, or

@@ -46,7 +46,7 @@ def tune(
 
     TPE (Bergstra et al., 2011) minimizes the log-loss on the validation split; a trial whose
     validation curve is worse than the median of the earlier ones at the same number of trees is
-    pruned. The first trial is `start`. Trials are kept in `data/tuning.db`, one nested MLflow run
+    pruned. The first trial is `start`. Trials are kept in `tuning.db`, one nested MLflow run
     each, under the fingerprint of the data and of `start`. One trial at a time, each seeded by its
     number: a study that was stopped resumes as if it had not been.
 
@@ -82,7 +82,7 @@ def tune(
 
 
 def _open_study(settings: Settings, name: str) -> optuna.Study:
-    """The study of this name in `data/tuning.db`; a new one is made if it is missing."""
+    """The study of this name in `tuning.db`; a new one is made if it is missing."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings.data.mkdir(parents=True, exist_ok=True)
     return optuna.create_study(

@@ -10,7 +10,7 @@ from nextbuy.cli import data, model, monitoring, serving
 from nextbuy.cli.app import app, console, quiet_libraries, stage
 from nextbuy.cli.config import ConfigFile
 from nextbuy.errors import NextbuyError
-from nextbuy.settings import PROJECT, Settings
+from nextbuy.settings import DEFAULT_DATA, PROJECT, Settings
 
 
 @app.command()
@@ -88,7 +88,7 @@ def _recent_shopper(settings: Settings) -> str:
 
 def _farewell(settings: Settings) -> None:
     prefix = ""
-    if settings.data != PROJECT / "data":
+    if settings.data != DEFAULT_DATA:
         prefix = f"NEXTBUY_DATA={_short(settings.data)} "
     console.print(
         "\n[bold]Done.[/] Now try:\n"

@@ -26,7 +26,7 @@ def replay(
 ) -> None:
     """Send a log to the running service, event by event in its order.
 
-    Example: `nextbuy replay data/raw/simulated/arrival=2024-06-28.parquet --speed 600`
+    Example: `nextbuy replay data/demo/raw/simulated/arrival=2024-06-28.parquet --speed 600`
     """
     from generators.replay import replay as run
 

@@ -163,7 +163,7 @@ def tune(
 ) -> None:
     """Search for better parameters; a stopped search resumes where it ended.
 
-    Writes `data/tuned.yaml`: the config file with the best parameters.
+    Writes `tuned.yaml` in the data folder: the config file with the best parameters.
 
     Example: `nextbuy tune --trials 30`
     """

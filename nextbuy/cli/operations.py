@@ -1,11 +1,21 @@
 """Verbs of operation: backup, restore, forget."""
 
+import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nextbuy.cli.app import app, console, one_writer, print_line, print_next_steps
+from nextbuy.cli.app import (
+    app,
+    console,
+    one_writer,
+    print_line,
+    print_next_steps,
+    quiet_libraries,
+)
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 
@@ -63,18 +73,64 @@ def restore(
 
 
 @app.command()
-@one_writer
-def forget(user: Annotated[str, typer.Argument(help="The shopper's id.")]) -> None:
+def forget(
+    user: Annotated[str, typer.Argument(help="The shopper's id.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove; without it, only count and name.")
+    ] = False,
+    keep_linked: Annotated[
+        bool,
+        typer.Option("--keep-linked", help="Leave the anonymous ids that a log-in links."),
+    ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A linked id to remove too, though it may be another's as well."),
+    ] = None,
+    unattributed: Annotated[
+        bool,
+        typer.Option(
+            "--unattributed", help="Also refused rows that mention the id and cannot be read."
+        ),
+    ] = False,
+    escaped: Annotated[
+        bool, typer.Option("--escaped", help=r"USER is written as in JSON: x\\u0000y.")
+    ] = False,
+) -> None:
     """Remove a person from every table, log and store, and prove it by a search.
 
-    Example: `nextbuy forget u000042`
+    Without --yes it only counts what it would remove, and names the anonymous ids that log-ins
+    link to the person: they go along. Rows of other shoppers are never touched, which is checked.
+
+    Example: `nextbuy forget u000042`, then `nextbuy forget u000042 --yes`
     """
+    quiet_libraries()
     from nextbuy.maintenance.erase import forget as run
 
-    with console.status("forgetting"):
-        report = run(Settings(), user)
+    with console.status("forgetting" if yes else "searching"):
+        report = run(
+            Settings(),
+            _unescaped(user) if escaped else user,
+            remove=yes,
+            keep_linked=keep_linked,
+            also=also or (),
+            unattributed=unattributed,
+        )
     for line in str(report).splitlines():
         print_line(line)
     if report.left:
-        raise NextbuyError("The id is still there; run the command again.")
-    print_next_steps("nextbuy sessionize")
+        raise NextbuyError(
+            "The id is still there. Was something written meanwhile? Run the command again."
+        )
+    if yes:
+        print_next_steps("nextbuy sessionize")
+    elif report.holdings.rows:
+        arguments = " ".join(map(shlex.quote, sys.argv[1:]))
+        print_line("nothing was removed")
+        print_next_steps(f"nextbuy {arguments} --yes")
+
+
+def _unescaped(text: str) -> str:
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError as error:
+        raise NextbuyError(f"{text!r} is no text as JSON writes it: {error}.") from None

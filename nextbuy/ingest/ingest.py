@@ -349,10 +349,11 @@ def _compare(
     label = literal(sources[0].label("event_id"))
     conflict = f"""SELECT file, row, 'conflicting_event_id' AS reason, {label} AS "column",
         event_id AS value, json_object({", ".join(f"'{c}', {c}" for c in EVENT_SCHEMA.names)})
-        AS raw"""
+        AS raw, user_id"""
     connection.execute(
         f"""CREATE VIEW refused AS
-        SELECT file, row, reason, "column", value, raw FROM {rows} WHERE reason IS NOT NULL
+        SELECT file, row, reason, "column", value, raw, user_id FROM {rows}
+        WHERE reason IS NOT NULL
         UNION ALL {conflict} FROM repeats WHERE variant > 1
         UNION ALL {conflict} FROM batch SEMI JOIN (FROM present WHERE differs) USING (event_id)"""
     )

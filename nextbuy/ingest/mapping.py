@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from nextbuy.errors import NextbuyError
-from nextbuy.events import EVENT_SCHEMA, MAX_CENTS
+from nextbuy.events import EVENT_SCHEMA, MAX_CENTS, SHOPPER_COLUMNS
 from nextbuy.ingest.iso_time import iso_micros
 from nextbuy.ingest.lines import Progress
 from nextbuy.ingest.log_reader import open_rows
@@ -35,7 +35,7 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
 
     Its columns: `file`, `row`; `reason`, `column`, `value` and `raw` of a refused row; `ignored`,
     the name of an ignored event; `no_session`, what an event has for a session id that is none; and
-    the canonical columns, NULL in rows that are no events.
+    the canonical columns, NULL in rows that are no events but for the shopper of a refused row.
     """
     rules = row_rules(source)
     texts = ", ".join(f"{_text(source, rows, name)} AS _{name}" for name in EVENT_SCHEMA.names)
@@ -66,8 +66,11 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
         "discount": "_discount_cents",
         "source_session_id": f"CASE WHEN NOT {no_session} THEN _source_session_id END",
     }
+    is_event = "_rule IS NULL AND _ignored IS NULL"
+    # A refused row that can be read keeps whose it is: an erasure must find it.
+    is_readable = "_broken IS NULL AND _ignored IS NULL"
     events = ", ".join(
-        f"CASE WHEN _rule IS NULL AND _ignored IS NULL THEN {sql} END AS {name}"
+        f"CASE WHEN {is_readable if name in SHOPPER_COLUMNS else is_event} THEN {sql} END AS {name}"
         for name, sql in columns.items()
     )
     return f"""

@@ -8,6 +8,10 @@ from nextbuy.atomic import replacing
 from nextbuy.events import MAX_TEXT
 from nextbuy.sql import literal
 
+SHOPPER_COLUMNS = ("user_id",)
+"""Columns of a refused row that hold a shopper's id: the cell that the mapping takes for the
+shopper. Null where there is none, or the row could not be cut into cells; files of older versions
+lack the column."""
 MAX_SHOWN = 60  # characters of a value in a message
 
 REMEDIES = {

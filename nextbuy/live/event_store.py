@@ -84,6 +84,15 @@ CREATE TABLE IF NOT EXISTS materialized (
 CREATE TABLE IF NOT EXISTS shrunk (view TEXT, began_us INTEGER); -- loads that removed rows
 """
 
+SHOPPER_COLUMNS = {
+    "events": "user_id",
+    "visits": "user_id",
+    "shared": "user_id",
+    "stale": "user_id",
+}
+"""Table -> its column that holds a shopper's id. In `rows` the ids are within the serialized
+tables (`nextbuy.live.write_history`); the other tables hold none."""
+
 
 def now_us() -> int:
     """The clock, in microseconds since 1970."""

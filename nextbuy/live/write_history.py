@@ -7,7 +7,7 @@ it from `written_us` on; between the two, either the row or its predecessor is r
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,8 @@ from nextbuy.settings import Settings
 from nextbuy.stores.loaded_tables import retain
 from nextbuy.versioned_table import manifest
 
+SHOPPER_COLUMNS = ("user_id",)
+"""Columns of a recorded row that hold a shopper's id: the join keys of the shopper's views."""
 OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 MERGE_TIMES = "absorbed"
 """Meta value of the live store: when live events were merged, as JSON. The name is on disks."""
@@ -94,18 +96,19 @@ def prune(store: LiveStore, before_us: int) -> None:
             shutil.rmtree(folder)
 
 
-def forget_rows(store: LiveStore, user: str, remove: bool = True) -> int:
-    """Remove a shopper's rows from the history, or only count them; returns their number."""
+def rows_of(store: LiveStore, users: Collection[str], *, remove: bool) -> int:
+    """The number of these shoppers' rows in the history; with `remove` they are gone afterwards."""
+    (column,) = SHOPPER_COLUMNS
     changed, count = [], 0
     for batch, view, serialized in store.sql.execute("SELECT batch, view, rows FROM rows"):
         rows = pa.ipc.open_stream(serialized).read_all()
-        others = rows.filter(pc.not_equal(rows["user_id"], user))
+        named = pc.is_in(rows[column], pa.array(sorted(users), rows.schema.field(column).type))
+        others = rows.filter(pc.invert(named))
         if len(others) < len(rows):
             changed.append((_serialized(others), batch, view))
             count += len(rows) - len(others)
     if remove:
-        with store.transaction():
-            store.sql.executemany("UPDATE rows SET rows = ? WHERE batch = ? AND view = ?", changed)
+        store.sql.executemany("UPDATE rows SET rows = ? WHERE batch = ? AND view = ?", changed)
     return count
 
 

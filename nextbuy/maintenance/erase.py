@@ -1,233 +1,349 @@
-"""Erasure: removes a person's rows from every file and store, then searches for what is left.
+"""Erasure: removes what belongs to a shopper, and nothing else, then searches for what is left.
 
-Every Parquet file below the data folder is searched, whatever table and version it belongs to, so
-that tables of later stages are covered too. A row is removed when one of its texts is the person's
-id or, as the raw text of a refused row, contains it. The live store overwrites what it deletes;
-the person's keys are removed from Redis.
+A row belongs to the shopper if a column that holds shoppers' ids equals the id. Which columns those
+are, each schema declares beside itself; which files there are is in `nextbuy.maintenance.places`.
+A dry run counts and names; with `remove` the same code removes what it counted.
 
 Sums over many people (an item's views, a fitted model) do not name the person. The tables lose
 their share when they are built again: `nextbuy sessionize` and the verbs after it.
 """
 
+import json
 import os
-import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import redis
-from numpy.typing import NDArray
 
 from nextbuy.atomic import replacing, write_text
 from nextbuy.errors import NextbuyError
-from nextbuy.live.event_store import ERASURES, LiveStore
+from nextbuy.features import TABLES
 from nextbuy.live.sync import copy_lock
-from nextbuy.live.write_history import forget_rows
+from nextbuy.maintenance import erase_live, erase_redis
+from nextbuy.maintenance.erase_files import RowCounts, rows_in, text_is_in, update_manifest
+from nextbuy.maintenance.linked_ids import LinkedId, linked_ids
+from nextbuy.maintenance.places import ShopFile, leftovers, shop_files, shops_below
 from nextbuy.settings import Settings
-from nextbuy.stores.online.redis_server import running_redis
-from nextbuy.versioned_table import ROW_GROUP, Manifest, file_digest, lock
+from nextbuy.stores.online.redis_server import running_redis, shown
+from nextbuy.versioned_table import lock
 
-TEXT_LIST = pa.list_(pa.string())
-SCAN_KEYS = 1000  # Redis keys in one round trip
+JOURNAL = "forgetting.json"
+"""In the data folder while an erasure is at work: whom it removes. The next one completes what an
+interrupted one left, whose log-ins may be gone already."""
+SHOWN = 20  # ids or files in a list
+
+
+@dataclass
+class Holdings:
+    """What is there of some shoppers."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    """Place -> rows (Redis: keys; reports: mentions)."""
+    where: list[str] = field(default_factory=list)
+    """The files and keys that hold them."""
+    others: int = 0
+    """Rows of other shoppers among them: 0, or nothing is removed."""
+    unattributed: int = 0
+    """Refused rows that mention an id and cannot be read, so that they may be another's."""
+    unknown_keys: int = 0
+    """Packed rows in Redis of a view that the registry does not have; they may be theirs."""
+    searched: int = 0
+    """Files and keys."""
+
+    def add(self, place: str, where: str, counts: RowCounts) -> None:
+        """Add what one file or store holds."""
+        self.others += counts.others
+        self.unattributed += counts.unattributed
+        if counts.theirs:
+            self.rows[place] += counts.theirs
+            self.where.append(where)
 
 
 @dataclass
 class ErasureReport:
-    """What was removed, and what a search found afterwards."""
+    """What belongs to a shopper, whether it was removed, and what a search then came upon."""
 
-    removed: dict[str, int] = field(default_factory=dict)
-    """Place -> rows (Redis: keys)."""
-    searched: int = 0
-    """Files and Redis keys that were searched afterwards."""
+    user: str
+    taken: list[LinkedId]
+    """Linked ids that are removed too."""
+    not_taken: list[LinkedId]
+    shoppers: list[str]
+    """Shoppers that log-ins say this visitor is: they are not removed."""
+    resumed: list[str] = field(default_factory=list)
+    """Ids of an erasure that was interrupted, completed by this one."""
+    holdings: Holdings = field(default_factory=Holdings)
+    is_removed: bool = False
     left: list[str] = field(default_factory=list)
-    """Where the id still is; empty proves the erasure."""
+    """Where an id still is; empty after a removal proves it."""
+    searched: int = 0
+    """Files and keys of the search."""
+    mentioned_in: list[str] = field(default_factory=list)
+    """Files without columns of shoppers that hold the text of an id; it may mean something else."""
+    notes: list[str] = field(default_factory=list)
 
-    def count(self, place: str, removed: int) -> None:
-        """Add to what was removed from a place."""
-        if removed:
-            self.removed[place] = self.removed.get(place, 0) + removed
+    @property
+    def removed(self) -> dict[str, int]:
+        """Place -> rows that were removed."""
+        return dict(self.holdings.rows) if self.is_removed else {}
 
     def __str__(self) -> str:
-        lines = [f"{place:<14} {count:>9,} removed" for place, count in self.removed.items()]
-        result = f"still in {', '.join(self.left)}" if self.left else "the id is in none of them"
-        return "\n".join(
-            [
-                *(lines or ["nothing to remove"]),
-                f"searched {self.searched:,} files and keys: {result}",
-            ]
-        )
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        verb = "removed" if self.is_removed else "to remove"
+        for place, count in self.holdings.rows.items():
+            yield f"{place:<14} {count:>9,} {verb}"
+        if not self.holdings.rows:
+            yield f"no row, key or report is about {_shown(self.user)}"
+        if self.resumed:
+            yield f"completes an interrupted erasure of: {_listed(self.resumed)}"
+        if self.taken:
+            yield f"linked by a log-in, {verb} as well: {_listed(self.taken)}"
+        if self.not_taken:
+            yield f"linked by a log-in, not touched: {_listed(self.not_taken)}"
+        if self.shoppers:
+            yield f"log-ins say that this visitor is: {_listed(self.shoppers)}; not touched"
+        yield f"rows of other shoppers touched: {self.holdings.others:,}"
+        if self.holdings.unattributed:
+            yield (
+                f"{self.holdings.unattributed:,} refused rows mention the id, but cannot be read, "
+                "so they may be another's (--unattributed removes them)"
+            )
+        if self.mentioned_in:
+            yield (
+                "the text is also in files without shoppers, where it may mean something else: "
+                f"{_listed(self.mentioned_in)}"
+            )
+        yield from self.notes
+        if self.is_removed:
+            result = f"still in {_listed(self.left)}" if self.left else "the id is in none of them"
+            yield f"searched {self.searched:,} files and keys: {result}"
 
 
-def forget(settings: Settings, user: str) -> ErasureReport:
-    """Remove a shopper everywhere below the data folder and from Redis.
+def forget(
+    settings: Settings,
+    user: str,
+    *,
+    remove: bool = False,
+    keep_linked: bool = False,
+    also: Collection[str] = (),
+    unattributed: bool = False,
+) -> ErasureReport:
+    """Name what belongs to a shopper below the data folder and in Redis; with `remove`, remove it.
 
-    Safe to repeat; a crash leaves each file either as it was or without the person.
+    The anonymous visitors that log-ins link to the shopper alone are removed too. Safe to repeat; a
+    crash leaves each file either as it was or without the person, and the next call goes on.
+
+    Args:
+        settings: where things are.
+        user: the shopper's id.
+        remove: whether to remove.
+        keep_linked: leave the linked ids.
+        also: linked ids to take along although they may be another's as well.
+        unattributed: also remove refused rows that mention the id and cannot be read.
 
     Raises:
-        NextbuyError: the id is empty, another run writes the tables, or Redis is out of reach.
+        NextbuyError: there is no such data folder, another run writes the tables, Redis is out of
+            reach, or a row of another shopper would be touched.
     """
-    if not user.strip():
+    if not user:
         raise NextbuyError("Name the shopper to forget: nextbuy forget USER")
-    report = ErasureReport()
-    busy = f"Another run works on {settings.data}"
-    with (
-        lock(settings.data / "tmp" / "ingest.lock", busy),
-        copy_lock(settings),
-        running_redis(settings) as url,
-        redis.Redis.from_url(url) as client,
-    ):
-        report.count("live", _erase_live(settings, user))
-        report.count("Redis", _erase_redis(client, user))
-        report.count("reports", _erase_reports(settings, user))
-        for file in sorted(_files(settings, "*.parquet")):
-            report.count(_place(settings, file), _erase_parquet(file, user))
-        _search(settings, client, user, report)
+    if not settings.data.is_dir():
+        raise NextbuyError(f"There is no data folder {settings.data}. Name it: NEXTBUY_DATA")
+    linked, shoppers = linked_ids(settings, user)
+    if strangers := set(also) - {each.user_id for each in linked}:
+        raise NextbuyError(
+            f"No log-in links {_listed(sorted(strangers))} to {_shown(user)}. To remove another "
+            "shopper, forget them by their own id."
+        )
+    taken = [
+        each
+        for each in linked
+        if each.user_id in also or (each.is_theirs_alone and not keep_linked)
+    ]
+    report = ErasureReport(user, taken, [each for each in linked if each not in taken], shoppers)
+    ids = {user, *(each.user_id for each in taken)}
+    with running_redis(settings) as url, redis.Redis.from_url(url) as client:
+        place = _Places(settings, client, unattributed)
+        if remove:
+            with _alone(settings), _journal(settings, ids) as everyone:
+                report.resumed = sorted(everyone - ids)
+                _remove(place, everyone, report)
+        else:
+            report.holdings = place.holdings(ids)
+        report.mentioned_in = [] if not report.holdings.rows else _mentions(settings, ids)
+    _add_notes(settings, report)
     return report
 
 
-def _files(settings: Settings, pattern: str) -> Iterator[Path]:
-    """Real files: a published table is reached through its versions, not through its link."""
-    for folder, _, names in os.walk(settings.data, followlinks=False):
-        yield from (p for name in names if (p := Path(folder) / name).match(pattern))
+def _remove(place: "_Places", ids: Collection[str], report: ErasureReport) -> None:
+    before = place.holdings(ids)
+    if before.others:
+        raise NextbuyError(
+            f"{before.others:,} of the rows to remove are other shoppers'. Nothing was removed. "
+            "This is a fault of Nextbuy; please report it."
+        )
+    report.holdings = place.holdings(ids, remove=True)
+    report.is_removed = True
+    for file in leftovers(place.settings.data):
+        file.unlink(missing_ok=True)
+    after = place.holdings(ids)
+    report.searched = after.searched
+    report.left = [*after.where, *place.traces(ids)]
 
 
-def _place(settings: Settings, file: Path) -> str:
+class _Places:
+    """All places of a data folder, counted or cleaned in one order."""
+
+    def __init__(self, settings: Settings, client: redis.Redis, unattributed: bool) -> None:
+        self.settings = settings
+        self._client = client
+        self._keys = erase_redis.ShopperKeys(settings)
+        self._unattributed = unattributed
+
+    def holdings(self, ids: Collection[str], *, remove: bool = False) -> Holdings:
+        """What is there of these shoppers; with `remove`, it is gone afterwards."""
+        result = Holdings()
+        self._live(result, ids, remove)
+        self._redis(result, ids, remove)
+        self._files(result, ids, remove)
+        return result
+
+    def traces(self, ids: Collection[str]) -> Iterator[str]:
+        """Files of the stores that hold an id's bytes though no row or key does."""
+        for file in shop_files(self.settings.data):
+            if file.place is None or not file.path.exists():
+                continue
+            if file.place.holds == "redis" and self._keys.are_in(file.path, ids):
+                yield str(file.path)
+        yield from erase_live.traces(self.settings, ids)
+
+    def _live(self, result: Holdings, ids: Collection[str], remove: bool) -> None:
+        if (self.settings.live / "events.sqlite").exists():
+            result.searched += 1
+            counts = erase_live.rows_in(self.settings, ids, remove=remove)
+            result.add("live store", str(self.settings.live / "events.sqlite"), counts)
+
+    def _redis(self, result: Holdings, ids: Collection[str], remove: bool) -> None:
+        size = self._client.dbsize()
+        assert isinstance(size, int)
+        result.searched += size
+        keys = self._keys.of(self._client, ids)
+        if remove:
+            erase_redis.delete(self._client, keys.theirs)
+            if self.settings.redis_url is None:
+                erase_redis.rewrite_files(self._client)
+        result.unknown_keys += len(keys.unknown)
+        for key in keys.theirs:
+            result.add("Redis", f"Redis key {key!r}", RowCounts(1))
+        result.others += keys.others
+
+    def _files(self, result: Holdings, ids: Collection[str], remove: bool) -> None:
+        same: dict[tuple[int, int], tuple[RowCounts, Path]] = {}
+        for file in shop_files(self.settings.data):
+            try:
+                stat = file.path.stat()
+                inode = (stat.st_dev, stat.st_ino)
+                if known := same.get(inode):  # kept days are links to the same file
+                    if remove and known[0].theirs:
+                        _link(known[1], file.path, known[0].theirs)
+                    continue
+                counts = rows_in(file, ids, remove=remove, unattributed=self._unattributed)
+            except FileNotFoundError:  # of a version that was replaced meanwhile
+                continue
+            result.searched += 1
+            same[inode] = counts, file.path
+            result.add(_name(self.settings, file.path), str(file.path), counts)
+
+
+def _link(new: Path, file: Path, removed: int) -> None:
+    """Let `file`, which was the same file as `new` before, be the same again."""
+    with replacing(file, durable=True) as temporary:
+        os.link(new, temporary)
+    update_manifest(file, removed)
+
+
+def _name(settings: Settings, file: Path) -> str:
+    """What the report calls the place of a file."""
     parts = file.relative_to(settings.data).parts
-    if ".versions" in parts:  # data/.versions/events-2/..., data/features/.versions/user-3/...
-        return parts[parts.index(".versions") + 1].rsplit("-", 1)[0]
-    return parts[0]
+    if ".versions" in parts:  # .versions/events-2/..., features/.versions/user-3/...
+        at = parts.index(".versions")
+        version = settings.data.joinpath(*parts[: at + 2])
+        table = parts[at + 1].rpartition("-")[0]
+        published = version.parents[1] / table
+        return table if published.resolve() == version.resolve() else "older versions"
+    return "materialized" if parts[:2] == ("live", "materialized") else parts[0]
 
 
-def _word(user: str) -> str:
-    """Pattern of the id on its own, not within a longer one."""
-    return rf"(^|[^\w-]){re.escape(user)}($|[^\w-])"
+def _mentions(settings: Settings, ids: Collection[str]) -> list[str]:
+    """Files that have no columns of shoppers, or are not ours, and hold the text of an id."""
+    files: list[ShopFile] = shop_files(settings.data)
+    return [
+        str(file.path.relative_to(settings.data))
+        for file in files
+        if (file.place is None or file.place.is_text) and text_is_in(file.path, ids)
+    ]
 
 
-def _erase_parquet(file: Path, user: str) -> int:
-    is_named = _named_rows(file, user)
-    count = int(is_named.sum())
-    if count:
-        others = pq.ParquetFile(file).read().filter(pa.array(~is_named))
-        with replacing(file, durable=True) as temporary:
-            pq.write_table(others, temporary, compression="zstd", row_group_size=ROW_GROUP)
-        _update_manifest(file, count)
-    return count
+def _add_notes(settings: Settings, report: ErasureReport) -> None:
+    if report.holdings.unknown_keys:
+        report.notes.append(
+            f"{report.holdings.unknown_keys:,} packed rows in Redis end with the id, but belong to "
+            "a view or a schema that the registry does not have: no one reads them here"
+        )
+    if settings.redis_url and report.is_removed:
+        report.notes.append(
+            f"Redis at {shown(settings.redis_url)} keeps files of its own, and perhaps replicas. "
+            "Let it write them again: redis-cli -u REDIS_URL BGREWRITEAOF, then BGSAVE"
+        )
+    if others := [str(path.relative_to(settings.data)) for path in shops_below(settings.data)]:
+        report.notes.append(
+            f"other shops lie within this folder and were not touched: {_listed(others)}"
+        )
 
 
-def _named_rows(file: Path, user: str) -> NDArray[np.bool_]:
-    """One flag for each row of a Parquet file: whether one of its texts names the person."""
-    parquet = pq.ParquetFile(file)
-    types = {field.name: field.type for field in parquet.schema_arrow}
-    texts = [name for name, dtype in types.items() if dtype in (pa.string(), TEXT_LIST)]
-    is_named = np.zeros(parquet.metadata.num_rows, np.bool_)
-    if not texts:
-        return is_named
-    for name, column in zip(texts, parquet.read(columns=texts).columns, strict=True):
-        array = column.combine_chunks()
-        if types[name] == TEXT_LIST:
-            rows = np.asarray(pc.list_parent_indices(array))
-            is_named[rows[_mentions(pc.list_flatten(array), user)]] = True
-        else:
-            is_named |= _mentions(array, user)
-    return is_named
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Keeps every run away that would publish rows that were read before the erasure.
 
-
-def _mentions(texts: pa.Array, user: str) -> NDArray[np.bool_]:
-    matches = pc.fill_null(pc.match_substring(texts, user), False)  # far faster than a pattern
-    if pc.any(matches).as_py():
-        matches = pc.fill_null(pc.match_substring_regex(texts, _word(user)), False)
-    return np.asarray(matches)
-
-
-def _update_manifest(file: Path, removed: int) -> None:
-    """Give the version the file's new digest, so that tables made from it are out of date."""
-    path = file.parents[1] / "manifest.json"
-    if not path.exists():
-        return
-    old = Manifest.model_validate_json(path.read_text())
-    day = file.parent.name.removeprefix("day=")
-    new = old.model_copy(
-        update={"days": old.days | {day: file_digest(file)}, "rows": old.rows - removed}
-    )
-    write_text(path, new.model_dump_json(indent=1), durable=True)
-
-
-def _erase_live(settings: Settings, user: str) -> int:
-    if not (settings.live / "events.sqlite").exists():
-        return 0
-    with LiveStore(settings) as store:
-        with store.transaction():
-            removed = store.sql.execute("DELETE FROM events WHERE user_id = ?", [user]).rowcount
-            for table in ("visits", "shared", "stale"):
-                store.sql.execute(f"DELETE FROM {table} WHERE user_id = ?", [user])
-            erasures = int(store.get_meta(ERASURES) or 0)
-            store.set_meta(ERASURES, erasures + 1)  # makes the live worker start again
-        removed += forget_rows(store, user)
-        store.compact()
-    return int(removed)
-
-
-def _erase_reports(settings: Settings, user: str) -> int:
-    """Delete reports that name the person; their verb writes them again."""
-    named = [file for file in _files(settings, "*.json") if _names(file, user)]
-    for file in named:
-        file.unlink()
-    return len(named)
-
-
-def _names(file: Path, user: str) -> bool:
-    return re.search(_word(user).encode(), file.read_bytes()) is not None
-
-
-def _erase_redis(client: redis.Redis, user: str) -> int:
-    keys = list(_keys(client, user))
-    for start in range(0, len(keys), SCAN_KEYS):
-        client.delete(*keys[start : start + SCAN_KEYS])
-    return len(keys)
-
-
-def _keys(client: redis.Redis, user: str) -> Iterator[bytes]:
-    """Keys that contain the id on its own, or behind its length, as in Feast's keys."""
-    name = user.encode()
-    word = re.compile(rb"(?<![\w-])" + re.escape(name) + rb"(?![\w-])")
-    glob = re.sub(rb"([\[\]*?\\])", rb"\\\1", name)
-    for key in client.scan_iter(match=b"*" + glob + b"*", count=SCAN_KEYS):
-        place = key.find(name)
-        length = int.from_bytes(key[max(0, place - 4) : place], "little")
-        if length == len(name) or word.search(key) or _is_packed_of(key, name):
-            yield key
-
-
-def _is_packed_of(key: bytes, user: bytes) -> bool:
-    """Whether a key of the packed layout ends with this id (see `nextbuy.stores.online.layout`).
-
-    The shopper is the last of the join keys and has no length. Before it is nothing, or the item
-    behind its type and its length, four bytes each.
+    Raises:
+        NextbuyError: such a run is at work.
     """
-    rest = key[8:]
-    item = int.from_bytes(rest[4:8], "little")
-    return key.startswith(b"nb") and user in (rest, rest[8 + item :])
+    data = settings.data
+    files = [
+        data / "daily.lock",
+        *(data / "tmp" / f"{name}.lock" for name in ("ingest", "partitions")),
+        *(data / ".versions" / f"{name}.lock" for name in ("events", "sessions", "labels")),
+        *(settings.features / ".versions" / f"{table.name}.lock" for table in TABLES),
+    ]
+    with ExitStack() as held:
+        for file in files:
+            if file.parent.is_dir():
+                held.enter_context(lock(file, f"Another run works on {data}"))
+        held.enter_context(copy_lock(settings))
+        yield
 
 
-def _search(settings: Settings, client: redis.Redis, user: str, report: ErasureReport) -> None:
-    for file in sorted(_files(settings, "*.parquet")):
-        report.searched += 1
-        if _named_rows(file, user).any():
-            report.left.append(str(file))
-    for file in sorted(_files(settings, "*.json")):
-        report.searched += 1
-        if _names(file, user):
-            report.left.append(str(file))
-    if (settings.live / "events.sqlite").exists():
-        report.searched += 1
-        with LiveStore(settings) as store:
-            if store.sizes([user]) or forget_rows(store, user, remove=False):
-                report.left.append(str(store.path))
-    size: Any = client.dbsize()
-    report.searched += size
-    report.left += [f"Redis key {key!r}" for key in _keys(client, user)]
+@contextmanager
+def _journal(settings: Settings, ids: Collection[str]) -> Iterator[set[str]]:
+    """These ids and those of an interrupted erasure; kept on the disk until the block ends well."""
+    file = settings.data / JOURNAL
+    everyone = set(ids)
+    if file.exists():
+        everyone.update(json.loads(file.read_text()))
+    write_text(file, json.dumps(sorted(everyone)), durable=True)
+    yield everyone
+    file.unlink()
+
+
+def _shown(user: str) -> str:
+    return user if user.isprintable() else repr(user)
+
+
+def _listed(things: Collection[object]) -> str:
+    texts = [_shown(str(each)) for each in things]
+    more = f" and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more

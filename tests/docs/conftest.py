@@ -15,7 +15,7 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory):
-    """(folder, environment): the repository's files by links, and `data/` with a finished demo."""
+    """(folder, environment): the repository's files by links, and a demo in `data/demo`."""
     folder = tmp_path_factory.mktemp("shop")
     ours = subprocess.run(
         ["git", "ls-files"], cwd=PROJECT, check=True, capture_output=True, text=True
@@ -25,7 +25,7 @@ def shop(tmp_path_factory):
     env = {
         **os.environ,
         "PATH": f"{BIN}:{find_redis_server().parent}:{os.environ['PATH']}",
-        "NEXTBUY_DATA": str(folder / "data"),
+        "NEXTBUY_DATA": str(folder / "data" / "demo"),
         "BENTOML_HOME": str(folder / "bentoml"),
         "COLUMNS": "120",
     }

@@ -60,7 +60,9 @@ AS_REES46 = """
 def street(shop):
     """The shop with the files that the pages speak of, and the memory of what has run."""
     folder, env = shop
-    *before, today = sorted(map(str, (folder / "data" / "raw" / "simulated").glob("*.parquet")))
+    *before, today = sorted(
+        map(str, (folder / "data" / "demo" / "raw" / "simulated").glob("*.parquet"))
+    )
     (folder / "logs").mkdir()
     for query, file in (
         (AS_REES46.format(before), "logs/until-yesterday.csv.gz"),
