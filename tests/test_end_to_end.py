@@ -200,3 +200,10 @@ def test_a_daily_run_that_was_killed_goes_on_and_only_one_runs_at_a_time(shop, t
     ]  # fmt: skip
     assert names[7:] in ([], ["train a challenger", "promote, if it passes"])  # if drift was raised
     assert ("a new model is due" in third.stdout) == bool(names[7:])
+
+
+def test_erasure_knows_every_file_of_a_used_folder(shop):
+    from tests.nextbuy.test_places import unknown_files
+
+    env, _ = shop
+    assert list(unknown_files(Path(env["NEXTBUY_DATA"]))) == []

@@ -11,7 +11,7 @@ their share when they are built again: `nextbuy sessionize` and the verbs after 
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,21 +242,34 @@ class _Places:
         result.others += keys.others
 
     def _files(self, result: Holdings, ids: Collection[str], remove: bool) -> None:
-        same: dict[tuple[int, int], tuple[RowCounts, Path]] = {}
-        for file in shop_files(self.settings.data):
+        for first, *others in _same_files(shop_files(self.settings.data)):
             try:
-                stat = file.path.stat()
-                inode = (stat.st_dev, stat.st_ino)
-                if known := same.get(inode):  # kept days are links to the same file
-                    if remove and known[0].theirs:
-                        _link(known[1], file.path, known[0].theirs)
-                    continue
-                counts = rows_in(file, ids, remove=remove, unattributed=self._unattributed)
+                inode = first.path.stat().st_ino
+                counts = rows_in(first, ids, remove=remove, unattributed=self._unattributed)
+                for other in others if remove and counts.theirs else ():
+                    if other.path.stat().st_ino == inode:
+                        _link(first.path, other.path, counts.theirs)
             except FileNotFoundError:  # of a version that was replaced meanwhile
                 continue
-            result.searched += 1
-            same[inode] = counts, file.path
-            result.add(_name(self.settings, file.path), str(file.path), counts)
+            result.searched += 1 + len(others)
+            result.add(_name(self.settings, first.path), str(first.path), counts)
+
+
+def _same_files(files: Sequence[ShopFile]) -> list[list[ShopFile]]:
+    """The files, those together that are links to one: a kept day is the same in all versions.
+
+    All are looked at before any is replaced: the number of a file that is gone is used again.
+    """
+    groups: dict[object, list[ShopFile]] = {}
+    for file in files:
+        try:
+            stat = file.path.stat()
+        except FileNotFoundError:
+            continue
+        is_linked = stat.st_nlink > 1 and file.place and file.place.holds == "rows"
+        key = (stat.st_dev, stat.st_ino) if is_linked else file.path
+        groups.setdefault(key, []).append(file)
+    return list(groups.values())
 
 
 def _link(new: Path, file: Path, removed: int) -> None:

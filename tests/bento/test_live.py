@@ -220,7 +220,7 @@ def names_anywhere(settings, user):
                     column.drop_null().to_pylist()
                 ):
                     found.append(file)
-        elif file.is_file() and (file.suffix == ".json" or "sqlite" in file.name):
+        elif file.is_file() and (file.suffix in (".json", ".aof", ".rdb") or "sqlite" in file.name):
             found += [file] if user.encode() in file.read_bytes() else []
     return found + [key for key in connect(settings).scan_iter() if user.encode() in key]
 
@@ -230,14 +230,37 @@ def test_a_forgotten_person_is_found_nowhere(shop, url):
     user = pq.read_table(files[0])["user_id"][0].as_py()
     worked_off(settings)
     places = names_anywhere(settings, user)
-    wanted = ("events-", "sessions-", "user-", "user_item-", "labels-", "predictions", "sqlite")
+    wanted = ("events-", "sessions-", "user-", "user_item-", "labels-", "predictions", "sqlite",
+              "appendonly")  # fmt: skip
     for part in wanted:
         assert any(part in str(place) for place in places), part
     before = LiveStore(settings).sizes(["stranger"])
-    proof = forget(settings, user)
+    assert forget(settings, user).removed == {}  # a dry run
+    assert names_anywhere(settings, user) == places
+    proof = forget(settings, user, remove=True)
     assert proof.left == []
-    assert {"live", "Redis", "events", "sessions", "predictions"} <= set(proof.removed)
+    assert {"live store", "Redis", "events", "sessions", "predictions"} <= set(proof.removed)
     assert names_anywhere(settings, user) == []
     assert LiveStore(settings).sizes(["stranger"]) == before
-    assert forget(settings, user).removed == {}
+    assert forget(settings, user, remove=True).removed == {}
     assert score(url, user, ["i00001"])["cold_start"]
+
+
+def test_a_shopper_called_like_an_event_type_is_one_shopper(shop, url):
+    settings, _ = shop
+    assert httpx.post(f"{url}/events", json=view("v1", "view", "i00001"), timeout=30).is_success
+    worked_off(settings)
+    assert not score(url, "view", ["i00001"])["cold_start"]
+    published = (settings.events, settings.sessions, settings.features / "user_item")
+    tables = [file for table in published for file in table.resolve().rglob("*.parquet")]
+    before = [pq.read_table(file) for file in tables]
+    keys = len(connect(settings).keys())
+    counted = forget(settings, "view")
+    assert set(counted.holdings.rows) == {"live store", "Redis"}
+    report = forget(settings, "view", remove=True)
+    assert report.left == []
+    assert report.holdings.others == 0
+    assert score(url, "view", ["i00001"])["cold_start"]
+    assert len(connect(settings).keys()) == keys - report.removed["Redis"]
+    for file, rows in zip(tables, before, strict=True):
+        assert pq.read_table(file).equals(rows)

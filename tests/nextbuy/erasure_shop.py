@@ -62,7 +62,8 @@ class ErasureShop:
         """Start over with these shoppers."""
         for path in self.settings.data.iterdir():
             if path.name not in ("redis", "registry.db"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if is_folder else path.unlink()
         self.client.flushall()
         self.things = {}
         chance = random.Random(seed)
@@ -128,7 +129,7 @@ class ErasureShop:
         self._parquet("scores/v1-0a/part-0000.parquet", pairs)
         logged = [
             {
-                "request_id": f"r{chance.choice(events)['user_id']}",
+                "request_id": f"r{chance.choice(NAMES)}",
                 "predicted_at": AT,
                 "read_at": None,
                 "user_id": e["user_id"],
@@ -230,7 +231,7 @@ class ErasureShop:
             "user_item": [
                 {"user_id": s, "item_id": i, "n_views": 1}
                 for s in shoppers
-                for i in {chance.choice(pool), chance.choice(shoppers)}
+                for i in {chance.choice(pool), chance.choice(pool)}
             ],
             "recent_items": [{"user_id": s, "item_ids": [chance.choice(pool)]} for s in shoppers],
         }
@@ -244,8 +245,8 @@ class ErasureShop:
                 for key in set(self.client.keys()) - before - {clock_key(config.project)}:
                     self._put("redis", row.get("user_id"), key)
         # Another project's rows of the same shoppers, and another program's keys.
-        for shopper in shoppers:
-            text = shopper.encode()
+        for name in sorted(set(pool)):
+            text = name.encode()
             for key in (
                 b"\x01\0\0\0\x02\0\0\0\x07\0\0\0user_id\x02\0\0\0"
                 + len(text).to_bytes(4, "little") + text + b"another",
