@@ -93,7 +93,7 @@ def forget(
         ),
     ] = False,
     escaped: Annotated[
-        bool, typer.Option("--escaped", help=r"USER is written as in JSON: x\\u0000y.")
+        bool, typer.Option("--escaped", help=r"USER is written as in JSON: x\u0000y.")
     ] = False,
 ) -> None:
     """Remove a person from every table, log and store, and prove it by a search.

@@ -5,6 +5,7 @@ Shoppers, items, categories and shop sessions share their names.
 """
 
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -101,10 +102,16 @@ class ErasureShop:
             (row.get(owner), plain(read)) for row, read in zip(rows, table.to_pylist(), strict=True)
         ]
 
+    def _same(self, path, link):
+        """A second name of a file, as a kept day has."""
+        (self.settings.data / link).parent.mkdir(parents=True)
+        os.link(self.settings.data / path, self.settings.data / link)
+        self.things[link] = self.things[path]
+
     def _tables(self, events, chance):
         day = "day=2024-05-01/part-0.parquet"
-        for version in ("events-1", "events-2"):
-            self._parquet(f".versions/{version}/{day}", events, EVENT_SCHEMA)
+        self._parquet(f".versions/events-1/{day}", events, EVENT_SCHEMA)
+        self._same(f".versions/events-1/{day}", f".versions/events-2/{day}")
         (self.settings.data / "events").symlink_to(".versions/events-2")
         manifest = {
             "inputs": "", "days": {"2024-05-01": "before"}, "rows": len(events),
@@ -122,7 +129,7 @@ class ErasureShop:
             self._parquet(f"features/.versions/{table}/{day}", pairs)
         items = [{"item_id": e["item_id"], "category": e["category"], "n": 1} for e in events]
         self._parquet(f"features/.versions/item-1/{day}", items)
-        self._parquet(f"live/materialized/user-0a/{day}", pairs)
+        self._same(f"features/.versions/user-1/{day}", f"live/materialized/user-0a/{day}")
         self._parquet("raw/simulated/arrival=2024-05-01.parquet", events, EVENT_SCHEMA)
         self._parquet("datasets/0a.parquet", pairs)
         self._parquet("monitoring/scored-0a.parquet", pairs)
