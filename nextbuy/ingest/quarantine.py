@@ -10,7 +10,7 @@ from nextbuy.sql import literal
 
 SHOPPER_COLUMNS = ("user_id",)
 """Columns of a refused row that hold a shopper's id: the cell that the mapping takes for the
-shopper. Null where the cell is empty, or the row could not be cut into cells; files of older versions
+shopper. Null where the cell is empty or the row could not be cut into cells; older files
 lack the column."""
 MAX_SHOWN = 60  # characters of a value in a message
 
