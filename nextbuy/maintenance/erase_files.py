@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from nextbuy.atomic import replacing, write_text
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA, SHOPPER_COLUMNS
-from nextbuy.ingest.source import load_source
+from nextbuy.ingest.source import load_sources
 from nextbuy.maintenance.places import ShopFile
 from nextbuy.settings import PROJECT
 from nextbuy.versioned_table import ROW_GROUP, Manifest, file_digest
@@ -77,9 +77,11 @@ def _mapped_as(folder: str) -> str | None:
     mapping = PROJECT / "configs" / "sources" / f"{name}.yaml"
     if not mapping.exists():
         return None
-    source = load_source(mapping)
+    source, *more = load_sources(mapping)
     column = source.fields["user_id"]
-    is_plain = isinstance(column, str) and source.explode is None and not source.float_ids
+    is_plain = (
+        isinstance(column, str) and source.explode is None and not source.float_ids and not more
+    )
     return str(column) if is_plain else None
 
 
