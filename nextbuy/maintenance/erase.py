@@ -201,7 +201,7 @@ class _Places:
     def __init__(self, settings: Settings, client: redis.Redis, unattributed: bool) -> None:
         self.settings = settings
         self._client = client
-        self._keys = erase_redis.ShopperKeys(settings)
+        self._keys = erase_redis.ShopperKeys(settings, client)
         self._unattributed = unattributed
 
     def holdings(self, ids: Collection[str], *, remove: bool = False) -> Holdings:
@@ -231,7 +231,7 @@ class _Places:
         size = self._client.dbsize()
         assert isinstance(size, int)
         result.searched += size
-        keys = self._keys.of(self._client, ids)
+        keys = self._keys.of(ids)
         if remove:
             erase_redis.delete(self._client, keys.theirs)
             if self.settings.redis_url is None:

@@ -7,7 +7,7 @@ ids. What was deleted stays in the append-only file until Redis writes that agai
 import mmap
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +19,10 @@ from feast.value_type import ValueType
 from nextbuy.errors import NextbuyError
 from nextbuy.events import SHOPPER_COLUMNS
 from nextbuy.settings import Settings
-from nextbuy.stores.online.key_reader import JoinKeyValues, KeyReader
+from nextbuy.stores.online.key_reader import JoinKeyValue, KeyReader
+from nextbuy.stores.online.keys import SCAN_KEYS, batched
 from nextbuy.stores.online.layout import redis_layout
 
-SCAN_KEYS = 1000  # in one round trip
 REWRITE_SECONDS = 600
 MAX_KEY_BYTES = 8192  # before the shopper's id; the texts of a key have at most 256 characters
 
@@ -40,20 +40,22 @@ class RedisKeys(NamedTuple):
 class ShopperKeys:
     """Finds the keys of shoppers among those of one Feast project."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, client: redis.Redis) -> None:
         store = FeatureStore(repo_path=str(settings.feature_repo))
+        self._client = client
         self._project = store.config.project.encode()
         has_packed = hasattr(store.config.online_store, "packed")
         views = store.list_feature_views() if has_packed else []
-        self._reader = KeyReader(store.config, [redis_layout(store.config, v) for v in views])
+        layouts = [redis_layout(store.config, view) for view in views]
+        self._reader = KeyReader(client, store.config, layouts)
 
-    def of(self, client: redis.Redis, ids: Collection[str]) -> RedisKeys:
+    def of(self, ids: Collection[str]) -> RedisKeys:
         """The keys of these shoppers."""
         theirs: dict[bytes, None] = {}
         unknown: dict[bytes, None] = {}
         others = 0
         for user in sorted(ids):
-            for key in _keys_with(client, user.encode()):
+            for key in self._keys_with(user.encode()):
                 if _names(self._reader.join_keys(key), ids):
                     others += key not in theirs and not self._feast_agrees(key, ids)
                     theirs[key] = None
@@ -73,23 +75,26 @@ class ShopperKeys:
             file.open("rb") as opened,
             mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            return any(self._has_key(content, user.encode()) for user in ids)
+            return any(self._has_key(content, user.encode(), ids) for user in ids)
 
-    def _has_key(self, content: mmap.mmap, raw: bytes) -> bool:
+    def _has_key(self, content: mmap.mmap, raw: bytes, ids: Collection[str]) -> bool:
+        """Whether the bytes of a key end with this value of a join key and the project."""
         string = _u32(ValueType.STRING.value)
-        for match in re.finditer(re.escape(string + _u32(len(raw)) + raw), content):
-            value_at = match.end() - len(raw)
+        end_of_key = string + _u32(len(raw)) + raw + self._project
+        for match in re.finditer(re.escape(end_of_key), content):
             # A key begins four bytes before the type of its first join key's name.
             first = max(4, match.start() - MAX_KEY_BYTES)
             at = content.find(string, first, match.start())
             while at != -1:
-                values = self._reader.hash_key_at(content, at - 4) or {}
-                if any(
-                    name in values and values[name].start == value_at for name in SHOPPER_COLUMNS
-                ):
+                if _names(self._reader.join_keys(content[at - 4 : match.end()]), ids):
                     return True
                 at = content.find(string, at + 1, match.start())
         return False
+
+    def _keys_with(self, name: bytes) -> Iterator[bytes]:
+        """Every key that contains these bytes."""
+        pattern = re.sub(rb"([\[\]*?\\])", rb"\\\1", name)
+        yield from self._client.scan_iter(match=b"*" + pattern + b"*", count=SCAN_KEYS)
 
     def _feast_agrees(self, key: bytes, ids: Collection[str]) -> bool:
         """Feast's own reading of a hash's key; the packed layout is ours alone."""
@@ -102,8 +107,8 @@ class ShopperKeys:
 
 def delete(client: redis.Redis, keys: list[bytes]) -> None:
     """Delete keys, some at a time."""
-    for start in range(0, len(keys), SCAN_KEYS):
-        client.delete(*keys[start : start + SCAN_KEYS])
+    for some in batched(keys):
+        client.delete(*some)
 
 
 def rewrite_files(client: redis.Redis) -> None:
@@ -146,20 +151,10 @@ def _wait_until_idle(client: redis.Redis) -> Any:
     )
 
 
-def _keys_with(client: redis.Redis, name: bytes) -> Iterator[bytes]:
-    """Every key that contains these bytes."""
-    pattern = re.sub(rb"([\[\]*?\\])", rb"\\\1", name)
-    yield from client.scan_iter(match=b"*" + pattern + b"*", count=SCAN_KEYS)
-
-
-def _names(values: JoinKeyValues | None, ids: Collection[str]) -> bool:
+def _names(values: Mapping[str, JoinKeyValue] | None, ids: Collection[str]) -> bool:
     """Whether a join key of shoppers equals one of the ids."""
-    raws = {user.encode() for user in ids}
-    return any(
-        values[name].kind == ValueType.STRING.value and values[name].raw in raws
-        for name in SHOPPER_COLUMNS
-        if values and name in values
-    )
+    theirs = {(ValueType.STRING.value, user.encode()) for user in ids}
+    return values is not None and any(values.get(name) in theirs for name in SHOPPER_COLUMNS)
 
 
 def _u32(number: int) -> bytes:

@@ -4,116 +4,80 @@ A key is read by its structure alone, to its last byte. What is no row of this p
 project's, a clock, a cursor) has no join keys.
 """
 
-import mmap
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from feast.repo_config import RepoConfig
-from feast.value_type import ValueType
 
-from nextbuy.stores.online.layout import RedisLayout
+from nextbuy.stores.online.keys import hash_key
+from nextbuy.stores.online.layout import RedisLayout, packed_key
 
-_u32 = struct.Struct("<I").unpack_from
+_two_u32 = struct.Struct("<II")
 PACKED = b"nb"
 PACKED_PREFIX_BYTES = 8
 """`nb` and a checksum of project, view and schema; see `packed_layout`."""
-MAX_JOIN_KEYS = 16
-"""More than any view has; a number above it is no count of join keys."""
 
-
-class JoinKeyValue(NamedTuple):
-    """The value of one join key in a Redis key."""
-
-    kind: int
-    """Feast's number of the type."""
-    raw: bytes
-    start: int
-    """Where its bytes begin."""
-
-
-JoinKeyValues = Mapping[str, JoinKeyValue]
+JoinKeyValue = tuple[int, bytes]
+"""The value of a join key: its type, as Feast numbers it, and its bytes."""
 
 
 class KeyReader:
-    """Reads the keys of one Feast project."""
+    """Reads the keys of one Feast project.
 
-    def __init__(self, config: RepoConfig, layouts: Iterable[RedisLayout]) -> None:
-        self._project = config.project.encode()
+    Args:
+        client: its Redis, which records what the packed keys of former schemas begin with.
+        config: the project's.
+        layouts: of its views.
+    """
+
+    def __init__(self, client: Any, config: RepoConfig, layouts: Iterable[RedisLayout]) -> None:
+        self._project = config.project
+        by_name = {layout.name.encode(): layout for layout in layouts}
+        recorded = client.hgetall(packed_key(config.project)).items()
         self._join_keys = {
-            layout.packed.prefix: layout.join_keys
-            for layout in layouts
-            if layout.packed is not None
+            prefix: by_name[name].join_keys for prefix, name in recorded if name in by_name
         }
+        for layout in by_name.values():
+            if layout.packed is not None:
+                self._join_keys[layout.packed.prefix] = layout.join_keys
 
-    def join_keys(self, key: bytes) -> JoinKeyValues | None:
+    def join_keys(self, key: bytes) -> Mapping[str, JoinKeyValue] | None:
         """Join key -> value; None for a key that is no row of this project."""
         if not self.is_packed(key):
-            return self.hash_key_at(key, 0, len(key))
+            parts = hash_key(key)
+            if parts is None or parts.project != self._project:
+                return None
+            return dict(zip(parts.join_keys, parts.values, strict=True))
         join_keys = self._join_keys.get(key[:PACKED_PREFIX_BYTES])
-        return None if join_keys is None else _packed(key, join_keys)
+        if join_keys is None:
+            return None
+        values, at = {}, PACKED_PREFIX_BYTES
+        for name, _ in join_keys[:-1]:
+            values[name], at = _read(key, at)
+        for name, kind in join_keys[-1:]:  # the last one comes without type and length
+            values[name] = kind.value, key[at:]
+        return values
 
     def is_packed(self, key: bytes) -> bool:
         """Whether it is a row of the packed layout, of any project."""
         return key.startswith(PACKED)
 
     def may_be_row_of(self, key: bytes, raw: bytes) -> bool:
-        """Whether it is a packed row of a view or a schema that is not among the layouts, whose
-        last join key may be `raw`."""
+        """Whether it is a packed row of an unknown view, whose last join key may be `raw`."""
         if not self.is_packed(key) or key[:PACKED_PREFIX_BYTES] in self._join_keys:
             return False
         if key[PACKED_PREFIX_BYTES:] == raw:
             return True
         try:
             _, end = _read(key, PACKED_PREFIX_BYTES)
-        except (struct.error, IndexError):
+        except struct.error:
             return False
         return key[end:] == raw
 
-    def hash_key_at(
-        self, content: bytes | mmap.mmap, at: int, end: int | None = None
-    ) -> JoinKeyValues | None:
-        """The join keys of the hash's key that begins at `at`; None if none of this project does.
 
-        Args:
-            content: a key, or anything that holds one, such as a file of Redis.
-            at: where the key begins.
-            end: where it ends; None: it may go on.
-        """
-        try:
-            (count,) = _u32(content, at)
-            if not 0 < count <= MAX_JOIN_KEYS:
-                return None
-            names, values, at = [], {}, at + 4
-            for _ in range(count):
-                name, at = _read(content, at)
-                names.append(name.raw.decode())
-            for each in names:
-                values[each], at = _read(content, at)
-        except (struct.error, UnicodeDecodeError, IndexError):
-            return None
-        after = at + len(self._project)
-        is_ours = content[at:after] == self._project and end in (None, after)
-        return values if is_ours else None
-
-
-def _packed(key: bytes, join_keys: Sequence[tuple[str, ValueType]]) -> JoinKeyValues | None:
-    """The last join key comes without type and length; see `packed_keys`."""
-    values, at = {}, PACKED_PREFIX_BYTES
-    try:
-        for name, _ in join_keys[:-1]:
-            values[name], at = _read(key, at)
-    except (struct.error, IndexError):
-        return None
-    for name, kind in join_keys[-1:]:
-        values[name] = JoinKeyValue(kind.value, key[at:], at)
-    return values
-
-
-def _read(content: bytes | mmap.mmap, at: int) -> tuple[JoinKeyValue, int]:
-    """Type, length and bytes of what begins at `at`; where it ends."""
-    (kind,), (length,) = _u32(content, at), _u32(content, at + 4)
-    end = at + 8 + length
-    if end > len(content):
-        raise IndexError
-    return JoinKeyValue(kind, content[at + 8 : end], at + 8), end
+def _read(key: bytes, at: int) -> tuple[JoinKeyValue, int]:
+    """Type and bytes of the value that begins at `at`; where it ends."""
+    kind, length = _two_u32.unpack_from(key, at)
+    start = at + _two_u32.size
+    return (kind, key[start : start + length]), start + length
