@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,6 @@ import redis
 
 from nextbuy.atomic import replacing, write_text
 from nextbuy.errors import NextbuyError
-from nextbuy.features import TABLES
 from nextbuy.live.sync import copy_lock
 from nextbuy.maintenance import erase_live, erase_redis
 from nextbuy.maintenance.erase_files import RowCounts, rows_in, text_is_in, update_manifest
@@ -28,7 +27,7 @@ from nextbuy.maintenance.linked_ids import LinkedId, linked_ids
 from nextbuy.maintenance.places import ShopFile, leftovers, shop_files, shops_below
 from nextbuy.settings import Settings
 from nextbuy.stores.online.redis_server import running_redis, shown
-from nextbuy.versioned_table import lock
+from nextbuy.writer_lock import sole_writer
 
 JOURNAL = "forgetting.json"
 """In the data folder while an erasure is at work: whom it removes. The next one completes what an
@@ -169,7 +168,11 @@ def forget(
     with running_redis(settings) as url, redis.Redis.from_url(url) as client:
         place = _Places(settings, client, unattributed)
         if remove:
-            with _alone(settings), _journal(settings, ids) as everyone:
+            with (
+                sole_writer(settings, "nextbuy forget"),
+                copy_lock(settings),
+                _journal(settings, ids) as everyone,
+            ):
                 report.resumed = sorted(everyone - ids)
                 _remove(place, everyone, report)
         else:
@@ -316,28 +319,6 @@ def _add_notes(settings: Settings, report: ErasureReport) -> None:
         report.notes.append(
             f"other shops lie within this folder and were not touched: {_listed(others)}"
         )
-
-
-@contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """Keeps every run away that would publish rows that were read before the erasure.
-
-    Raises:
-        NextbuyError: such a run is at work.
-    """
-    data = settings.data
-    files = [
-        data / "daily.lock",
-        *(data / "tmp" / f"{name}.lock" for name in ("ingest", "partitions")),
-        *(data / ".versions" / f"{name}.lock" for name in ("events", "sessions", "labels")),
-        *(settings.features / ".versions" / f"{table.name}.lock" for table in TABLES),
-    ]
-    with ExitStack() as held:
-        for file in files:
-            if file.parent.is_dir():
-                held.enter_context(lock(file, f"Another run works on {data}"))
-        held.enter_context(copy_lock(settings))
-        yield
 
 
 @contextmanager
