@@ -1,18 +1,19 @@
-"""Days without any event inside a log: a feed that stood still, or strays far from the rest."""
+"""Days without any event inside a log: its holes, and the pause before strays."""
 
 from datetime import date, timedelta
-from itertools import pairwise
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
+from nextbuy.log_span import STRAY_REMEDY, LogSpan
 from nextbuy.settings import Settings
+from nextbuy.times import to_datetime
 from nextbuy.versioned_table import Manifest, require
 
 GAP_DAYS = 90
 """Newest days of a log in which a gap is looked for: what monitoring compares lies in them."""
 FEW = 0.001
-"""Share of the log's events that are strays when they stand alone beyond a gap."""
+"""Share of the events that are no log yet, before a gap: real logs hold a few from long ago."""
 ONE_DAY = timedelta(days=1)
 
 
@@ -23,8 +24,8 @@ class Gap(NamedTuple):
     last: date
     after: int
     """Events that come after it."""
-    before: int
-    """Events that come before it."""
+    are_strays: bool
+    """Whether those are strays, which the log has not reached (`nextbuy.log_span`)."""
 
     @property
     def days(self) -> int:
@@ -34,13 +35,12 @@ class Gap(NamedTuple):
     @property
     def remedy(self) -> str:
         """What to do about it."""
-        if self.after < FEW * self.before:
-            return (
-                "If those are strays, such as a test event of today in a log of the past, publish "
-                "the log without them: nextbuy ingest LOG --source NAME --replace. If the feed "
-                "stood still, ingest what is missing."
-            )
-        return "Ingest those days: nextbuy ingest LOG --source NAME"
+        if self.are_strays:
+            return f"Those are strays. {STRAY_REMEDY}"
+        return (
+            "Ingest those days: nextbuy ingest LOG --source NAME. Until then the labels whose "
+            "horizon reaches into them stay unknown."
+        )
 
     def __str__(self) -> str:
         return f"from {self.first} to {self.last} ({self.days} day{'s' * (self.days > 1)})"
@@ -49,25 +49,24 @@ class Gap(NamedTuple):
 def longest_gap(settings: Settings) -> Gap | None:
     """The longest gap that ended in the newest `GAP_DAYS` days of the log; None without one.
 
-    Real logs hold a few events from long before: a gap after them is none.
-
     Raises:
-        NextbuyError: nothing is published.
+        NextbuyError: nothing is published, or no sessions yet.
     """
     published = require(settings.events, "nextbuy ingest LOG --source NAME")
-    days = [date.fromisoformat(day) for day in sorted(published.days)]
-    gaps = [
-        (before, after)
-        for before, after in pairwise(days)
-        if after - before > ONE_DAY and days[-1] - after < GAP_DAYS * ONE_DAY
+    span = LogSpan.from_info(require(settings.sessions, "nextbuy sessionize").info)
+    pauses = [
+        (to_datetime(hole.after_us).date(), to_datetime(hole.before_us).date(), False)
+        for hole in span.holes
     ]
-    counted = []
-    for before, after in gaps:
+    if span.strays:
+        pauses.append((span.end.date(), date.fromisoformat(min(span.strays)), True))
+    gaps = []
+    for before, after, are_strays in pauses:
         n_before = _events(settings, published, until=before)
-        if n_before >= FEW * published.rows:
+        if span.end.date() - after < GAP_DAYS * ONE_DAY and n_before >= FEW * published.rows:
             n_after = published.rows - n_before
-            counted.append(Gap(before + ONE_DAY, after - ONE_DAY, n_after, n_before))
-    return max(counted, key=lambda gap: gap.days, default=None)
+            gaps.append(Gap(before + ONE_DAY, after - ONE_DAY, n_after, are_strays))
+    return max(gaps, key=lambda gap: gap.days, default=None)
 
 
 def _events(settings: Settings, published: Manifest, until: date) -> int:

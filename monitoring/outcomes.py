@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from nextbuy.connection import duckdb_connection
 from nextbuy.events import EventType
+from nextbuy.log_span import LogSpan, wide_holes
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
 from nextbuy.tables.labels import LabelConfig, label_rows
@@ -28,8 +29,8 @@ def join_outcomes(settings: Settings, predictions: pa.Table, now: datetime) -> p
 
     Returns:
         The predictions, in their order, with `label` (1, 0, null while not known) and `state`:
-        `matured` (known), `open` (the horizon still runs), or `censored` (the horizon is over, but
-        the events end before it: ingest what is missing).
+        `matured` (known), `open` (the horizon still runs), or `censored` (the horizon is over or
+        runs into a hole of the log, and the events end before it: ingest what is missing).
 
     Raises:
         NextbuyError: there are no sessions or labels yet.
@@ -37,8 +38,13 @@ def join_outcomes(settings: Settings, predictions: pa.Table, now: datetime) -> p
     sessions = require(settings.sessions, "nextbuy sessionize")
     labels = require(settings.labels, "nextbuy sessionize")
     config = LabelConfig(**labels.info["labels"])
-    newest_us = int(sessions.info["newest_us"])
-    rows = label_rows(SESSION_EVENTS, newest_us, SessionConfig(**sessions.info["sessions"]), config)
+    span = LogSpan.from_info(sessions.info)
+    holes = wide_holes(span.holes, config.horizon_us)
+    session_config = SessionConfig(**sessions.info["sessions"])
+    rows = label_rows(SESSION_EVENTS, span.end_us, session_config, config, holes)
+    in_hole = " OR ".join(
+        f"(at_us < {before} AND at_us + {config.horizon_us} > {after})" for after, before in holes
+    )
     with duckdb_connection(settings) as connection:
         connection.register("predictions", predictions)
         return connection.sql(
@@ -46,7 +52,8 @@ def join_outcomes(settings: Settings, predictions: pa.Table, now: datetime) -> p
             f"labelled AS ({ibis.to_sql(rows, dialect='duckdb')}) "
             "SELECT numbered.* EXCLUDE (number, request, at_us), label, "
             "CASE WHEN label IS NOT NULL THEN 'matured' "
-            f"WHEN at_us + {config.horizon_us} <= {to_us(now)} THEN 'censored' "
+            f"WHEN at_us + {config.horizon_us} <= {to_us(now)} OR ({in_hole or 'false'}) "
+            "THEN 'censored' "
             "ELSE 'open' END AS state "
             "FROM numbered LEFT JOIN labelled ON labelled.session_id = 'predicted' "
             "AND request = labelled.user_id AND numbered.item_id = labelled.item_id "

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,11 +32,12 @@ from monitoring.weeks import weeks, with_matured_labels
 from nextbuy.atomic import replacing
 from nextbuy.contract import CHAMPION
 from nextbuy.errors import NextbuyError
+from nextbuy.log_span import LogSpan
 from nextbuy.models.registry import load_alias
 from nextbuy.prediction_log import read_predictions
 from nextbuy.settings import Settings
 from nextbuy.times import age_in_words, to_datetime
-from nextbuy.versioned_table import files, require
+from nextbuy.versioned_table import files, manifest, require
 
 Results = Iterator[Signal | str]
 PARITY_DAYS = timedelta(days=7)
@@ -87,7 +89,10 @@ def quality(checked: Sequence[CheckReport]) -> Iterator[Signal]:
 def unusual_days(settings: Settings, config: MonitoringConfig) -> Results:
     """Metrics of the newest whole day and week outside their usual range."""
     require(settings.events, "nextbuy ingest LOG --source NAME")
+    sessions = manifest(settings.sessions)
+    strays = LogSpan.from_info(sessions.info).strays if sessions else {}
     days = daily_profile(settings, files(settings.events))
+    days = days[~pd.to_datetime(days["day"]).dt.strftime("%Y-%m-%d").isin(strays)]
     with replacing(settings.reports / reports.PROFILE) as file:
         days.to_parquet(file, index=False)
     whole = days.iloc[:-1]  # the newest day still runs

@@ -15,8 +15,12 @@ from monitoring.suites.features import feature_checks
 from monitoring.suites.labels import label_checks
 from monitoring.suites.predictions import prediction_checks
 from monitoring.suites.sessions import session_checks
+from nextbuy.connection import duckdb_connection
 from nextbuy.features import TABLES, supported_tables
+from nextbuy.log_span import VOUCHED, Hole, read_span
 from nextbuy.settings import Settings
+from nextbuy.sql import read_parquet
+from nextbuy.tables.labels import LabelConfig, known_sql
 from nextbuy.tables.sessions import SessionConfig
 from nextbuy.tables.writer import StagedTable
 from nextbuy.times import to_datetime
@@ -57,12 +61,16 @@ def suites(settings: Settings, config: MonitoringConfig, now: datetime) -> Itera
     """The suite of each table that is published, by what the table was made from."""
     events = manifest(settings.events)
     if events is not None:
-        yield Suite("events", files(settings.events), event_checks(now, config.events))
+        with duckdb_connection(settings) as connection:
+            rows = read_parquet(files(settings.events))
+            span = read_span(connection, rows, events.info.get(VOUCHED))
+        yield Suite("events", files(settings.events), event_checks(now, config.events, span.end))
         tables = [settings.sessions, *(settings.features / table.name for table in TABLES)]
         for table in (*tables, settings.labels):
             published = manifest(table)
             if published is not None:
-                checks = _suite(settings, table.name, published.info, events.rows)
+                n_events = events.rows - span.n_strays
+                checks = _suite(settings, table.name, published.info, n_events)
                 if checks:
                     yield Suite(table.name, files(table), checks)
     complete = "[!.]*.parquet"  # a file being written is hidden, but not from DuckDB's star
@@ -97,7 +105,10 @@ def _suite(settings: Settings, table: str, info: dict[str, Any], n_events: int) 
     if table == settings.sessions.name:
         return session_checks(SessionConfig(**info["sessions"]), n_events)
     if table == settings.labels.name:
-        return label_checks(to_datetime(info["newest_us"]), info["labels"]["horizon_days"])
+        config = LabelConfig(**info["labels"])
+        holes = [Hole(*hole) for hole in info.get("holes", ())]
+        is_known = known_sql(info["newest_us"], config, holes)
+        return label_checks(is_known, config.horizon_days)
     sessions = require(settings.sessions, "nextbuy sessionize")
     newest = to_datetime(sessions.info["newest_us"])
     for definition in supported_tables(sessions.info["provides"]):

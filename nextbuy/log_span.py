@@ -10,7 +10,7 @@ by how many shoppers came, each day by what was usual just before it:
   as many as on a usual day have come in all, and at least three. The pause is then a hole.
 - Events after a long pause that nothing of the kind follows are strays: the log ends before them.
   They are counted and named, and left out of sessions, labels and features until the log has
-  reached them. A source that says where its log ends (`limits.not_after`) has no strays.
+  reached them. A source can vouch for its events up to a moment (`limits.not_after`).
 
 What is exact here is that the result depends on the events alone: not on the order or the pieces
 in which they came.
@@ -27,12 +27,22 @@ from nextbuy.times import DAY, to_datetime
 if TYPE_CHECKING:
     import duckdb
 
+VOUCHED = "vouched_us"
+"""In the manifest of events: up to when the source vouches for them, in microseconds since 1970."""
+STRAY_REMEDY = (
+    "They count in no session, label or feature until the log has reached them. A wrong clock? "
+    "Correct it, or set limits.not_after in the source file to the true end and ingest the log "
+    "again with --replace. If they are right, ingest what lies between, or set limits.not_after to "
+    "a later moment: events up to it belong to the log."
+)
 RECENT_DAYS = 28
 """Days with events, before a pause, that say what is usual."""
 LONG = 3
 """A long pause is longer than so many usual ones."""
 MISSED_VISITS = 20
 """And so many visits would have come in it."""
+FEW = 2
+"""Pauses that say what is usual, at least."""
 FEWEST_VISITS = 3
 """Fewer do not show that a log goes on."""
 THIN = 10
@@ -100,11 +110,11 @@ class LogSpan(NamedTuple):
 
 
 def read_span(
-    connection: "duckdb.DuckDBPyConnection", events: str, *, is_complete: bool = False
+    connection: "duckdb.DuckDBPyConnection", events: str, vouched_us: int | None = None
 ) -> LogSpan:
-    """The span of a DuckDB relation of canonical events, which has at least one.
+    """The span of a DuckDB relation of canonical events.
 
-    `is_complete`: the source says where the log ends, and what is later was refused.
+    Events up to `vouched_us` are no strays.
     """
     rows = connection.execute(
         "SELECT number, count(*), sum(n)::BIGINT, min(first_us), max(last_us) FROM ("
@@ -112,11 +122,30 @@ def read_span(
         "min(epoch_us(event_time)) AS first_us, max(epoch_us(event_time)) AS last_us "
         f"FROM {events} GROUP BY ALL) GROUP BY number ORDER BY number"
     ).fetchall()
-    return log_span([LogDay(*row) for row in rows], is_complete=is_complete)
+    return log_span([LogDay(*row) for row in rows], vouched_us)
 
 
-def log_span(days: Sequence[LogDay], *, is_complete: bool = False) -> LogSpan:
-    """The span of a log with these days, which are in order and at least one.
+def explain_strays(
+    connection: "duckdb.DuckDBPyConnection", events: str, vouched_us: int | None = None
+) -> str:
+    """Which of these events (as `read_span` takes them) are strays, and what to do; or nothing."""
+    span = read_span(connection, events, vouched_us)
+    if not span.strays:
+        return ""
+    (event_id, user_id, moment), *_ = connection.execute(
+        f"SELECT event_id, user_id, epoch_us(event_time) FROM {events} "
+        f"WHERE event_time > make_timestamptz({span.end_us}) ORDER BY event_time, event_id LIMIT 1"
+    ).fetchall()
+    pause = (moment - span.end_us) / DAY
+    return (
+        f"stray events: {span.n_strays:,} after the end of the log ({span.end:%Y-%m-%d %H:%M} UTC);"
+        f" the first, {event_id} of shopper {user_id}, is of {to_datetime(moment):%Y-%m-%d %H:%M} "
+        f"UTC, {pause:,.1f} days later. {STRAY_REMEDY}"
+    )
+
+
+def log_span(days: Sequence[LogDay], vouched_us: int | None = None) -> LogSpan:
+    """The span of a log with these days, which are in order; without any it ends in 1970.
 
     >>> days = [LogDay(n, 50, 200, n * DAY, n * DAY + 9) for n in (0, 1, 2, 3, 40)]
     >>> log_span(days).holes[0].after_us == 3 * DAY + 9
@@ -124,20 +153,26 @@ def log_span(days: Sequence[LogDay], *, is_complete: bool = False) -> LogSpan:
     >>> log_span([*days[:4], days[4]._replace(shoppers=1, events=2)]).strays
     {'1970-02-10': 2}
     """
+    if not days:
+        return LogSpan(0, (), {})
     log, holes = [days[0]], []
+    every_pause = [after.number - before.number for before, after in pairwise(days)]
+    # Of few pauses nobody knows whether they are usual.
+    usual_pause = median_low(every_pause) if len(every_pause) >= FEW else 1
     at = 1
     while at < len(days):
-        if not _is_long(log, log[-1], days[at]):
+        if not _is_long(log, usual_pause, log[-1], days[at]):
             log.append(days[at])
             at += 1
             continue
         following = [days[at]]
         for before, after in pairwise(days[at:]):
-            if _is_long(log, before, after):
+            if _is_long(log, usual_pause, before, after):
                 break
             following.append(after)
         at += len(following)
-        if _goes_on(log, following) or (is_complete and at == len(days)):
+        is_vouched = vouched_us is not None and following[0].first_us <= vouched_us
+        if is_vouched or _goes_on(log, following):
             holes.append(Hole(log[-1].last_us, following[0].first_us))
             log += following
     last = log[-1]
@@ -157,15 +192,18 @@ def wide_holes(holes: Iterable[Hole], horizon_us: int) -> list[Hole]:
     return [hole for hole in holes if 4 * (hole.before_us - hole.after_us) >= horizon_us]
 
 
-def _is_long(log: Sequence[LogDay], before: LogDay, after: LogDay) -> bool:
-    """Whether the pause between two days is longer than can be chance, by the log before it."""
-    recent = log[-RECENT_DAYS:]
-    pauses = [b.number - a.number for a, b in pairwise(recent)]
-    usual_pause = median_low(pauses) if pauses else 1
+def _is_long(log: Sequence[LogDay], usual_pause: int, before: LogDay, after: LogDay) -> bool:
+    """Whether the pause between two days is longer than can be chance, by the log before it.
+
+    `usual_pause` stands for that of a log that has just begun.
+    """
+    pauses = [b.number - a.number for a, b in pairwise(log[-RECENT_DAYS:])]
+    is_young = len(pauses) < FEW
+    usual_pause = usual_pause if is_young else median_low(pauses)
     pause = after.number - before.number
-    # Of one pause nobody knows whether it is usual: then a single day has to say it.
-    missed = pause / usual_pause if len(pauses) > 1 else 1
-    return pause > LONG * usual_pause and missed * _usual_shoppers(log) >= MISSED_VISITS
+    # In a young log a single day has to say how many visits are missed.
+    missed = _usual_shoppers(log) * (1 if is_young else pause / usual_pause)
+    return pause > LONG * usual_pause and missed >= MISSED_VISITS
 
 
 def _goes_on(log: Sequence[LogDay], following: Sequence[LogDay]) -> bool:

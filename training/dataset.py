@@ -1,5 +1,6 @@
 """The point-in-time training set, retrieved through Feast and kept by content."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from nextbuy.connection import duckdb_connection
 from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.errors import NextbuyError
+from nextbuy.log_span import Hole
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
 from nextbuy.stores.offline.cached import cached_features
-from nextbuy.times import to_datetime
-from nextbuy.versioned_table import files, fingerprint, require
+from nextbuy.times import to_datetime, to_us
+from nextbuy.versioned_table import files, fingerprint, manifest, require
 from nextbuy.writer_lock import sole_writer
 from training.metrics import Sample
 from training.splits import SplitConfig, Splits, split_by_time
@@ -86,7 +88,8 @@ def _build(settings: Settings, config: SplitConfig, ago: timedelta) -> Dataset:
         )
     horizon = timedelta(days=labels.info["labels"]["horizon_days"])
     newest = to_datetime(labels.info["newest_us"]) - ago
-    rows, splits = _labelled_rows(settings, horizon, newest, config)
+    holes = [Hole(*hole) for hole in labels.info.get("holes", ())]
+    rows, splits = _labelled_rows(settings, horizon, newest, config, holes)
     store = FeatureStore(repo_path=str(settings.feature_repo))
     try:
         service = store.get_feature_service(FEATURE_SERVICE)
@@ -136,14 +139,19 @@ def sample_of(part: pa.Table) -> Sample:
 
 
 def _labelled_rows(
-    settings: Settings, horizon: timedelta, newest: datetime, config: SplitConfig
+    settings: Settings,
+    horizon: timedelta,
+    newest: datetime,
+    config: SplitConfig,
+    holes: Sequence[Hole],
 ) -> tuple[pa.Table, Splits]:
+    unknown = [(to_datetime(a) - horizon, to_datetime(b)) for a, b in holes]
     labelled = read_parquet(files(settings.labels))
     with duckdb_connection(settings) as connection:
         ((oldest,),) = connection.execute(
             f"SELECT quantile_disc(event_timestamp, {STRAY_SHARE}) FROM {labelled}"
         ).fetchall()
-        splits = split_by_time(oldest.astimezone(UTC), newest, horizon, config)
+        splits = split_by_time(oldest.astimezone(UTC), newest, horizon, config, unknown)
         # A label that becomes known only inside the next split would look into it. The gap keeps
         # out all but sessions longer than what the gap adds to the horizon; those rows go.
         known_by = {**splits.known_by(), "test": newest}
@@ -164,6 +172,29 @@ def _labelled_rows(
             raise NextbuyError(
                 f"The {name} split ({start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC) has "
                 f"{n_positive} positive rows of {len(labels)}: a model needs both classes. "
-                "Ingest more data, or change horizon and split (nextbuy train --config FILE)."
+                + _why_one_class(settings, rows, (start, end), holes)
             )
     return rows, splits
+
+
+def _why_one_class(
+    settings: Settings, rows: pa.Table, period: tuple[datetime, datetime], holes: Sequence[Hole]
+) -> str:
+    """What a split without positive rows, or with nothing else, comes from, and what to do."""
+    sessions = manifest(settings.sessions)
+    if sessions and "purchase" not in sessions.info["provides"]:
+        return "The log has no purchases: map their name under event_types in the source file."
+    if not pc.sum(rows["label"]).as_py():
+        return (
+            "No item was bought in the session after the one that touched it, in all of the log. "
+            "Look whether purchases have the shopper's and the item's ids: nextbuy check"
+        )
+    start, end = (to_us(moment) for moment in period)
+    crossing = [hole for hole in holes if hole.after_us < end and hole.before_us > start]
+    if crossing:
+        return (
+            f"The log has no events {', '.join(map(str, crossing))}, so what became of the rows "
+            "before is unknown. Ingest what is missing; or, if what comes after does not belong to "
+            "the log, set limits.not_after in the source file and ingest it again with --replace."
+        )
+    return "Ingest more data, or change horizon and split (nextbuy train --config FILE)."

@@ -30,14 +30,18 @@ from nextbuy.events import (
     WITHOUT_ITEM,
     EventType,
 )
+from nextbuy.log_span import STRAY_REMEDY
 from nextbuy.times import DAY
 
 DAYS_NEAR = 7
 """Days within two weeks of a day, itself among them, that its volume is compared with at least."""
 
 
-def event_checks(now: datetime, bounds: EventBounds) -> list[Check]:
-    """The suite of the events; later times than `now` are in the future."""
+def event_checks(now: datetime, bounds: EventBounds, end: datetime | None = None) -> list[Check]:
+    """The suite of the events; later times than `now` are in the future.
+
+    `end` is the end of the log (`nextbuy.log_span`): None where the events are a part of a log.
+    """
     latest = now + TIME_LIMITS.max_ahead
     known = ", ".join(f"'{kind}'" for kind in EventType)
     return [
@@ -93,18 +97,31 @@ def event_checks(now: datetime, bounds: EventBounds) -> list[Check]:
             severity="warn",
             tolerance=0.01,
         ),
-        *_batch_checks(bounds),
+        *_batch_checks(bounds, end),
+        *([_no_strays(end)] if end else []),
     ]
 
 
-def _batch_checks(bounds: EventBounds) -> list[Check]:
+def _no_strays(end: datetime) -> Check:
+    return query_check(
+        "no_strays",
+        "event_time",
+        "SELECT event_id, user_id, event_time FROM {batch} "
+        f"WHERE event_time > TIMESTAMPTZ '{end.isoformat()}' ORDER BY event_time, event_id",
+        f"The log ends at {end:%Y-%m-%d %H:%M} UTC. {STRAY_REMEDY}",
+        "warn",
+    )
+
+
+def _batch_checks(bounds: EventBounds, end: datetime | None) -> list[Check]:
     """What no single row can break; a warning, because a shop may be like that."""
     limits = ", ".join(f"('{k.value}', {low}, {high})" for k, (low, high) in bounds.shares.items())
     number = f"epoch_us(event_time) // {DAY}"  # four times as fast as a cast to DATE
     day = f"make_timestamp(number * {DAY})::DATE AS day"
+    until = f"WHERE event_time <= TIMESTAMPTZ '{end.isoformat()}' " if end else ""
     days = (
         f"WITH days AS (SELECT {day}, n FROM "
-        f"(SELECT {number} AS number, count(*) AS n FROM {{batch}} GROUP BY 1)), "
+        f"(SELECT {number} AS number, count(*) AS n FROM {{batch}} {until}GROUP BY 1)), "
         "typical AS (SELECT median(n) AS median, min(day) AS first, max(day) AS last FROM days)"
     )
     # Compared with its own month: the first days of a shop that grew are no error.

@@ -1,7 +1,5 @@
 """What must hold of labels."""
 
-from datetime import datetime
-
 from monitoring.rules import (
     Check,
     one_row_per,
@@ -18,9 +16,8 @@ MIN_LABELS = 1000
 """With fewer the share of purchases is left to chance."""
 
 
-def label_checks(newest: datetime, horizon_days: int) -> list[Check]:
-    """The suite of `labels/`; `newest` is the time of the newest event they were made from."""
-    until = f"TIMESTAMPTZ '{newest.isoformat()}'"
+def label_checks(is_known: str, horizon_days: int) -> list[Check]:
+    """The suite of `labels/`; `is_known` is `nextbuy.tables.labels.known_sql` of their log."""
     types = {
         "user_id": "VARCHAR",
         "item_id": "VARCHAR",
@@ -50,7 +47,7 @@ def label_checks(newest: datetime, horizon_days: int) -> list[Check]:
         row_check(
             "matured_or_open",
             ("known_at", "label"),
-            f"(label IS NULL) <> (known_at > {until})",
+            f"(label IS NULL) = {is_known}",
             "A label is there exactly when it is known. " + REBUILD,
         ),
         row_check(

@@ -26,8 +26,10 @@ from nextbuy.ingest.log_reader import layout, open_rows
 from nextbuy.ingest.mapping import map_and_validate, read_items, with_items
 from nextbuy.ingest.report import ComparedRows, IngestReport, build_report, check_acceptance
 from nextbuy.ingest.source import Source, files_by_source
+from nextbuy.log_span import VOUCHED
 from nextbuy.settings import Settings
 from nextbuy.sql import literal, read_parquet
+from nextbuy.times import to_us
 from nextbuy.versioned_table import (
     Manifest,
     file_digest,
@@ -151,13 +153,17 @@ def stage_events(
                 if source.items and known_items:
                     new = with_items(source.items, new, known_items)
                 connection.execute(f"COPY (SELECT {COLUMNS} FROM {new}) TO {literal(file)}")
+            relations = [read_parquet(file)] if file else []
+            relations += [read_days(settings.events, published.days)] if published else []
+            report = report.with_span(connection, relations, info.get(VOUCHED))
         made_from = _inputs(files, item_files, sources, adds=published is not None)
         yield StagedEvents(settings, report, file, published, info, made_from)
 
 
 def publish(staged: StagedEvents, progress: Progress = lambda _: None) -> IngestReport:
     """Make the staged events part of the published ones, and write the receipt."""
-    if staged.file is None:
+    before = staged.published.info.get(VOUCHED) if staged.published else None
+    if staged.file is None and staged.info.get(VOUCHED) == before:
         return staged.report
     progress("publishing")
     days = publish_events(staged.file, staged.settings, staged.published, staged.info)
@@ -167,12 +173,13 @@ def publish(staged: StagedEvents, progress: Progress = lambda _: None) -> Ingest
 
 
 def publish_events(
-    file: Path, settings: Settings, published: Manifest | None, info: dict[str, Any]
+    file: Path | None, settings: Settings, published: Manifest | None, info: dict[str, Any]
 ) -> int:
     """Merge new events into the published days; the caller holds `ingest_workplace`.
 
     Args:
-        file: Parquet file of events whose ids are not published, in the columns of `EVENT_SCHEMA`.
+        file: Parquet file of events whose ids are not published, in the columns of `EVENT_SCHEMA`;
+            None where only `info` is new.
         settings: where things are.
         published: the version they come on top of; None to publish them alone.
         info: what the manifest says of the source.
@@ -183,7 +190,8 @@ def publish_events(
     known = set(published.days) if published else set()
     with duckdb_connection(settings) as connection:
         connection.execute("SET preserve_insertion_order = false")
-        new = read_parquet(file)
+        assert file or published, "there is something to publish"
+        new = read_parquet(file) if file else read_days(settings.events, ())
         changed = _days(connection, new, among=known)
         merged = f"SELECT {COLUMNS} FROM {new}"
         if changed:
@@ -243,8 +251,10 @@ def _info(
     name = inputs[0][0].name
     provides = {column for source, _ in inputs for column in source.provides(with_items)}
     mappings = {layout(source, files): source.mapping for source, files in inputs}
+    ends = [source.limits.not_after for source, _ in inputs if source.limits.not_after]
+    vouched = {VOUCHED: to_us(max(ends))} if ends else {}
     if published is None:
-        return {"source": name, "mappings": mappings, "provides": sorted(provides)}
+        return {"source": name, "mappings": mappings, "provides": sorted(provides), **vouched}
     start_over = (
         "Ingest into another data folder (NEXTBUY_DATA), or replace the published events "
         "(--replace)."
@@ -268,6 +278,7 @@ def _info(
         "source": name,
         "mappings": dict(sorted((known | mappings).items())),
         "provides": sorted({*provides, *published.info["provides"]}),
+        **vouched,
     }
 
 

@@ -36,6 +36,7 @@ REMEDIES = {
     "unparsable_time": "Correct time.format in the source file, or the value at its source.",
     "time_too_old": "Correct the value, or set limits.not_before.",
     "time_in_future": "Correct the clock or time.zone, or set limits.max_ahead.",
+    "time_after_end": "Correct the clock, or set limits.not_after to a later moment.",
     "missing_item": "Only a login goes without item: fill it in, or list the name under ignored.",
     "unparsable_price": "Give a plain number, e.g. 35.79; other spellings by an sql expression.",
     "negative_price": "Correct it at its source, or map refunds to an ignored event name.",

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import duckdb
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from nextbuy.errors import NextbuyError
 from nextbuy.ingest import quarantine
 from nextbuy.ingest.source import OPTIONAL, Source
+from nextbuy.log_span import explain_strays
 
 
 class FileCounts(BaseModel):
@@ -55,6 +56,8 @@ class IngestReport(BaseModel):
     """Folder of the refused rows; None without one."""
     explanation: str
     """A line per reason for refusal, with an example and the remedy."""
+    strays: str = ""
+    """Which events, published ones included, lie beyond the end of the log; empty without any."""
 
     def __str__(self) -> str:
         refused, ignored = sum(self.quarantined.values()), sum(self.ignored.values())
@@ -73,7 +76,20 @@ class IngestReport(BaseModel):
             text += f"\nread as no session id, since it stands for none: {listed}"
         if self.quarantine:
             text += f"\nrefused rows are in {self.quarantine}\n{self.explanation}"
-        return text
+        return f"{text}\n{self.strays}" if self.strays else text
+
+    def with_span(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        relations: Sequence[str],
+        vouched_us: int | None,
+    ) -> Self:
+        """The report that also names strays, among all events that will be published."""
+        events = " UNION ALL ".join(
+            f"SELECT event_id, user_id, event_time FROM {relation}" for relation in relations
+        )
+        strays = explain_strays(connection, f"({events})", vouched_us)
+        return self.model_copy(update={"strays": strays})
 
 
 class ComparedRows(NamedTuple):

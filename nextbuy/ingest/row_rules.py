@@ -67,6 +67,11 @@ def row_rules(source: Source) -> list[RowRule]:
         RowRule("unparsable_time", "event_time", "_us IS NULL"),
         RowRule("time_too_old", "event_time", f"_us < {earliest}"),
         RowRule("time_in_future", "event_time", f"_us > _now_us + {ahead}"),
+        *(
+            [RowRule("time_after_end", "event_time", f"_us > {to_us(limits.not_after)}")]
+            if limits.not_after
+            else []
+        ),
         RowRule("missing_item", "item_id", f"_item_id IS NULL AND _kind <> '{WITHOUT_ITEM}'"),
         RowRule(
             "placeholder_item",

@@ -117,6 +117,9 @@ class Limits(_Model):
     """Largest share of refused rows; with more, nothing is published."""
     not_before: AwareDatetime = TIME_LIMITS.not_before
     """Events before this moment are refused."""
+    not_after: AwareDatetime | None = None
+    """Events after this moment are refused; those up to it belong to the log, however few of them
+    follow a pause. Unset: `nextbuy.log_span` decides where the log ends."""
     max_ahead: timedelta = TIME_LIMITS.max_ahead
     """Events later than now by more than this are refused."""
 

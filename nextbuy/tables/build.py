@@ -15,6 +15,7 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.features import FeatureTable, supported_tables
 from nextbuy.features.daily import REACH_DAYS
+from nextbuy.log_span import VOUCHED, Hole, LogSpan, read_span, wide_holes
 from nextbuy.settings import Settings
 from nextbuy.sql import read_parquet
 from nextbuy.tables.feature_sql import BEFORE, FROM_US, duckdb_sql, feature_rows, published_form
@@ -27,7 +28,7 @@ from nextbuy.tables.incremental import (
     iso_day,
     session_change,
 )
-from nextbuy.tables.labels import LabelConfig, label_rows
+from nextbuy.tables.labels import LabelConfig, known_sql, label_rows
 from nextbuy.tables.partitions import Partitions
 from nextbuy.tables.sessions import (
     EVENTS,
@@ -75,8 +76,7 @@ def stage_sessions(
     with writer.stage() as staged:
         if staged.version:
             with duckdb_connection(settings) as connection:
-                rows = sessionize(EVENTS, config)
-                _write_sessions(connection, writer, staged.version, settings, rows, compute)
+                _write_sessions(connection, writer, staged.version, settings, config, compute)
         yield staged
 
 
@@ -85,12 +85,14 @@ def _write_sessions(
     writer: TableWriter,
     version: Version,
     settings: Settings,
-    rows: ir.Table,
+    config: SessionConfig,
     compute: Compute | None,
 ) -> None:
     all_events = read_parquet(files(settings.events))
-    newest_us = _one(connection, f"SELECT epoch_us(max(event_time)) FROM {all_events}")
-    version.info["newest_us"] = newest_us
+    span = read_span(connection, all_events, writer.source.info.get(VOUCHED))
+    version.info |= span.info
+    is_reached = EVENTS.event_us <= span.end_us  # strays stay out until the log has reached them
+    rows = sessionize(EVENTS.filter(is_reached) if span.strays else EVENTS, config)
     names = ", ".join(name for name in EVENT_SCHEMA.names if name != "event_time")
     published_form = (
         f"SELECT {names}, make_timestamptz(event_us) AS event_time, session_id, "
@@ -109,16 +111,20 @@ def _write_sessions(
         writer.write_whole(connection, version, sql)
         return
     removed, added = differing(last.made_from, writer.source.days)
+    # Days of strays that the log has reached, or that turned out to be strays.
+    moved = LogSpan.from_info(last.info).strays.keys() ^ span.strays.keys()
+    before = last.days.keys() & {*removed, *moved}
+    after = writer.source.days.keys() & {*added, *moved} - span.strays.keys()
     changed = find_changed(
         connection,
-        f"({read} {read_days(settings.sessions, removed)})",
-        f"({read} {read_days(settings.events, added)})",
+        f"({read} {read_days(settings.sessions, before)})",
+        f"({read} {read_days(settings.events, after)})",
     )
     connection.execute(
         f"CREATE TABLE {EVENTS.get_name()} AS {read} {all_events} "
         f"SEMI JOIN {changed.users} USING (user_id)"
     )
-    from_us = (newest_us if changed.first_us is None else changed.first_us) // DAY * DAY
+    from_us = (span.end_us if changed.first_us is None else changed.first_us) // DAY * DAY
     writer.write_part(connection, version, sql, _among(changed.users), from_us)
 
 
@@ -135,7 +141,8 @@ def stage_labels(
         NextbuyError: there are no sessions yet, or another run writes labels.
     """
     sessions = require(settings.sessions, "nextbuy sessionize")
-    newest_us = sessions.info["newest_us"]
+    span = LogSpan.from_info(sessions.info)
+    holes = wide_holes(span.holes, config.horizon_us)
     session_config = SessionConfig(**sessions.info["sessions"])
     writer = TableWriter(
         settings.labels,
@@ -143,7 +150,11 @@ def stage_labels(
         fingerprint(config.model_dump(), session_config.model_dump(), CODE / "labels.py", *ENGINE),
         "event_timestamp",
         ("event_timestamp", "user_id", "item_id"),
-        {"labels": config.model_dump(), "newest_us": newest_us},
+        {
+            "labels": config.model_dump(),
+            "newest_us": span.end_us,
+            "holes": [list(hole) for hole in holes],
+        },
     )
     published_form = (
         "SELECT user_id, item_id, session_id, category, "
@@ -153,7 +164,7 @@ def stage_labels(
     )
     with writer.stage() as staged:
         if staged.version:
-            rows = label_rows(SESSION_EVENTS, newest_us, session_config, config)
+            rows = label_rows(SESSION_EVENTS, span.end_us, session_config, config, holes)
             with duckdb_connection(settings) as connection:
                 if compute is not None:
                     sql = published_form.format(_computed(compute, rows, "labels"))
@@ -180,12 +191,15 @@ def _write_labels(
         _read_sessions(connection, settings, sessions.days)
         writer.write_whole(connection, version, sql)
         return
-    # A label also changes by time alone, once the newest event passes the moment it matures.
-    newest = sorted((change.old_newest_us, newest_us))
+    # A label also changes by time alone, once the log reaches the moment it matures, and where a
+    # hole of the log opens or is filled.
+    was_known, is_known = (
+        known_sql(info["newest_us"], config, [Hole(*hole) for hole in info["holes"]])
+        for info in (last.info, version.info)
+    )
     connection.execute(
         "CREATE TABLE maturing AS SELECT user_id, epoch_us(event_timestamp) AS event_us "
-        f"FROM {read_days(settings.labels, last.days)} "
-        f"WHERE epoch_us(known_at) > {newest[0]} AND epoch_us(known_at) <= {newest[1]}"
+        f"FROM {read_days(settings.labels, last.days)} WHERE {was_known} <> {is_known}"
     )
     changed = change.changed.users
     connection.execute(

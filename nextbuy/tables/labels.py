@@ -1,10 +1,13 @@
 """Labels: did the shopper's next session, if it came within the horizon, hold a purchase?"""
 
+from collections.abc import Sequence
+
 import ibis
 import ibis.expr.types as ir
 from pydantic import BaseModel, ConfigDict, Field
 
 from nextbuy.events import EventType
+from nextbuy.log_span import Hole
 from nextbuy.tables.sessions import SessionConfig
 from nextbuy.times import DAY
 
@@ -24,7 +27,11 @@ class LabelConfig(BaseModel):
 
 
 def label_rows(
-    events: ir.Table, newest_us: int, sessions: SessionConfig, config: LabelConfig
+    events: ir.Table,
+    newest_us: int,
+    sessions: SessionConfig,
+    config: LabelConfig,
+    holes: Sequence[Hole] = (),
 ) -> ir.Table:
     """One row per shopper and item touched in a session, stamped with the session's last event.
 
@@ -35,13 +42,18 @@ def label_rows(
     `next_start_us` is null if no session starts within the horizon, so that a row holds nothing
     from after it. Whether the shopper comes back is part of the question, never a condition.
 
+    A label whose horizon reaches into a hole of the log is null for good: nobody knows whether the
+    shopper came back in it. That holds for those who were seen again before the hole as well, or
+    the shoppers who come back soon would be over-represented.
+
     Sessions of bots, as known at their end, are left out.
 
     Args:
         events: the shape of `nextbuy.tables.sessions.SESSION_EVENTS`.
-        newest_us: time of the newest event there is.
+        newest_us: the end of the log.
         sessions: when a session is over.
         config: the horizon.
+        holes: those that matter (`nextbuy.log_span.wide_holes`).
 
     Returns:
         `user_id, item_id, session_id, category, event_us, next_start_us, known_us, label`.
@@ -75,6 +87,11 @@ def label_rows(
         "user_id", "item_id", next_start_us="session_start_us", is_bought_next="is_bought"
     )
     rows = rows.left_join(bought, ["user_id", "item_id", "next_start_us"])
+    is_known = rows.known_us <= newest_us
+    for after_us, before_us in holes:
+        # A session that began within the horizon may still have run when the hole began.
+        until_us = ibis.greatest(rows.event_us + config.horizon_us, rows.known_us)
+        is_known &= (rows.event_us >= before_us) | (until_us <= after_us)
     is_positive = rows.comes_back & (rows.is_bought_next == 1).fill_null(False)
     return rows.select(
         "user_id",
@@ -84,5 +101,18 @@ def label_rows(
         "event_us",
         "next_start_us",
         "known_us",
-        label=(rows.known_us <= newest_us).ifelse(is_positive.cast("int8"), ibis.null("int8")),
+        label=is_known.ifelse(is_positive.cast("int8"), ibis.null("int8")),
+    )
+
+
+def known_sql(newest_us: int, config: LabelConfig, holes: Sequence[Hole]) -> str:
+    """SQL condition on published labels: the label is known, as `label_rows` decides it."""
+    at, known = "epoch_us(event_timestamp)", "epoch_us(known_at)"
+    return (
+        f"({known} <= {newest_us}"
+        + "".join(
+            f" AND ({at} >= {before} OR greatest({at} + {config.horizon_us}, {known}) <= {after})"
+            for after, before in holes
+        )
+        + ")"
     )

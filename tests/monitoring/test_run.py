@@ -121,7 +121,8 @@ def test_a_gap_before_stray_events_is_named_and_so_is_what_to_do(tmp_path):
     gap = line(monitor(settings, newest_event(settings)), "gap")
     assert gap.status == "ALERT"
     assert "no event from 2024-01-21 to 2024-03-20 (60 days); 2 come after it" in gap.message
-    assert "nextbuy ingest LOG --source NAME --replace" in gap.message
+    assert "limits.not_after in the source file" in gap.message
+    assert "with --replace" in gap.message
     whole = tmp_path / "whole"
     settings = Settings(data=whole, memory_limit="1GB", threads=1)
     publish(pa.concat_tables([strays_first(strays), events]), settings)

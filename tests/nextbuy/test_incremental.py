@@ -195,6 +195,71 @@ def test_the_day_that_leaves_the_longest_window_is_within_reach(tmp_path):
     assert_same_as_whole(tmp_path, first, first + views("u2", 41, item="i2"))
 
 
+def shop_days(days, shoppers=range(25)):
+    """A shop large enough that a pause is no chance: every shopper views an item a day."""
+    return [
+        event(f"u{n}", day * DAY + n * MINUTE, "view", f"i{n % 3}")
+        for day in days
+        for n in shoppers
+    ]
+
+
+LATE = event("u1", 60 * DAY, "purchase", "i1", price=500)
+
+
+def ends(folder, name="grown"):
+    data = Settings(data=folder / name)
+    sessions = manifest(data.sessions)
+    labels = duckdb.sql(f"FROM '{data.labels.resolve()}/*/*.parquet'").df()
+    return sessions, labels[labels["user_id"] != "u1"]
+
+
+def test_a_late_clock_closes_no_label_and_moves_nothing(tmp_path):
+    log = shop_days(range(8))
+    assert_same_as_whole(tmp_path, log, [*log, LATE])
+    sessions, labels = ends(tmp_path)
+    assert sessions.info["newest_us"] == log[-1]["event_us"]
+    assert sessions.info["strays"] == {"2024-03-01": 1}
+    assert max(sessions.days) == "2024-01-08"
+    assert labels["label"][labels["event_timestamp"] >= "2024-01-08"].isna().all()
+    before = Settings(data=tmp_path / "before", threads=1)
+    publish(before, log)
+    build(before)
+    with_stray = Settings(data=tmp_path / "grown")
+    for one, other in zip(tables(before), tables(with_stray), strict=True):
+        assert manifest(one).days == manifest(other).days, one.name
+
+
+def test_a_stray_counts_once_the_log_has_reached_it(tmp_path):
+    log = shop_days(range(8))
+    later = shop_days(range(58, 64))
+    assert_same_as_whole(tmp_path, log, [*log, LATE], [*log, LATE, *later])
+    sessions, labels = ends(tmp_path)
+    assert sessions.info["strays"] == {}
+    assert sessions.info["newest_us"] == later[-1]["event_us"]
+    bought = duckdb.sql(
+        f"SELECT n_purchases FROM '{tmp_path}/grown/features/user/*/*.parquet' "
+        "WHERE user_id = 'u1' ORDER BY event_timestamp DESC LIMIT 1"
+    ).fetchall()
+    assert bought == [(1,)]
+    # Before the hole: what was open stays open, and what the hole makes doubtful opens.
+    doubtful = labels["event_timestamp"].between("2024-01-04", "2024-01-09")
+    assert labels["label"][doubtful].isna().all()
+    assert not labels["label"][labels["event_timestamp"] < "2024-01-04"].isna().any()
+
+
+def test_a_hole_that_is_filled_decides_its_labels_again(tmp_path):
+    ends_and_begins = shop_days([*range(8), *range(58, 64)])
+    whole = shop_days(range(64))
+    assert_same_as_whole(tmp_path, ends_and_begins, whole, ends_and_begins)
+    with_hole, _ = ends(tmp_path)
+    assert len(with_hole.info["holes"]) == 1
+    assert_same_as_whole(tmp_path / "filled", ends_and_begins, whole)
+    sessions, labels = ends(tmp_path / "filled")
+    assert sessions.info["holes"] == []
+    assert not labels["label"][labels["event_timestamp"] < "2024-02-20"].isna().any()
+
+
 def test_a_label_matures_by_time_alone(tmp_path):
     first = views("u1", 0) + views("u2", 2)
     assert_same_as_whole(tmp_path, first, first + views("u2", 7))

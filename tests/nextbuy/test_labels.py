@@ -2,6 +2,7 @@ import duckdb
 import ibis
 from hypothesis import given, settings
 
+from nextbuy.log_span import Hole
 from nextbuy.tables.labels import LabelConfig, label_rows
 from nextbuy.tables.sessions import SESSION_EVENTS
 from nextbuy.times import DAY, MINUTE
@@ -11,9 +12,10 @@ from tests.nextbuy.reference import Reference
 LABELS = LabelConfig(horizon_days=30)
 
 
-def labelled(events, newest_us=None):
+def labelled(events, newest_us=None, holes=()):
     newest_us = newest_us or max(e["event_us"] for e in events)
-    sql = ibis.to_sql(label_rows(SESSION_EVENTS, newest_us, CONFIG, LABELS), dialect="duckdb")
+    rows = label_rows(SESSION_EVENTS, newest_us, CONFIG, LABELS, holes)
+    sql = ibis.to_sql(rows, dialect="duckdb")
     with duckdb.connect() as engine:
         _load(engine, events)
         rows = engine.sql(sql).to_arrow_table().to_pylist()
@@ -56,6 +58,35 @@ def test_open_while_the_next_session_may_still_go_on():
     events = [event("u1", 0, "view"), event("u1", DAY, "view")]
     assert labelled(events, START + DAY + 29 * MINUTE)[("u1", "i1", 0)] is None
     assert labelled(events, START + DAY + 30 * MINUTE)[("u1", "i1", 0)] == 0
+
+
+def test_a_horizon_that_reaches_into_a_hole_of_the_log_decides_nothing():
+    hole = Hole(START + 40 * DAY, START + 70 * DAY)
+    events = [
+        event("early", 10 * DAY, "view"),  # its horizon ends with the hole's first moment
+        event("gone", 11 * DAY, "view"),
+        event("back", 20 * DAY, "view"),  # seen again, like those alone who come back soon
+        event("back", 25 * DAY, "purchase"),
+        event("after", 45 * DAY, "view"),  # seen after the hole: is it the next session?
+        event("after", 71 * DAY, "purchase"),
+        event("new", 70 * DAY, "view"),
+        event("new", 72 * DAY, "purchase"),
+    ]
+    found = labelled(events, START + 120 * DAY, [hole])
+    assert found["early", "i1", 10 * DAY] == 0
+    assert found["gone", "i1", 11 * DAY] is None
+    assert found["back", "i1", 20 * DAY] is None
+    assert found["after", "i1", 45 * DAY] is None
+    assert found["new", "i1", 70 * DAY] == 1
+    assert None not in labelled(events, START + 120 * DAY).values()
+
+
+def test_a_session_that_a_hole_cuts_off_decides_nothing():
+    hole = Hole(START + 30 * DAY + MINUTE, START + 50 * DAY)
+    events = [event("u1", 0, "view"), event("u1", 30 * DAY, "purchase")]
+    assert labelled(events, START + 99 * DAY, [hole])["u1", "i1", 0] is None
+    hole = Hole(START + 30 * DAY + 30 * MINUTE, START + 50 * DAY)
+    assert labelled(events, START + 99 * DAY, [hole])["u1", "i1", 0] == 1
 
 
 def test_bots_are_left_out():

@@ -14,7 +14,7 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 SPLIT = SplitConfig(warm_up_days=1)
 
 
-def publish(settings, days, is_positive, horizon_days=5):
+def publish(settings, days, is_positive, horizon_days=5, holes=()):
     """A table of labels, four rows on each of `days`; `is_positive(day)` says of which."""
     moments = [START + timedelta(days=d, hours=h) for d in days for h in range(4)]
     known = [moment + timedelta(days=horizon_days) for moment in moments]
@@ -29,7 +29,7 @@ def publish(settings, days, is_positive, horizon_days=5):
         }
     )  # fmt: skip
     newest = int((START + timedelta(days=60)).timestamp() * 1_000_000)
-    info = {"labels": {"horizon_days": horizon_days}, "newest_us": newest}
+    info = {"labels": {"horizon_days": horizon_days}, "newest_us": newest, "holes": holes}
     with (
         duckdb_connection(settings) as connection,
         new_version(settings.labels, "i", info) as version,
@@ -58,6 +58,24 @@ def test_a_registry_without_the_features_names_the_verb(settings):
 def test_one_class_in_one_split_names_the_split_and_its_period(settings):
     publish(settings, range(60), lambda day: day < 45)
     with pytest.raises(NextbuyError, match=r"The test split \(2024-02-1\d .* has 0 positive"):
+        build_dataset(settings, SPLIT)
+
+
+def test_a_split_beside_a_hole_names_the_hole_and_no_other_cause(settings):
+    hole = [int((START + timedelta(days=d)).timestamp() * 1_000_000) for d in (30, 40)]
+    publish(settings, [*range(25), *range(40, 60)], lambda day: day < 20, holes=[hole])
+    with pytest.raises(NextbuyError, match="0 positive rows") as caught:
+        build_dataset(settings, SPLIT)
+    assert "no events from 2024-01-31 00:00 to 2024-02-10 00:00 UTC" in str(caught.value)
+    assert "limits.not_after" in str(caught.value)
+    assert "change horizon" not in str(caught.value)
+
+
+def test_no_purchase_in_the_log_asks_for_the_mapping(settings):
+    publish(settings, range(60), lambda day: False)
+    with new_version(settings.sessions, "i", {"provides": ["view"]}):
+        pass
+    with pytest.raises(NextbuyError, match="event_types in the source file"):
         build_dataset(settings, SPLIT)
 
 
