@@ -65,7 +65,10 @@ class EventWriter:
             event = EVENT.validate_python(sent)
         except ValidationError as error:
             raise ValueError(_reasons(error)) from None
-        us = to_us(event.event_time)
+        try:
+            us = to_us(event.event_time)
+        except OverflowError:  # with its offset it lies before the year 1, or after 9999
+            raise ValueError("event_time is out of range") from None
         if us > now_us() + TIME_LIMITS.max_ahead_live // MICROSECOND:
             raise ValueError("event_time lies in the future; correct the sender's clock")
         if self._newest_us is not None and us < self._newest_us - self._lateness_us:

@@ -226,7 +226,7 @@ def test_no_request_is_answered_by_an_error_of_ours_and_nobody_waits(url):
             if status is not None and status >= 500:
                 failed.append((status, sent[:300]))
     print(f"\n{dict(statuses)}; the good shopper waited {max(good.seconds):.2f} s at most")
-    assert not failed, failed[:5]
+    assert not failed, failed
     assert statuses[200] > 50
     assert statuses[400] > 200
     assert len(good.seconds) > 10

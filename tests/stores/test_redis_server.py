@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,22 @@ def test_process_that_connects_stops_the_server_when_it_exits(settings):
     assert not running(settings)
     with running_redis(settings) as url:
         assert redis.Redis.from_url(url).get("a") == b"1"
+
+
+def test_server_of_a_folder_that_was_removed_meanwhile_is_stopped_too(settings):
+    user = start_user(settings)
+    shutil.rmtree(settings.data)
+    user.kill()
+    user.communicate()
+    deadline = time.monotonic() + 30
+    while any(str(settings.data) in str(line) for line in command_lines()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def command_lines():
+    """Of all processes."""
+    return [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]]
 
 
 def test_no_tcp_port(settings):

@@ -7,6 +7,7 @@ standard library alone, it takes 20 ms to start and a few megabytes.
 
 import fcntl
 import os
+import signal
 import socket
 import sys
 import time
@@ -37,9 +38,12 @@ def main(folder: str) -> None:
         if os.fork():
             os._exit(0)
         os.setsid()
-        with suppress(OSError):  # the folder was removed, with all that is in it
+        server = int(Path("redis.pid").read_text())
+        try:
             while not _stopped(own):
                 time.sleep(1)
+        except FileNotFoundError:  # the folder was removed: nothing is left to be saved
+            _kill(server)
 
 
 def _stopped(own: IO[bytes]) -> bool:
@@ -52,14 +56,21 @@ def _stopped(own: IO[bytes]) -> bool:
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        with suppress(ConnectionError, FileNotFoundError), socket.socket(socket.AF_UNIX) as server:
-            server.connect(SOCKET)
-            server.sendall(b"SHUTDOWN SAVE\r\n")
-            # Its end closes the connection; a full disk is an answer, and the server goes on.
-            server.recv(1000)
+        if Path(SOCKET).exists():
+            with suppress(ConnectionError), socket.socket(socket.AF_UNIX) as server:
+                server.connect(SOCKET)
+                server.sendall(b"SHUTDOWN SAVE\r\n")
+                # Its end closes the connection; a full disk is an answer, and the server goes on.
+                server.recv(1000)
         # Before the switch: the one that starts the next server starts its keeper too.
         fcntl.flock(own, fcntl.LOCK_UN)
     return True
+
+
+def _kill(server: int) -> None:
+    with suppress(OSError):
+        if b"redis-server" in Path(f"/proc/{server}/cmdline").read_bytes():
+            os.kill(server, signal.SIGKILL)
 
 
 if __name__ == "__main__":
