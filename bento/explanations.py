@@ -1,7 +1,7 @@
 """Why a probability is what it is, in plain words for the shop's staff.
 
-A reason is one feature's contribution to the log-odds (TreeSHAP: approximate for XGBoost, whose
-exact form takes thirty times as long, exact for LightGBM) with the value that the model saw.
+A reason is one feature's contribution to the log-odds (exact, by TreeSHAP) with the value that the
+model saw.
 """
 
 from collections.abc import Mapping

@@ -46,7 +46,7 @@ def write_card(
     contract = booster.contract
     rows = np.sort(np.random.default_rng(7).permutation(test.num_rows)[:SHAP_ROWS])
     matrix = contract.matrix(test.take(pa.array(rows)))
-    effects = booster.contributions(matrix, exact=True)
+    effects = booster.contributions(matrix)
     pictures = plots(
         folder,
         labels,

@@ -35,12 +35,9 @@ class Booster:
         """As `predict`, for columns named as the contract's features."""
         return self.predict(self.contract.matrix(table))
 
-    def contributions(self, matrix: Matrix, exact: bool = False) -> Vector:
-        """What each feature adds to the calibrated log-odds (SHAP), shape (rows, features).
-
-        `exact` is for a report; an answer takes the family's faster approximation, if it has one.
-        """
-        values = self._family.explain(self.native, matrix, self.threads, exact)
+    def contributions(self, matrix: Matrix) -> Vector:
+        """What each feature adds to the calibrated log-odds (SHAP), shape (rows, features)."""
+        values = self._family.explain(self.native, matrix, self.threads)
         return np.asarray(values, np.float64) * self.contract.calibration.slope
 
     def calibrated(self, calibration: Calibration) -> "Booster":

@@ -90,11 +90,8 @@ class Family(Protocol):
         """Probabilities of label 1 before calibration, shape (rows,)."""
         ...
 
-    def explain(self, booster: Any, matrix: Matrix, threads: int, exact: bool) -> NDArray[Any]:
-        """What each feature adds to the log-odds, shape (rows, features).
-
-        `exact` is for a report; without it, a faster approximation will do for an answer.
-        """
+    def explain(self, booster: Any, matrix: Matrix, threads: int) -> NDArray[Any]:
+        """What each feature adds to the log-odds, exactly, shape (rows, features)."""
         ...
 
 

@@ -76,7 +76,7 @@ def predict(booster: "lightgbm.Booster", matrix: Matrix, threads: int) -> NDArra
     return np.asarray(booster.predict(matrix, num_threads=threads))
 
 
-def explain(booster: "lightgbm.Booster", matrix: Matrix, threads: int, exact: bool) -> NDArray[Any]:
-    """SHAP values, shape (rows, features), always the exact ones."""
+def explain(booster: "lightgbm.Booster", matrix: Matrix, threads: int) -> NDArray[Any]:
+    """SHAP values, shape (rows, features), by TreeSHAP."""
     values = np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=threads))
     return values[:, :-1]  # the last column is the base value

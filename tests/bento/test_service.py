@@ -137,7 +137,7 @@ def test_reasons_are_the_boosters_contributions_in_words(post, booster):
             feature_types=booster.feature_types,
             enable_categorical=True,
         )
-        effects = booster.predict(data, pred_contribs=True, approx_contribs=True)[0, :-1]
+        effects = booster.predict(data, pred_contribs=True)[0, :-1]
         strongest = np.argsort(-np.abs(effects))[:2]
         assert [r["feature"] for r in item["reasons"]] == [FEATURES[i] for i in strongest]
         for reason, effect in zip(item["reasons"], effects[strongest], strict=True):

@@ -59,7 +59,7 @@ def predict(booster, matrix, threads):
     return 1 / (1 + np.exp(-np.nan_to_num(matrix) @ booster["weights"] - booster["intercept"]))
 
 
-def explain(booster, matrix, threads, exact):
+def explain(booster, matrix, threads):
     return np.nan_to_num(matrix) * booster["weights"]
 
 

@@ -52,3 +52,25 @@ def test_the_same_seed_gives_the_same_model_to_the_last_digit(family):
         fit_booster(contract, *encoded, CONFIG).predict(encoded[1][0]) for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reasons_are_shared_fairly_by_what_decides_together(family):
+    """Both of two conditions must hold: each has half of the effect, whichever the tree asks first.
+
+    What an approximation gives depends on that order.
+    """
+    left, right = np.tile([0, 0, 1, 1], 500), np.tile([0, 1, 0, 1], 500)
+    table = pa.table({"v__left": left, "v__right": right})
+    label = (left * right).astype(np.int8)
+    config = ModelConfig(
+        rounds=1, learning_rate=1, depth=2, min_child_rows=20, row_share=1, column_share=1,
+        l2=1e-6, threads=1,
+    )  # fmt: skip
+    contract = contract_for(table, tuple(table.column_names), "s", family, config)
+    matrix = contract.matrix(table)
+    booster = fit_booster(contract, (matrix, label), (matrix, label), config)
+    both, neither = booster.contributions(np.array([[1, 1], [0, 0]], np.float32))
+    assert both[0] > 0
+    assert both[0] == pytest.approx(both[1], rel=1e-5)
+    assert neither[0] == pytest.approx(neither[1], rel=1e-5)
