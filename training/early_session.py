@@ -59,12 +59,12 @@ def value_at_prefix(
             "at_end": scored,
         }
     )
-    with duckdb_connection(settings) as connection:
-        every = rows_after(
-            connection, settings, sessions, candidates, booster.contract.features, LENGTHS
-        )
     results = {}
-    for length, rows in every.items():
+    for length in LENGTHS:  # one after the other: each holds a copy of the shoppers' history
+        with duckdb_connection(settings) as connection:
+            rows = rows_after(
+                connection, settings, sessions, candidates, booster.contract.features, [length]
+            )[length]
         sample = sample_of(rows)
         if not sample.has_both_classes:
             continue

@@ -2,6 +2,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from monitoring import reports
 from monitoring.dashboard import try_it
+from monitoring.dashboard.read import bin_edges
 from monitoring.performance import PerformanceConfig, by_week
 from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
@@ -124,3 +126,55 @@ def test_the_model_page_draws_the_scored_rows(data):
     text = " ".join(block.value for block in [*app.markdown, *app.caption])
     assert "2,000 rows since the training" in text
     assert "1500 cents a purchase, 250 cents a contact" in text
+
+
+def check(rule, passed):
+    return {
+        "table": "events", "checked_at": NOW, "rows": 650, "rule": rule, "columns": "",
+        "severity": "warn", "tolerance": 0.0, "passed": passed, "unexpected": None, "share": None,
+        "observed": "", "remedy": "", "sample": "[]", "quarantine": None,
+    }  # fmt: skip
+
+
+def test_what_was_not_applied_counts_as_neither_passed_nor_failed(data):
+    outcomes = {"has_rows": True, "event_mix": False, "day_volume": None}
+    reports.append(data, reports.CHECKS, [check(*pair) for pair in outcomes.items()], NOW)
+    app = opened("quality")
+    shown = {metric.label: metric.value for metric in app.metric}
+    assert shown["Checks passed"] == "1 of 2"
+    assert shown["Too small to judge"] == "1"
+    table = app.dataframe[0].value
+    assert table["outcome"].tolist() == ["failed", "not applied", "passed"]
+
+
+def test_what_grows_with_the_log_stands_apart_from_what_moved(data):
+    moved = {
+        "user__n_views": True, "session__n_views": True, "item__price": False,
+        "probability": True, "label": True,
+    }  # fmt: skip
+    rows = [
+        {
+            "compared_at": NOW, "against": "training", "week": START, "feature": name,
+            "method": "ranks", "distance": 0.5, "threshold": 0.25, "is_drifted": drifted,
+            "missing": 0.0,
+        }
+        for name, drifted in moved.items()
+    ]  # fmt: skip
+    reports.append(data, reports.DRIFT, rows, NOW)
+    app = opened("drift")
+    shown = {metric.label: metric.value for metric in app.metric}
+    assert shown["Features drifted"] == "1 of 2"
+    features, growing = (table.value["feature"].tolist() for table in app.dataframe)
+    assert growing == ["user__n_views"]
+    assert "user__n_views" not in features
+    assert any("1 of 1 are over the threshold" in caption.value for caption in app.caption)
+
+
+@pytest.mark.parametrize("highest", [3, 39, 47, 90, 1000])
+def test_every_bar_over_whole_numbers_holds_as_many_of_them(highest):
+    numbers = pd.Series(range(1, highest + 1), dtype=float)
+    edges = bin_edges(numbers, 40)
+    counts, _ = np.histogram(numbers[numbers.between(edges[0], edges[-1])], edges)
+    assert len(counts) <= 40
+    assert len(set(counts[1:-1])) <= 1  # the outer bars may reach beyond the numbers
+    assert (edges[1:] - edges[:-1]).min() == (edges[1:] - edges[:-1]).max()
