@@ -31,9 +31,9 @@ class ProfileConfig(BaseModel):
     """Days before the compared ones that define what is usual; whole weeks, for the rhythm."""
     week_days: int = Field(default=7, ge=2)
     """Days compared together, to see what moves slowly."""
-    day_z: float = Field(default=8, gt=0)
+    day_z: float = Field(default=9, gt=0)
     """Robust standard deviations from the median at which a day is unusual."""
-    week_z: float = Field(default=5, gt=0)
+    week_z: float = Field(default=6, gt=0)
     """The same for the mean of a week."""
     range_factor: float = Field(default=0.6, gt=0, lt=1)
     """A count or a price below this share of its smallest, or above its largest over this, is
