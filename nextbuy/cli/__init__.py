@@ -14,7 +14,7 @@ __all__ = [
 in_flow(
     {
         "Start": ["demo"],
-        "Data": ["simulate", "ingest", "check", "sessionize"],
+        "Data": ["simulate", "map", "ingest", "check", "sessionize"],
         "Features": ["features", "apply", "materialize"],
         "Model": ["train", "evaluate", "backtest", "tune", "uplift", "promote", "rollback"],
         "Serve": ["serve", "predict", "reload", "score", "replay"],

@@ -71,6 +71,30 @@ def simulate(
     print_next_steps(f"nextbuy ingest '{log}/*.parquet' --source simulated --replace")
 
 
+@app.command("map")
+def draft_mapping(
+    logs: Annotated[list[str], typer.Argument(help="Files of one layout.")],
+    name: Annotated[str, typer.Option(help="What to call the source.")] = "shop",
+) -> None:
+    """Draft a mapping from the look of a log, with the evidence for each line.
+
+    Looks at the first rows of the first file. What rests on little has a question mark: look at it
+    before you ingest.
+
+    Example: `nextbuy map log.csv.gz > shop.yaml`
+    """
+    quiet_libraries()
+    from nextbuy.ingest.draft import draft
+    from nextbuy.ingest.draft_text import draft_text
+    from nextbuy.ingest.sample import take_sample
+
+    for log in logs:
+        if not Path(log).is_file():
+            raise NextbuyError(f"There is no file {log}. Check the path; quote no glob.")
+    guessed = draft(take_sample(Path(logs[0])))
+    typer.echo(draft_text(guessed, logs, name, sorted(SOURCES.glob("*.yaml"))), nl=False)
+
+
 @app.command()
 @one_writer
 def ingest(
