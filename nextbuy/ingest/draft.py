@@ -164,10 +164,10 @@ def _find_time(result: Draft, free: dict[str, _Column]) -> None:
     for name, column in free.items():
         if column.filled < 0.9:
             continue
-        found = _time_format(column.values.dropna().astype(str))
-        if found is None:
+        written = _time_format(column.values.dropna().astype(str))
+        if written is None:
             continue
-        how, moments, has_hours = found
+        how, moments, has_hours = written
         grows = float((np.diff(moments) >= 0).mean()) if len(moments) > 1 else 1.0
         score = (column.named("event_time"), has_hours, grows)
         candidates.append((score, name, how, grows))
