@@ -275,16 +275,19 @@ class RedisHistory:
                 f"It is not known when feature view {view!r} was loaded into Redis. Load it with: "
                 "nextbuy materialize"
             )
-        schema = None
+        schema, newest_us = None, NOT_SEEN_US
         with duckdb_connection(self._settings) as connection:
             for load in loads:
+                newest_us = max(newest_us, load.newest_us)
                 if load.began_us < since:
                     continue
+                # What lies beyond its end, and was loaded before, stayed in Redis.
+                until = newest_us if load.began_us == since else load.newest_us
                 # The latest row of each key, as materialization loads it.
                 loaded = connection.sql(
                     f"SELECT {columns}, make_timestamptz({load.began_us}) AS {STAMPS[1]} "
                     f"FROM {read_parquet(load.folder / '*' / '*.parquet')} "
-                    f"WHERE epoch_us({STAMPS[0]}) <= {load.newest_us} QUALIFY row_number() OVER "
+                    f"WHERE epoch_us({STAMPS[0]}) <= {until} QUALIFY row_number() OVER "
                     f"(PARTITION BY {', '.join(keys)} ORDER BY {STAMPS[0]} DESC) = 1"
                 ).to_arrow_table()
                 schema = loaded.schema
