@@ -99,8 +99,8 @@ CONTENDERS = {"ours": ours, "self_join": self_join, "scan": scan}
 
 
 def main() -> None:
+    from nextbuy.shop import SessionConfig
     from nextbuy.tables.build import stage_sessions
-    from nextbuy.tables.sessions import SessionConfig
 
     given = report.arguments(folder="", only="", sizes="1000000 10000000", joined=500_000)
     if given.contender:

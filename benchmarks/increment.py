@@ -23,9 +23,8 @@ LATE = 5
 def build(settings: Settings) -> dict[str, Any]:
     """All tables: seconds of each, and what they hold."""
     from nextbuy.features import TABLES
+    from nextbuy.shop import LabelConfig, SessionConfig
     from nextbuy.tables.build import stage_features, stage_labels, stage_sessions
-    from nextbuy.tables.labels import LabelConfig
-    from nextbuy.tables.sessions import SessionConfig
     from nextbuy.tables.writer import StagedTable
     from nextbuy.versioned_table import manifest
 

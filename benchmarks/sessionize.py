@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import report, shop_log
 from nextbuy.settings import Settings
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.shop import SessionConfig
 from nextbuy.times import MINUTE
 
 GAP_US = 30 * MINUTE

@@ -81,9 +81,19 @@ def _refuse(status: int, message: str) -> Response:
 
 
 def model(request: Request) -> Response:
-    """Which model answers, and what it was trained on."""
+    """Which model answers, what its probabilities mean, and what it was trained on."""
     served = request.app.state.runtime.active.scorer.model
-    return JSONResponse({"model": served.tag, **served.info.model_dump(mode="json")})
+    shop = served.contract.shop
+    return JSONResponse(
+        {
+            "model": served.tag,
+            "answers": shop.question if shop else None,
+            "horizon_days": shop.labels.horizon_days if shop else None,
+            "session_gap_minutes": shop.sessions.gap_minutes if shop else None,
+            "time_zone": shop.time_zone if shop else None,
+            **served.info.model_dump(mode="json"),
+        }
+    )
 
 
 def metrics(_: Request) -> Response:

@@ -20,6 +20,7 @@ from bento.settings import STARTED_BY, ServiceSettings
 from nextbuy.errors import NextbuyError
 from nextbuy.network import check_free, free_port
 from nextbuy.settings import PROJECT, Settings
+from nextbuy.shop import mark_shop
 
 START_SECONDS = 120
 STOP_SECONDS = 60
@@ -45,6 +46,7 @@ def serve(
         NextbuyError: there is no champion (with `shadow`: or challenger), the port is taken, or
             the server ended by itself.
     """
+    ServiceSettings()  # what is wrong with them is said here, not in the log of each worker
     host = as_address(host)
     check_free(host, port)
     export_deployment(settings, shadow).write(deployment_file(settings, port))
@@ -81,6 +83,7 @@ def running(
         NextbuyError: there is no champion, or the server did not get ready; the end of its log
             (`<data>/logs/service.log`) is in the message.
     """
+    ServiceSettings()
     port = port or free_port()
     check_free("127.0.0.1", port)
     export_deployment(settings, shadow).write(deployment_file(settings, port))
@@ -156,6 +159,7 @@ def environment(settings: Settings, port: int, workers: int) -> dict[str, str]:
 def _start(
     settings: Settings, host: str, port: int, workers: int, output: IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
+    mark_shop(settings)  # live events may be the first of a shop
     file = deployment_file(settings, port)
     shutil.rmtree(worker_notes(file), ignore_errors=True)  # a killed server leaves its own
     server = subprocess.Popen(

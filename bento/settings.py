@@ -5,7 +5,9 @@ import re
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from nextbuy.settings import EnvironmentSettings
 
 MAX_ITEMS = 500
 """Items one request may ask for."""
@@ -23,7 +25,7 @@ STARTED_BY = "NEXTBUY_STARTED_BY"
 """Environment variable: process id of the verb that a server belongs to, and with which it ends."""
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(EnvironmentSettings):
     """Limits, budgets and secrets of the service (`NEXTBUY_SERVICE_*`).
 
     >>> ServiceSettings(time_budget_ms=20).time_budget_ms

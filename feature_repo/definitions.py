@@ -128,11 +128,13 @@ request = RequestSource(
 )
 def at_request_view(inputs: dict[str, Any]) -> dict[str, Any]:
     """See `nextbuy.features.request_features`."""
-    from nextbuy.features.request_features import (
-        at_request,  # Feast keeps this function by its text
-    )
+    # Feast keeps this function by its text.
+    from nextbuy.features.request_features import at_request
+    from nextbuy.settings import Settings
+    from nextbuy.shop import shop_settings
+    from nextbuy.shop_clock import shop_clock
 
-    return at_request(inputs)
+    return at_request(inputs, shop_clock(shop_settings(Settings()).time_zone))
 
 
 request_context = FeatureService(

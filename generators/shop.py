@@ -91,7 +91,8 @@ def simulate(
     Raises:
         NextbuyError: another run is writing the same truth.
     """
-    with new_version(truth_folder, inputs(config)) as truth, replaced(log_folder) as log:
+    info = {"horizon_days": config.horizon_days}  # what its probabilities are about
+    with new_version(truth_folder, inputs(config), info) as truth, replaced(log_folder) as log:
         summary = _run(
             config,
             DayFiles(lambda day: log / f"arrival={day}.parquet", ("event_id",)),

@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from nextbuy.connection import duckdb_connection
 from nextbuy.events import EventType
 from nextbuy.settings import Settings
+from nextbuy.shop import shop_settings
+from nextbuy.shop_clock import UTC_CLOCK, ShopClock, shop_clock
 from nextbuy.sql import read_parquet
-from nextbuy.times import DAY
+from nextbuy.times import DAY, HOUR
 
-NIGHT = "epoch_us(event_time) // 3600000000 % 24 < 6"
+NIGHT = "hour < 6"
 
 
 class ProfileConfig(BaseModel):
@@ -170,12 +172,21 @@ def daily_profile(settings: Settings, files: str) -> pd.DataFrame:
         one row per day (`day`, a date) in order, one column per metric.
     """
     with duckdb_connection(settings) as connection:
-        return profile(connection, read_parquet(files))
+        clock = shop_clock(shop_settings(settings).time_zone)
+        return profile(connection, read_parquet(files), clock)
 
 
-def profile(connection: duckdb.DuckDBPyConnection, events: str) -> pd.DataFrame:
-    """The metrics of each day of the relation `events`."""
-    numbered = f"(SELECT *, epoch_us(event_time) // {DAY} AS number FROM {events})"
+def profile(
+    connection: duckdb.DuckDBPyConnection, events: str, clock: ShopClock = UTC_CLOCK
+) -> pd.DataFrame:
+    """The metrics of each day (UTC, as events are stored) of the relation `events`.
+
+    What is night is by the shop's clock.
+    """
+    numbered = (
+        f"(SELECT *, epoch_us(event_time) // {DAY} AS number, "
+        f"{clock.local_sql('epoch_us(event_time)')} // {HOUR} % 24 AS hour FROM {events})"
+    )
     firsts = ", ".join(
         f"{name}_first AS (SELECT {name}, min(number) AS first_of_{name} FROM {numbered} "
         f"WHERE {name} IS NOT NULL GROUP BY 1)"

@@ -9,9 +9,10 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.events import EventType
 from nextbuy.log_span import LogSpan, wide_holes
 from nextbuy.settings import Settings
+from nextbuy.shop import LabelConfig, SessionConfig
 from nextbuy.sql import read_parquet
-from nextbuy.tables.labels import LabelConfig, label_rows
-from nextbuy.tables.sessions import SESSION_EVENTS, SessionConfig
+from nextbuy.tables.labels import label_rows
+from nextbuy.tables.sessions import SESSION_EVENTS
 from nextbuy.times import to_us
 from nextbuy.versioned_table import files, require
 

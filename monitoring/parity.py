@@ -77,11 +77,16 @@ class ParityReport(BaseModel):
     was in Redis then is not kept any more."""
 
     def __str__(self) -> str:
-        left_out = self.degraded + self.with_context + self.not_comparable
         lines = [
-            f"{self.mismatches:,} of {self.values:,} values differ ({self.rows:,} rows compared, "
-            f"{left_out:,} left out)"
+            f"{self.mismatches:,} of {self.values:,} values differ ({self.rows:,} rows compared)"
         ]
+        reasons = {
+            "Redis did not answer them": self.degraded,
+            "the request replaced features": self.with_context,
+            "their model, the time of their read, or what was in Redis then is not on record "
+            "(nextbuy materialize begins the record)": self.not_comparable,
+        }
+        lines += [f"  {count:,} rows left out: {why}" for why, count in reasons.items() if count]
         lines += [f"  {name}: {count:,}" for name, count in self.features.items()]
         for row in self.worst[:3]:
             some = dict(list(row.differing.items())[:3])

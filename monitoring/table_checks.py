@@ -19,9 +19,9 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.features import TABLES, supported_tables
 from nextbuy.log_span import VOUCHED, Hole, read_span
 from nextbuy.settings import Settings
+from nextbuy.shop import LabelConfig, SessionConfig
 from nextbuy.sql import read_parquet
-from nextbuy.tables.labels import LabelConfig, known_sql
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.tables.labels import known_sql
 from nextbuy.tables.writer import StagedTable
 from nextbuy.times import to_datetime
 from nextbuy.versioned_table import files, manifest, require

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from nextbuy.shop import ShopSettings
+
 REGISTERED_MODEL = "nextbuy"
 """Name in the MLflow registry."""
 CHAMPION = "champion"
@@ -55,7 +57,7 @@ def log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class ModelContract(BaseModel):
-    """Feature service, ordered columns, category codes and calibration of one fitted model.
+    """Feature service, columns, category codes, calibration and meaning of one fitted model.
 
     >>> contract = ModelContract(feature_service="s", features=("item__brand", "item__price"),
     ...                          categories={"item__brand": ("acme", "zen")}, family="xgboost")
@@ -76,6 +78,9 @@ class ModelContract(BaseModel):
     """A name in `nextbuy.models.booster.FAMILIES`."""
     calibration: Calibration = Calibration()
     """What turns the booster's probabilities into the model's."""
+    shop: ShopSettings | None = None
+    """What a probability means: the horizon of the labels, the gap that ends a session and the
+    shop's clock, as they were in training. None in a model that an older version trained."""
 
     @cached_property
     def codes(self) -> dict[str, dict[str, int]]:

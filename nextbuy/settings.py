@@ -5,9 +5,10 @@ WHAT-settings (gaps, horizons, model parameters) live beside the code that uses 
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from nextbuy.errors import NextbuyError
 
@@ -16,7 +17,39 @@ DEFAULT_DATA = PROJECT / "data" / "demo"
 """The demo's shop. Other shops lie beside it, never within."""
 
 
-class Settings(BaseSettings):
+class EnvironmentSettings(BaseSettings):
+    """Settings read from environment variables; a wrong value is named by its variable."""
+
+    def __init__(self, **values: Any) -> None:
+        """Read the environment; `values` stand in place of it.
+
+        Raises:
+            NextbuyError: a variable has no value of the right kind, or it is out of bounds.
+        """
+        try:
+            super().__init__(**values)
+        except (ValidationError, SettingsError) as error:
+            wrong = str(error)
+            if isinstance(error, ValidationError):
+                details = error.errors(include_url=False, include_input=False)
+                wrong = "; ".join(map(self._mistake, details))
+            raise NextbuyError(
+                f"The environment has settings that cannot be used: {wrong}. Correct or unset them."
+            ) from None
+
+    @classmethod
+    def _mistake(cls, detail: Any) -> str:
+        """What is wrong, after the name of the variable; settings may also be wrong together."""
+        message = str(detail["msg"]).removeprefix("Value error, ")
+        if not detail["loc"]:
+            return message
+        field = str(detail["loc"][0])  # or its alias, which is the variable's name
+        alias = cls.model_fields[field].validation_alias if field in cls.model_fields else field
+        variable = alias or f"{cls.model_config['env_prefix']}{field}".upper()
+        return f"{variable}: {message}"
+
+
+class Settings(EnvironmentSettings):
     """Paths and addresses. Cheap to build; build it where it is needed, never at import.
 
     >>> Settings().events.name

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from nextbuy.features.columns import IS_IN_CART, ITEM_CATEGORY, USER_SESSIONS
+from nextbuy.shop_clock import UTC_CLOCK, ShopClock
 from training.metrics import (
     RANKING,
     Interval,
@@ -30,18 +30,20 @@ RowMask = NDArray[np.bool_]
 """Which rows belong to a slice, shape (rows,)."""
 
 
-def slices(table: pa.Table, labels: Labels) -> Iterator[tuple[str, RowMask]]:
+def slices(
+    table: pa.Table, labels: Labels, clock: ShopClock = UTC_CLOCK
+) -> Iterator[tuple[str, RowMask]]:
     """Name and rows of each slice that holds enough positives and any negative.
 
-    Slices by a feature that the log does not support are left out.
+    Weekdays are by the shop's clock. Slices by a feature that the log lacks are left out.
     """
-    for name, rows in _cuts(table):
+    for name, rows in _cuts(table, clock):
         positives = int(labels[rows].sum())
         if MIN_POSITIVES_TO_REPORT <= positives < rows.sum():
             yield name, rows
 
 
-def _cuts(table: pa.Table) -> Iterator[tuple[str, RowMask]]:
+def _cuts(table: pa.Table, clock: ShopClock) -> Iterator[tuple[str, RowMask]]:
     def column(name: str) -> NDArray[np.float64] | None:
         if name not in table.column_names:
             return None
@@ -55,8 +57,8 @@ def _cuts(table: pa.Table) -> Iterator[tuple[str, RowMask]]:
     if cart is not None:
         yield "in the cart", cart == 1
         yield "not in the cart", cart != 1
-    moments: list[datetime] = table["event_timestamp"].to_pylist()
-    weekday = np.array([moment.weekday() for moment in moments])
+    moments = table["event_timestamp"].cast(pa.int64()).to_pylist()
+    weekday = np.array([clock.weekday(moment) for moment in moments])
     for day, name in enumerate(WEEKDAYS):
         yield name, weekday == day
     if ITEM_CATEGORY in table.column_names:

@@ -1,7 +1,7 @@
 """The point-in-time training set, retrieved through Feast and kept by content."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from nextbuy.contract import FEATURE_SERVICE
 from nextbuy.errors import NextbuyError
 from nextbuy.log_span import Hole
 from nextbuy.settings import Settings
+from nextbuy.shop import ShopSettings, require_current_tables
 from nextbuy.sql import read_parquet
 from nextbuy.stores.offline.cached import cached_features
 from nextbuy.times import to_datetime, to_us
@@ -46,6 +47,8 @@ class Dataset:
     """Equal for equal rows, features and splits."""
     registry: str
     """Identifies what Feast's registry said of the feature service and its views."""
+    shop: ShopSettings = field(default_factory=ShopSettings)
+    """What labels and features were built with."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -72,8 +75,8 @@ def build_dataset(
     `datasets/` under the hash of everything it depends on.
 
     Raises:
-        NextbuyError: a table is missing, the log is too short, a split has only one class, or
-            another process writes the tables.
+        NextbuyError: a table is missing or built with other settings than the shop's, the log is
+            too short, a split has only one class, or another process writes the tables.
     """
     with sole_writer(settings, "The building of a training set"):
         return _build(settings, config, ago)
@@ -81,12 +84,13 @@ def build_dataset(
 
 def _build(settings: Settings, config: SplitConfig, ago: timedelta) -> Dataset:
     labels = require(settings.labels, "nextbuy sessionize")
+    shop = require_current_tables(settings)
     if not labels.rows:
         raise NextbuyError(
             "There is no row to learn from: no shopper touched an item. "
             "Look at what was ingested with: nextbuy monitor"
         )
-    horizon = timedelta(days=labels.info["labels"]["horizon_days"])
+    horizon = timedelta(days=shop.labels.horizon_days)
     newest = to_datetime(labels.info["newest_us"]) - ago
     holes = [Hole(*hole) for hole in labels.info.get("holes", ())]
     rows, splits = _labelled_rows(settings, horizon, newest, config, holes)
@@ -126,7 +130,7 @@ def _build(settings: Settings, config: SplitConfig, ago: timedelta) -> Dataset:
             [(name, "ascending") for name in ROW_COLUMNS[:3]]
         ),
     )
-    return Dataset(table, splits, digest, registry)
+    return Dataset(table, splits, digest, registry, shop)
 
 
 def sample_of(part: pa.Table) -> Sample:

@@ -13,8 +13,9 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.features import supported_tables
 from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
+from nextbuy.shop import shop_settings
 from nextbuy.sql import read_parquet
-from nextbuy.tables.feature_sql import feature_rows
+from nextbuy.tables.feature_sql import definition_clock, feature_rows
 from nextbuy.tables.identity import linked_users_sql
 from nextbuy.tables.sessions import SESSION_EVENTS, session_event_columns
 from nextbuy.times import END_OF_TIME_US
@@ -120,6 +121,7 @@ def rows_after(
         """
     ).to_arrow_table()
     supported = supported_tables(sessions.info["provides"])
+    clock = definition_clock(shop_settings(settings).time_zone, sessions)
     own = {table.name: table for table in supported if "user_id" in table.keys}
     columns = [tuple(name.split("__", 1)) for name in features]
     rows = (
@@ -137,7 +139,7 @@ def rows_after(
         connection.register("so_far", rows)
         rows = connection.sql(
             f"SELECT so_far.*, {names} FROM so_far "
-            f"LEFT JOIN ({feature_rows(own[view], END_OF_TIME_US)}) AS made "
+            f"LEFT JOIN ({feature_rows(own[view], END_OF_TIME_US, clock=clock)}) AS made "
             f"ON made.user_id = {COPY.format('so_far.user_id')} "
             + "".join(f"AND made.{k} = so_far.{k} " for k in own[view].keys if k != "user_id")
             + "AND made.event_timestamp = so_far.event_timestamp"

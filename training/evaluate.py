@@ -16,6 +16,8 @@ from nextbuy.models import registry
 from nextbuy.models.booster import Booster
 from nextbuy.models.economics import profit
 from nextbuy.settings import Settings
+from nextbuy.shop import DEFAULTS, ShopSettings
+from nextbuy.shop_clock import ShopClock, shop_clock
 from nextbuy.sql import read_parquet
 from nextbuy.versioned_table import files, fingerprint, manifest
 from training.baselines import logistic_scores, rule_scores, time_and_position_scores
@@ -60,20 +62,24 @@ def evaluate(
     here and by `nextbuy promote`, nowhere else. Where nothing changed, the kept report is returned.
 
     Returns:
-        `{"inputs", "champion", "family", "version", "test": {...}, "models": {name: {metric:
+        `{"inputs", "champion", "family", "version", "settings": {"question", "model", "differing"},
+        "test": {...}, "models": {name: {metric:
         {"value", "low", "high"}}}, "achievable": {metric: share} | None, "over_best_baseline":
         {"baseline", "ratio", "difference"}, "slices": {name: {"rows", "positives", "metrics"}},
         "prefix": {number of events: {...}} | None, "sessions": {...}, "decisions": {...}}`;
-        "champion" names the model's own row in "models".
+        "champion" names the model's own row in "models", "differing" what the model was trained
+        with other than what these rows are labelled with.
 
     Raises:
         NextbuyError: no model has this alias.
     """
     client = registry.client(settings)
     with registry.reachable(settings):
-        version = registry.version_of(client, alias)
+        waiting = alias == CHALLENGER
+        version = registry.waiting(client) if waiting else registry.version_of(client, alias)
     if version is None:
-        raise NextbuyError(f"There is no {alias} yet. Make one with: nextbuy train")
+        nothing = f"There is no {alias} yet. Make one with: nextbuy train"
+        raise NextbuyError(registry.NO_CHALLENGER if waiting else nothing)
     truth = manifest(settings.truth)
     inputs = fingerprint(
         dataset.digest,
@@ -98,6 +104,7 @@ def evaluate(
         "champion": scores.model,
         "family": model.booster.contract.family,
         "version": model.version,
+        "settings": _settings(model.booster.contract.shop, dataset.shop),
         **_report(settings, dataset, model.booster, scores, config),
     }
     card = write_card(
@@ -115,6 +122,16 @@ def evaluate(
         mlflow.log_artifacts(str(card))
     atomic.write_text(report_file, json.dumps(report, indent=1))
     return report
+
+
+def _settings(trained: ShopSettings | None, tables: ShopSettings) -> dict[str, Any]:
+    """What the model's probabilities mean, and how that differs from the test rows' labels."""
+    shop = trained or tables
+    return {
+        "question": shop.question,
+        "model": trained.model_dump() if trained else None,
+        "differing": shop.compared_with(tables),
+    }
 
 
 @dataclass(frozen=True)
@@ -138,7 +155,7 @@ class _Scores:
 def _scores(settings: Settings, dataset: Dataset, booster: Booster, name: str) -> _Scores:
     test, train, labels = dataset.part("test"), dataset.part("train"), dataset.labels("train")
     contract = booster.contract
-    oracle = true_probability(settings, test)
+    oracle = true_probability(settings, test, dataset.shop)
     return _Scores(
         sample_of(test),
         name,
@@ -163,7 +180,7 @@ def _report(
         "models": models,
         "achievable": _achievable(models, scores.model, labels) if ORACLE in models else None,
         "over_best_baseline": _over_best_baseline(models, scores),
-        "slices": _slices(test, sample, probability),
+        "slices": _slices(test, sample, probability, shop_clock(dataset.shop.time_zone)),
         "prefix": value_at_prefix(settings, booster, test, probability),
         "sessions": session_level(
             sample, {**scores.baselines, scores.model: probability}, scores.model
@@ -220,7 +237,9 @@ def _over_best_baseline(models: Metrics, scores: _Scores) -> dict[str, Any]:
     }
 
 
-def _slices(test: pa.Table, sample: Sample, probability: Vector) -> dict[str, Any]:
+def _slices(
+    test: pa.Table, sample: Sample, probability: Vector, clock: ShopClock
+) -> dict[str, Any]:
     return {
         name: {
             "rows": int(rows.sum()),
@@ -229,19 +248,22 @@ def _slices(test: pa.Table, sample: Sample, probability: Vector) -> dict[str, An
                 sample.labels[rows], probability[rows], sample.users[rows], SLICE_METRICS, 40
             ),
         }
-        for name, rows in slices(test, sample.labels)
+        for name, rows in slices(test, sample.labels, clock)
     }
 
 
-def true_probability(settings: Settings, test: pa.Table) -> Vector | None:
-    """The simulator's, of the test rows in their order, shape (rows,); None without a simulation.
+def true_probability(settings: Settings, test: pa.Table, shop: ShopSettings) -> Vector | None:
+    """The simulator's, of the test rows in their order, shape (rows,).
 
-    Only evaluation and promotion may read it.
+    None without a simulation, or where it looked further or less far ahead than the labels. Only
+    evaluation and promotion may read it.
 
     Raises:
         NextbuyError: the truth belongs to another log.
     """
-    if manifest(settings.truth) is None:
+    truth = manifest(settings.truth)
+    horizon_days = truth and truth.info.get("horizon_days", DEFAULTS.labels.horizon_days)
+    if horizon_days != shop.labels.horizon_days:
         return None
     rows = truth_of(settings, test, "probability")
     probability = rows["probability"].to_numpy()

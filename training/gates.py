@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sklearn.metrics import average_precision_score
 
 from nextbuy.models.metrics import expected_calibration_error
+from nextbuy.shop import ShopSettings
+from nextbuy.shop_clock import UTC_CLOCK, ShopClock
 from training.breakdowns import MIN_POSITIVES_TO_REPORT, slices
 from training.metrics import RANKING, Sample, paired_difference
 
@@ -50,6 +52,30 @@ class GateResult(BaseModel):
         return {True: "passed", False: "FAILED", None: "not measured"}[self.passed]
 
 
+def same_settings(
+    tables: ShopSettings,
+    challenger: ShopSettings | None,
+    champion: ShopSettings | None,
+    is_change_allowed: bool,
+) -> GateResult:
+    """The challenger answers the champion's question, and these tables can judge it.
+
+    None: a model of an older version, which does not say.
+    """
+    name = "same settings"
+    if challenger and (differing := challenger.compared_with(tables)):
+        why = f"trained with {differing} as in these tables; train again: nextbuy train"
+        return GateResult(name=name, passed=False, why=why)
+    ours = challenger or tables
+    if champion and (differing := ours.compared_with(champion)):
+        why = f"{differing} as the champion: its probabilities answer another question"
+        if not is_change_allowed:
+            why += ". To change it on purpose: nextbuy promote --other-settings"
+        return GateResult(name=name, passed=is_change_allowed, why=why)
+    unknown = "" if champion and challenger else "; a model that does not say is taken to have them"
+    return GateResult(name=name, passed=True, why=f"{ours}{unknown}")
+
+
 def better(sample: Sample, score: Vector, other: Vector, name: str) -> GateResult:
     """PR-AUC above the other score's, the paired interval above zero."""
     gain = paired_difference(sample, score, other, PR_AUC)
@@ -72,11 +98,16 @@ def calibrated(sample: Sample, score: Vector, config: GateConfig) -> GateResult:
 
 
 def no_slice_lost(
-    sample: Sample, table: pa.Table, score: Vector, champion: Vector, config: GateConfig
+    sample: Sample,
+    table: pa.Table,
+    score: Vector,
+    champion: Vector,
+    config: GateConfig,
+    clock: ShopClock = UTC_CLOCK,
 ) -> GateResult:
     """No slice significantly worse than under the champion by more than the limit."""
     lost, compared = [], 0
-    for name, rows in slices(table, sample.labels):
+    for name, rows in slices(table, sample.labels, clock):
         compared += 1
         gain = paired_difference(sample.where(rows), score[rows], champion[rows], PR_AUC, 50)
         if gain["value"] < -config.max_slice_loss and gain["high"] < 0:

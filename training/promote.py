@@ -11,11 +11,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from nextbuy import atomic
-from nextbuy.contract import CHALLENGER, CHAMPION
+from nextbuy.contract import CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
 from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
+from nextbuy.shop_clock import shop_clock
 from training import gates
 from training.baselines import rule_scores, time_and_position_scores
 from training.config import TrainConfig
@@ -38,32 +39,32 @@ class Promotion(BaseModel):
     gates: tuple[GateResult, ...]
 
 
-def promote(settings: Settings, dataset: Dataset, config: TrainConfig) -> Promotion:
+def promote(
+    settings: Settings, dataset: Dataset, config: TrainConfig, *, other_settings: bool = False
+) -> Promotion:
     """Let the challenger become champion if no gate fails on the test period.
 
-    The verdict is written to `reports/promotion.json` and to the challenger's MLflow run, either
-    way.
+    A challenger of another horizon, session gap or time zone than the champion's is refused, unless
+    `other_settings` allows the change. The verdict is written to `reports/promotion.json` and to
+    the challenger's MLflow run, either way.
 
     Raises:
         NextbuyError: there is no challenger, it serves already, or MLflow does not answer.
     """
     client = registry.client(settings)
     with registry.reachable(settings):
-        challenger = registry.version_of(client, CHALLENGER)
+        challenger = registry.waiting(client)
         champion = registry.version_of(client, CHAMPION)
     if challenger is None:
-        raise NextbuyError("There is no challenger. Make one with: nextbuy train")
-    if champion is not None and champion.version == challenger.version:
-        raise NextbuyError(
-            f"Version {challenger.version} is the champion already. A new challenger comes from "
-            "new data or other settings: nextbuy train"
-        )
+        raise NextbuyError(registry.NO_CHALLENGER)
     with registry.reachable(settings):
         incumbent = (
             registry.load_version(settings, champion, threads=1).booster if champion else None
         )
         booster = registry.load_version(settings, challenger, threads=1).booster
-        verdicts = judge(settings, dataset, booster, incumbent, config)
+        verdicts = judge(
+            settings, dataset, booster, incumbent, config, other_settings=other_settings
+        )
         result = Promotion(
             version=str(challenger.version),
             replaces=str(champion.version) if champion else None,
@@ -108,20 +109,29 @@ def judge(
     booster: Booster,
     incumbent: Booster | None,
     config: TrainConfig,
+    *,
+    other_settings: bool = False,
 ) -> tuple[GateResult, ...]:
     """Every gate's verdict on the test period.
 
-    A champion that needs features which no longer exist cannot be compared; the challenger must
-    then beat the best rule, as it must where there is no champion.
+    A champion that needs features which no longer exist, or answers another question, cannot be
+    compared; the challenger must then beat the best rule, as it must where there is no champion.
     """
     test = dataset.part("test")
     sample = sample_of(test)
     scored = booster.score(test)
-    verdicts = []
-    if incumbent is not None and set(incumbent.contract.features) <= set(dataset.features):
-        champion = incumbent.score(test)
+    served = incumbent.contract.shop if incumbent else None
+    verdicts = [
+        gates.same_settings(dataset.shop, booster.contract.shop, served, other_settings),
+    ]
+    if (
+        incumbent is not None
+        and served in (None, dataset.shop)
+        and set(incumbent.contract.features) <= set(dataset.features)
+    ):
+        champion, clock = incumbent.score(test), shop_clock(dataset.shop.time_zone)
         verdicts.append(gates.better(sample, scored, champion, "the champion"))
-        verdicts.append(gates.no_slice_lost(sample, test, scored, champion, config.gates))
+        verdicts.append(gates.no_slice_lost(sample, test, scored, champion, config.gates, clock))
     else:
         rules = rule_scores(test)
         values = {
@@ -131,7 +141,7 @@ def judge(
         best = max(values, key=lambda name: values[name])
         verdicts.append(gates.better(sample, scored, rules[best], f"the rule {best!r}"))
     verdicts.append(gates.calibrated(sample, scored, config.gates))
-    oracle = true_probability(settings, test)
+    oracle = true_probability(settings, test, dataset.shop)
     if oracle is not None:
         verdicts.append(gates.not_above_oracle(sample, scored, oracle))
     contract = booster.contract

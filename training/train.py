@@ -16,6 +16,7 @@ from nextbuy.models.calibration import calibrate
 from nextbuy.models.families import FAMILIES
 from nextbuy.models.family import ModelConfig
 from nextbuy.settings import Settings
+from nextbuy.shop import ShopSettings
 from nextbuy.versioned_table import fingerprint
 from training.config import TrainConfig
 from training.dataset import Dataset
@@ -55,7 +56,9 @@ def train(
         NextbuyError: MLflow does not answer.
     """
     client = registry.client(settings)
-    inputs = fingerprint(dataset.digest, config.model.model_dump(), *CODE)
+    inputs = fingerprint(
+        dataset.digest, dataset.shop.model_dump(), config.model.model_dump(), *CODE
+    )
     summary = {
         "rows": dataset.table.num_rows,
         "positives": int(np.sum(dataset.table["label"].to_numpy())),
@@ -88,7 +91,13 @@ def train(
                 mlflow.log_params({f"calibration_{k}": v for k, v in booster.contract.calibration})
                 mlflow.log_metrics(measured)
                 versions[family] = registry.log_booster(booster)
-            registry.tag(client, versions[family], inputs=inputs, family=family)
+            registry.tag(
+                client,
+                versions[family],
+                inputs=inputs,
+                family=family,
+                **{name: str(value) for name, value in shop_parameters(dataset.shop).items()},
+            )
             scores[family] = measured["validation_pr_auc"]
             say(f"{family}: validation PR-AUC {scores[family]:.4f} (run {run.info.run_id})")
         best = max(FAMILIES, key=lambda family: scores[family])
@@ -127,6 +136,7 @@ def fit_calibrated(dataset: Dataset, family: str, config: ModelConfig) -> Booste
     """
     train = dataset.part("train")
     contract = contract_for(train, dataset.features, FEATURE_SERVICE, family, config)
+    contract = contract.model_copy(update={"shop": dataset.shop})
     booster = fit_booster(
         contract,
         (contract.matrix(train), dataset.labels("train")),
@@ -137,9 +147,19 @@ def fit_calibrated(dataset: Dataset, family: str, config: ModelConfig) -> Booste
     return booster.calibrated(calibrate(dataset.labels("calibration"), later))
 
 
+def shop_parameters(shop: ShopSettings) -> dict[str, str | int]:
+    """What a probability means, as MLflow shows it: parameters of a run, tags of a version."""
+    return {
+        "horizon_days": shop.labels.horizon_days,
+        "session_gap_minutes": shop.sessions.gap_minutes,
+        "time_zone": shop.time_zone,
+    }
+
+
 def _log_origin(settings: Settings, dataset: Dataset, config: TrainConfig, inputs: str) -> None:
     """Log what it takes to make this model again."""
     mlflow.log_params({f"split_{k}": v for k, v in config.split.model_dump().items()})
+    mlflow.log_params(shop_parameters(dataset.shop))
     mlflow.set_tags(
         {
             "dataset": dataset.digest,

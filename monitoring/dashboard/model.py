@@ -56,6 +56,7 @@ def _test(report: dict[str, Any] | None) -> None:
         f"Version **{report['version']}** ({report['family']}), {test['rows']:,} rows from "
         f"{test['from'][:10]} to {test['to'][:10]}, {test['base_rate']:.2%} of them positive."
     )
+    st.caption(report.get("settings", {}).get("question", ""))  # older reports do not say
     if report.get("achievable"):
         share = report["achievable"]["pr_auc"]
         st.metric("Share of the achievable PR-AUC", f"{share:.0%}", border=True, width=280)

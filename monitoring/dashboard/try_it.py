@@ -15,7 +15,9 @@ from nextbuy.errors import NextbuyError
 from nextbuy.features.item import TABLE as ITEM
 from nextbuy.network import key_headers
 from nextbuy.settings import Settings
+from nextbuy.shop import shop_settings
 from nextbuy.sql import literal, read_parquet
+from nextbuy.tables.feature_sql import definition_clock
 from nextbuy.tables.sessions import SESSION_EVENTS, session_event_columns
 from nextbuy.versioned_table import files, manifest
 
@@ -127,7 +129,8 @@ def item_row(settings: Settings, item_id: str) -> pd.DataFrame | None:
     sessions = manifest(settings.sessions)
     if sessions is None:
         return None
-    rows = ITEM.rows(SESSION_EVENTS, None)
+    clock = definition_clock(shop_settings(settings).time_zone, sessions)
+    rows = ITEM.rows(SESSION_EVENTS, None, clock)
     is_published = rows.event_us <= int(sessions.info["newest_us"])
     newest = rows.filter(is_published & (rows.price > 0)).order_by(rows.event_us.desc()).limit(1)
     with duckdb_connection(settings) as connection:

@@ -11,7 +11,7 @@ from monitoring.rules import (
     shape_checks,
 )
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.shop import SessionConfig
 
 REBUILD = "Build the sessions again with the current code: nextbuy sessionize"
 

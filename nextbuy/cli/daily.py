@@ -12,7 +12,7 @@ import typer
 from nextbuy.atomic import write_text
 from nextbuy.cli import data, live, model, monitoring, serving
 from nextbuy.cli.app import app, one_writer, print_line, print_next_steps, quiet_libraries, stage
-from nextbuy.cli.config import ConfigFile
+from nextbuy.cli.config import ConfigFile, Rebuild, check_config
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 
@@ -34,6 +34,7 @@ def daily(
         str | None, typer.Option(help="Mapping of the logs, by name or file.")
     ] = None,
     config: ConfigFile = None,
+    rebuild: Rebuild = False,
     retrain_days: Annotated[
         float, typer.Option(min=0, help="Train a challenger when the champion is older (days).")
     ] = 7,
@@ -54,12 +55,16 @@ def daily(
         raise NextbuyError("New logs need their mapping: --source NAME or FILE.")
     quiet_libraries()
     settings = Settings()
+    check_config(config, rebuild=rebuild)
+    monitoring.moment_of(at)
+    if logs:
+        data.check_log(logs, str(source))
     run = _Run(settings.data / "runs", {"logs": logs or [], "source": source})
     if (settings.live / "events.sqlite").exists():
         run.step("merge live events", live.merge_live)
     if logs:
         run.step("ingest", lambda: data.ingest(logs, str(source)))
-    run.step("sessions and labels", lambda: data.sessionize(config))
+    run.step("sessions and labels", lambda: data.sessionize(config, rebuild))
     run.step("feature tables", data.features)
     run.step("feast apply", serving.apply)
     run.step("feast materialize", serving.materialize)
@@ -95,11 +100,10 @@ def _due(settings: Settings, retrain_days: float, alerts: list[str]) -> str | No
 def _promoted(config: Path | None) -> bool:
     """Whether the challenger became champion; failing a gate does not fail the run."""
     try:
-        model.promote(config)
+        return model.promote(config)
     except NextbuyError as error:
         print_line(str(error))
         return False
-    return True
 
 
 def _read(file: Path) -> dict[str, Any] | None:

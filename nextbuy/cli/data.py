@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextbuy.cli.app import app, console, one_writer, print_line, print_next_steps, quiet_libraries
-from nextbuy.cli.config import ConfigFile, read_config
+from nextbuy.cli.config import ConfigFile, Rebuild, build_config
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import PROJECT, Settings
+from nextbuy.shop import mark_shop
 
 if TYPE_CHECKING:
     from nextbuy.tables.spark import Compute
@@ -48,6 +49,7 @@ def simulate(
     from nextbuy.versioned_table import manifest
 
     settings = Settings()
+    mark_shop(settings)
     config = ShopConfig(
         shoppers=shoppers, items=items, days=days, seed=seed, offer_share=offer_share
     )
@@ -147,6 +149,14 @@ def check_table(staged: "StagedTable", settings: Settings) -> None:
         check_staged(staged, settings)
 
 
+def check_log(logs: list[str], source: str) -> None:
+    """Refuse a log that is not there, or a mapping that cannot be read, before any work."""
+    from nextbuy.ingest.log_files import find_files
+    from nextbuy.ingest.source import files_by_source, load_sources
+
+    files_by_source(find_files(logs), load_sources(source_file(source)))
+
+
 def source_file(source: str) -> Path:
     """The mapping's file, given by path or by name."""
     named = SOURCES / f"{source}.yaml"
@@ -182,17 +192,28 @@ def computed_by(engine: Engine, settings: Settings) -> "Iterator[Compute | None]
 
 @app.command()
 @one_writer
-def sessionize(config: ConfigFile = None, engine: EngineOption = Engine.DUCKDB) -> None:
+def sessionize(
+    config: ConfigFile = None,
+    rebuild: Rebuild = False,
+    engine: EngineOption = Engine.DUCKDB,
+) -> None:
     """Cut the events into sessions and label the items touched in them.
+
+    The settings are recorded in the data folder (`shop.json`): this verb and those after it use
+    them without --config from then on. A file with another horizon, session gap or time zone is
+    refused, unless --rebuild changes them on purpose.
 
     A table that fails a blocking check is not published: the last good one stays.
 
     Example: `nextbuy sessionize`, or `nextbuy sessionize --engine spark`
     """
     from nextbuy.tables.build import stage_labels, stage_sessions
+    from nextbuy.versioned_table import require
 
     quiet_libraries()
-    settings, run = Settings(), read_config(config)
+    settings = Settings()
+    require(settings.events, "nextbuy ingest LOG --source configs/sources/NAME.yaml")
+    run = build_config(config, rebuild=rebuild)
     with console.status("sessions and labels"), computed_by(engine, settings) as compute:
         with stage_sessions(settings, run.sessions, compute) as staged:
             check_table(staged, settings)

@@ -8,7 +8,7 @@ import typer
 
 from nextbuy.cli import data, model, monitoring, serving
 from nextbuy.cli.app import app, console, quiet_libraries, stage
-from nextbuy.cli.config import ConfigFile
+from nextbuy.cli.config import ConfigFile, Rebuild, check_config, has_settings
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import DEFAULT_DATA, PROJECT, Settings
 
@@ -24,11 +24,13 @@ def demo(
     shoppers: Annotated[int, typer.Option(help="Size of the simulated shop.")] = 2200,
     days: Annotated[int, typer.Option(help="Days of the simulated shop.")] = 180,
     config: ConfigFile = None,
+    rebuild: Rebuild = False,
 ) -> None:
     """Run every stage once: from a log to a served prediction.
 
     Your own log gets its own data folder, `data/NAME` for --source NAME, unless NEXTBUY_DATA is
-    set, and the settings of `configs/NAME.yaml` if it exists, unless --config names a file.
+    set, and at first the settings of `configs/NAME.yaml` if it exists, unless --config names a
+    file. They are recorded there, so that later verbs need no --config.
 
     Example: `nextbuy demo --source taobao --log 'UserBehavior.csv.gz'`
     """
@@ -40,8 +42,11 @@ def demo(
         os.environ["NEXTBUY_DATA"] = str(PROJECT / "data" / name)
     settings = Settings()
     own = PROJECT / "configs" / f"{name}.yaml"
-    if config is None and own.exists():
+    if config is None and own.exists() and not has_settings(settings):
         config = own
+    check_config(config, rebuild=rebuild)
+    if log:
+        data.check_log(log, source)
 
     if log is None:
         with stage("simulate a shop"):
@@ -50,7 +55,7 @@ def demo(
         logs = log or [f"{settings.raw / data.SIMULATED}/*.parquet"]
         data.ingest(logs, source, replace=log is None)
     with stage("sessions and labels"):
-        data.sessionize(config)
+        data.sessionize(config, rebuild)
     with stage("feature tables"):
         data.features()
     with stage("feast apply"):

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from nextbuy.cli.app import app, console, one_writer, print_line, print_next_steps, quiet_libraries
-from nextbuy.cli.config import ConfigFile, read_config
+from nextbuy.cli.config import ConfigFile, keep_config, run_config
 from nextbuy.errors import NextbuyError
 from nextbuy.models.families import family_of
 from nextbuy.settings import Settings
@@ -49,9 +49,11 @@ def train(config: ConfigFile = None) -> None:
     from training.dataset import build_dataset
     from training.train import train as run
 
-    settings, what = Settings(), read_config(config).train_config()
+    settings, chosen = Settings(), run_config(config)
+    what = chosen.train_config()
     with console.status("training"):
         result = run(settings, build_dataset(settings, what.split), what, print_line)
+    keep_config(chosen)  # what this model was trained with is what it is evaluated and judged with
     print_line(
         f"{result.rows:,} rows, {result.positives:,} positive, {result.features} features; "
         f"{'champion' if result.is_champion else 'challenger'}: "
@@ -71,6 +73,8 @@ def evaluate(
 ) -> None:
     """Measure the champion on the untouched test period, beside baselines and the best possible.
 
+    With --challenger, the model that waits for `nextbuy promote`; where none waits, that is said.
+
     Example: `nextbuy evaluate --json metrics.json`
     """
     quiet_libraries()
@@ -78,7 +82,9 @@ def evaluate(
     from training.dataset import build_dataset
     from training.evaluate import evaluate as run
 
-    settings, what = Settings(), read_config(config).train_config()
+    settings, what = Settings(), run_config(config).train_config()
+    if challenger and json is None and _only_champion(settings):
+        return
     with console.status("evaluating"):
         dataset = build_dataset(settings, what.split)
         report = run(settings, dataset, what, CHALLENGER if challenger else CHAMPION)
@@ -111,7 +117,7 @@ def backtest(
     with console.status("backtesting"):
         tests = run(
             Settings(),
-            read_config(config).train_config(),
+            run_config(config).train_config(),
             family,
             origins,
             step_days,
@@ -143,7 +149,7 @@ def uplift(
     from training.dataset import build_dataset
     from training.uplift import uplift as run
 
-    settings, what = Settings(), read_config(config).train_config()
+    settings, what = Settings(), run_config(config).train_config()
     with console.status("fitting a model for each arm"):
         report = run(settings, build_dataset(settings, what.split), what, family)
     print_line(
@@ -173,14 +179,14 @@ def tune(
     from training.dataset import build_dataset
     from training.tune import tune as run
 
-    settings, run_config = Settings(), read_config(config)
-    what = run_config.train_config()
+    settings, chosen = Settings(), run_config(config)
+    what = chosen.train_config()
     with console.status("tuning"):
         dataset = build_dataset(settings, what.split)
         tuned = run(settings, dataset, what.model, family, trials, print_line)
     file = settings.data / "tuned.yaml"
     best = what.model_copy(update={"model": tuned.config}).model_dump(exclude_defaults=True)
-    merged = run_config.model_copy(update={"train": best}).model_dump(exclude_defaults=True)
+    merged = chosen.model_copy(update={"train": best}).model_dump(exclude_defaults=True)
     file.write_text(yaml.safe_dump(merged, sort_keys=False))
     print_line(
         f"{tuned.trials} trials, {tuned.pruned} pruned: validation log-loss {tuned.log_loss:.5f}, "
@@ -191,8 +197,20 @@ def tune(
 
 @app.command()
 @one_writer
-def promote(config: ConfigFile = None) -> None:
+def promote(
+    config: ConfigFile = None,
+    other_settings: Annotated[
+        bool,
+        typer.Option(
+            "--other-settings",
+            help="Allow another horizon, session gap or time zone than the champion's.",
+        ),
+    ] = False,
+) -> bool:
     """Make the challenger champion if it passes every gate; print each verdict.
+
+    A challenger that answers another question than the champion (another horizon, session gap or
+    time zone) is refused; with --other-settings it has to beat the best rule instead.
 
     Example: `nextbuy promote`
     """
@@ -200,9 +218,12 @@ def promote(config: ConfigFile = None) -> None:
     from training.dataset import build_dataset
     from training.promote import promote as run
 
-    settings, what = Settings(), read_config(config).train_config()
+    settings, what = Settings(), run_config(config).train_config()
+    if _only_champion(settings):
+        return False
     with console.status("judging the challenger"):
-        result = run(settings, build_dataset(settings, what.split), what)
+        dataset = build_dataset(settings, what.split)
+        result = run(settings, dataset, what, other_settings=other_settings)
     for gate in result.gates:
         print_line(f"{gate.verdict:<12}  {gate.name}: {gate.why}")
     if not result.promoted:
@@ -213,6 +234,7 @@ def promote(config: ConfigFile = None) -> None:
         )
     print_line(f"version {result.version} is champion; it replaces {result.replaces or 'none'}")
     print_next_steps("nextbuy serve", "nextbuy rollback")
+    return True
 
 
 @app.command()
@@ -228,6 +250,22 @@ def rollback() -> None:
     replaced, champion = run(Settings())
     print_line(f"version {champion} is champion again, in the place of {replaced}")
     print_next_steps("nextbuy serve", "nextbuy evaluate")
+
+
+def _only_champion(settings: Settings) -> bool:
+    """Whether a champion serves and no other model waits; says so."""
+    from nextbuy.contract import CHAMPION
+    from nextbuy.models import registry
+
+    client = registry.client(settings)
+    with registry.reachable(settings):
+        champion = registry.version_of(client, CHAMPION)
+        if champion is None or registry.waiting(client) is not None:
+            return False
+    print_line(f"version {champion.version} is champion, and nothing waits for promotion")
+    print_line(registry.NO_CHALLENGER)
+    print_next_steps("nextbuy evaluate")
+    return True
 
 
 def mlflow_ui(settings: Settings) -> str:
@@ -252,6 +290,12 @@ def show_report(report: dict[str, Any]) -> None:
         cells[0] += f" ({metrics['pr_auc']['low']:.3f}–{metrics['pr_auc']['high']:.3f})"
         table.add_row(name, *cells, style="bold" if name == report["champion"] else None)
     console.print(table)
+    print_line(report["settings"]["question"])
+    if differing := report["settings"]["differing"]:
+        print_line(
+            f"NOT COMPARABLE: the model was trained with {differing} as in these tables, so its "
+            "probabilities answer another question than the labels that it is measured on"
+        )
     over = report["over_best_baseline"]
     low, high = over["difference"]["low"], over["difference"]["high"]
     print_line(

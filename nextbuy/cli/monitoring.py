@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,7 @@ from nextbuy.cli.app import app, console, print_line, print_next_steps, quiet_li
 from nextbuy.errors import NextbuyError
 from nextbuy.network import check_free
 from nextbuy.settings import PROJECT, Settings
+from nextbuy.times import utc
 
 if TYPE_CHECKING:
     from monitoring.checks import CheckReport
@@ -133,19 +134,28 @@ def monitor(
     raise typer.Exit(run_monitor(at, pages).exit_code)
 
 
+def moment_of(at: str | None) -> datetime | None:
+    """The moment that --at names; None for now and for `newest`.
+
+    Raises:
+        NextbuyError: it is no moment.
+    """
+    try:
+        return utc(datetime.fromisoformat(at)) if at and at != NEWEST else None
+    except ValueError:
+        raise NextbuyError(
+            f"--at {at} is no moment. Write it like 2024-01-31T12:00 (UTC), or newest."
+        ) from None
+
+
 def run_monitor(at: str | None, pages: bool) -> "MonitorReport":
     """Run it, and print what it found."""
     quiet_libraries()
+    moment = moment_of(at)
     from monitoring.run import monitor as run
     from monitoring.run import newest_event
 
     settings = Settings()
-    try:
-        moment = datetime.fromisoformat(at) if at and at != NEWEST else None
-    except ValueError as error:
-        raise NextbuyError(f"--at {at} is no moment: 2024-01-31T12:00, or newest.") from error
-    if moment and moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     if at == NEWEST:
         moment = newest_event(settings)
     with console.status("monitoring") as status:

@@ -27,7 +27,7 @@ def backup(
         bool, typer.Option("--replace", help="Replace the file if it exists already.")
     ] = False,
 ) -> None:
-    """Save registry, MLflow, live events, prediction log and Redis in one archive.
+    """Save registry, settings, MLflow, live events, prediction log and Redis in one archive.
 
     Tables are not included: the verbs rebuild them from your logs. Nothing needs to be stopped.
 

@@ -5,10 +5,11 @@ import ibis.expr.types as ir
 from nextbuy.features.daily import ALL, daily
 from nextbuy.features.item import PRIOR_VIEWS
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
+from nextbuy.shop_clock import ShopClock
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
-    return daily(events, "category", first_us)
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
+    return daily(events, "category", first_us, clock)
 
 
 CATEGORY = frozenset({"category"})
@@ -16,7 +17,8 @@ CATEGORY = frozenset({"category"})
 TABLE = FeatureTable(
     name="category",
     keys=("category",),
-    description="Popularity of a category, as of midnight (UTC); the day itself is not in.",
+    description="Popularity of a category, as of midnight by the shop's clock; the day itself is "
+    "not in.",
     features=(
         *windowed("n_views", "Views by all shoppers", ALL, needs=CATEGORY),
         *windowed("n_carts", "Times put into a cart", ALL, needs=CATEGORY | {"add_to_cart"}),

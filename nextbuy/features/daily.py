@@ -12,7 +12,9 @@ import ibis.expr.types as ir
 from nextbuy.events import EventType
 from nextbuy.features.event_order import event_order
 from nextbuy.features.history import counts
+from nextbuy.features.local_time import local_us, midnight
 from nextbuy.features.windows import WINDOWS, at_every_change, not_before
+from nextbuy.shop_clock import ShopClock
 from nextbuy.times import DAY
 
 ALL = ("", "_1d", "_7d", "_30d")
@@ -31,16 +33,18 @@ def daily(
     events: ir.Table,
     key: str,
     first_us: ir.IntegerScalar | None,
+    clock: ShopClock,
     attributes: Collection[str] = (),
 ) -> ir.Table:
     """Window counts of `key` as of each midnight at which one of them changes.
 
+    A day, and the midnight that ends it, are by the shop's clock: a day may have 23 or 25 hours.
     Bots' events, and events without the key, are left out. Returns `key`, `event_us` (a
     midnight), counts per window, distinct users per window, and, as last seen, `AMOUNTS` and each
     attribute (a text).
     """
     shopping = events.filter(events[key].notnull() & ~events.is_bot)
-    shopping = shopping.mutate(day=shopping.event_us // DAY)
+    shopping = shopping.mutate(day=local_us(shopping.event_us, clock) // DAY)
     order = event_order(shopping)
     price, discount = shopping.price, shopping.discount
     offered = price.notnull() & discount.notnull()
@@ -60,10 +64,8 @@ def daily(
     )
     # A day's number before the text: the latest sorts last.
     day = per_day.day.cast("string").lpad(DIGITS, "0")
-    midnight = (per_day.day + 1) * DAY
     per_day = per_day.mutate(
-        known_us=midnight,
-        since_us=midnight,
+        known_us=midnight(per_day.day + 1, clock),
         **{f"{name}_code": per_day.day * MONEY + per_day[name] for name in AMOUNTS},
         **{f"{name}_code": day + per_day[name] for name in attributes},
     )
@@ -74,10 +76,11 @@ def daily(
             **dict.fromkeys(("n_views", "n_carts", "n_removes", "n_purchases"), ALL),
             **dict.fromkeys(("viewed_price", "n_priced_views"), ("_30d",)),
         },
+        leaves_us=lambda suffix: midnight(per_day.day + 1 + _days(suffix), clock),
         maxima=[f"{name}_code" for name in (*AMOUNTS, *attributes)],
         first_us=first_us,
     )
-    users = _distinct_users(shopping, key, first_us)
+    users = _distinct_users(shopping, key, first_us, clock)
     rows = counted.left_join(users, [key, "event_us"]).select(
         *(counted[name] for name in counted.columns),
         *(f"gained{suffix}" for suffix in USER_WINDOWS),
@@ -93,7 +96,14 @@ def daily(
     )
 
 
-def _distinct_users(shopping: ir.Table, key: str, first_us: ir.IntegerScalar | None) -> ir.Table:
+def _days(suffix: str) -> int:
+    """The length of a window."""
+    return (WINDOWS[suffix] or 0) // DAY
+
+
+def _distinct_users(
+    shopping: ir.Table, key: str, first_us: ir.IntegerScalar | None, clock: ShopClock
+) -> ir.Table:
     """Change of the number of distinct users per window, per key and midnight.
 
     A user active on day d counts at the midnights d+1 to d+w. The user enters where the active
@@ -105,14 +115,14 @@ def _distinct_users(shopping: ir.Table, key: str, first_us: ir.IntegerScalar | N
     days = days.mutate(before=days.day.lag().over(in_order), after=days.day.lead().over(in_order))
     changes = []
     for suffix in USER_WINDOWS:
-        length = (WINDOWS[suffix] or 0) // DAY
+        length = _days(suffix)
         entering = days.filter(days.before.isnull() | (days.before + length < days.day))
         leaving = days.filter(days.after.isnull() | (days.after > days.day + length))
         for rows, shift, step in ((entering, 1, 1), (leaving, length + 1, -1)):
             changes.append(
                 rows.select(
                     key,
-                    event_us=not_before((rows.day + shift) * DAY, first_us),
+                    event_us=not_before(midnight(rows.day + shift, clock), first_us),
                     **{
                         f"gained{other}": ibis.literal(step if other == suffix else 0, "int64")
                         for other in USER_WINDOWS

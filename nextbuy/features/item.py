@@ -4,10 +4,11 @@ import ibis.expr.types as ir
 
 from nextbuy.features.daily import ALL, daily
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
+from nextbuy.shop_clock import ShopClock
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
-    rows = daily(events, "item_id", first_us, attributes=("category", "brand"))
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
+    rows = daily(events, "item_id", first_us, clock, attributes=("category", "brand"))
     list_price = rows.offered_price + rows.offered_discount
     return rows.mutate(rate_discount=ratio(rows.offered_discount, list_price))
 
@@ -19,7 +20,8 @@ PRIOR_VIEWS = 20
 TABLE = FeatureTable(
     name="item",
     keys=("item_id",),
-    description="Popularity and price of an item, as of midnight (UTC); the day itself is not in.",
+    description="Popularity and price of an item, as of midnight by the shop's clock; the day "
+    "itself is not in.",
     features=(
         Feature(
             "category",

@@ -3,10 +3,11 @@
 import ibis.expr.types as ir
 
 from nextbuy.features.table import Feature, FeatureTable
+from nextbuy.shop_clock import ShopClock
 from nextbuy.times import SECOND
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
     return events.group_by(["user_id", "session_start_us"]).aggregate(
         event_us=events.event_us.max()
     )

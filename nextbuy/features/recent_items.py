@@ -5,6 +5,7 @@ import ibis.expr.types as ir
 
 from nextbuy.features.history import user_item_sessions
 from nextbuy.features.table import Feature, FeatureTable
+from nextbuy.shop_clock import ShopClock
 from nextbuy.times import DAY
 
 MAX_ITEMS = 100
@@ -17,7 +18,7 @@ MAX_DAYS = 90
 """How many days it stays listed. Which of them are scored, the horizon of the labels decides."""
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
     sessions = _numbered_sessions(events)
     touched = user_item_sessions(events).drop("event_us")
     touched = touched.inner_join(sessions, ["user_id", "session_start_us"])

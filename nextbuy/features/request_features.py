@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from nextbuy.features.table import Feature, FeatureTable
+from nextbuy.shop_clock import UTC_CLOCK, ShopClock
+from nextbuy.times import SECOND
 
 NAME = "at_request"
 DESCRIPTION = "What depends on the request: its moment, and the price that it shows."
@@ -27,23 +29,23 @@ READS = {"last_event": "last_event_seconds", "item": "price"}
 _Row = Mapping[str, int | None]
 
 
-def _since_last_event(row: _Row) -> int | None:
+def _since_last_event(row: _Row, _: ShopClock) -> int | None:
     now, then = row["request_seconds"], row["last_event_seconds"]
     # A clock that runs behind must not tell of a time before the last event.
     return None if now is None or then is None else max(0, now - then)
 
 
-def _hour(row: _Row) -> int | None:
+def _hour(row: _Row, clock: ShopClock) -> int | None:
     now = row["request_seconds"]
-    return None if now is None else now % 86_400 // 3600
+    return None if now is None else clock.hour(now * SECOND)
 
 
-def _weekday(row: _Row) -> int | None:
+def _weekday(row: _Row, clock: ShopClock) -> int | None:
     now = row["request_seconds"]
-    return None if now is None else (now // 86_400 + 3) % 7  # 1970-01-01 was a Thursday
+    return None if now is None else clock.weekday(now * SECOND)
 
 
-def _price(row: _Row) -> float | None:
+def _price(row: _Row, _: ShopClock) -> float | None:
     shown, usual = row["shown_price"], row["price"]
     return None if shown is None or not usual else shown / usual
 
@@ -52,13 +54,16 @@ def _feature(name: str, dtype: str, description: str, unit: str, *needs: str) ->
     return Feature(name, dtype, description, unit=unit, window="request", needs=frozenset(needs))
 
 
-FEATURES: Mapping[Feature, Callable[[_Row], float | None]] = {
+FEATURES: Mapping[Feature, Callable[[_Row, ShopClock], float | None]] = {
     _feature(
         "seconds_since_last_event", "int64", "Since the shopper's last event", "seconds"
     ): _since_last_event,
-    _feature("request_hour", "int64", "Hour of the day (UTC) of the request", "hour"): _hour,
+    _feature("request_hour", "int64", "Hour of the request by the shop's clock", "hour"): _hour,
     _feature(
-        "request_weekday", "int64", "Weekday (UTC) of the request; Monday is 0", "day"
+        "request_weekday",
+        "int64",
+        "Weekday of the request by the shop's clock; Monday is 0",
+        "day",
     ): _weekday,
     _feature(
         "rate_price_now",
@@ -81,7 +86,9 @@ def sources(tables: Collection[FeatureTable]) -> dict[str, str]:
     return dict(each for each in READS.items() if each in has)
 
 
-def at_request(inputs: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+def at_request(
+    inputs: Mapping[str, Sequence[Any]], clock: ShopClock = UTC_CLOCK
+) -> dict[str, list[Any]]:
     """Columns of `REQUEST` and of the features read -> columns of `FEATURES`, row by row.
 
     A log without prices has no `price`, and the features that need it are left out.
@@ -92,7 +99,7 @@ def at_request(inputs: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         for values in zip(*(inputs[name] for name in names), strict=True)
     ]
     return {
-        feature.name: [compute(row) for row in rows]
+        feature.name: [compute(row, clock) for row in rows]
         for feature, compute in FEATURES.items()
         if set(feature.needs) <= set(names)
     }

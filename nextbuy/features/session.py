@@ -3,13 +3,18 @@
 import ibis.expr.types as ir
 
 from nextbuy.features.history import user_sessions
+from nextbuy.features.local_time import hour_of, local_us, weekday_of
 from nextbuy.features.table import Feature, FeatureTable, ratio
-from nextbuy.times import DAY, HOUR, SECOND
+from nextbuy.shop_clock import ShopClock
+from nextbuy.times import SECOND
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
     sessions = user_sessions(events)
-    return sessions.mutate(duration_us=sessions.event_us - sessions.session_start_us)
+    return sessions.mutate(
+        duration_us=sessions.event_us - sessions.session_start_us,
+        entered_us=local_us(sessions.session_start_us, clock),
+    )
 
 
 def _counted(name: str, description: str, *needs: str) -> Feature:
@@ -48,16 +53,16 @@ TABLE = FeatureTable(
         Feature(
             "entry_hour",
             "int64",
-            "Hour of the day (UTC) in which the session began",
-            lambda t: t.session_start_us % DAY // HOUR,
+            "Hour of the day, by the shop's clock, in which the session began",
+            lambda t: hour_of(t.entered_us),
             unit="hour",
             window="session",
         ),
         Feature(
             "entry_weekday",
             "int64",
-            "Weekday (UTC) on which the session began; Monday is 0",
-            lambda t: (t.session_start_us // DAY + 3) % 7,  # 1970-01-01 was a Thursday
+            "Weekday, by the shop's clock, on which the session began; Monday is 0",
+            lambda t: weekday_of(t.entered_us),
             unit="day",
             window="session",
         ),

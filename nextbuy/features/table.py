@@ -7,8 +7,10 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
-RowsBuilder = Callable[[ir.Table, ir.IntegerScalar | None], ir.Table]
-"""(session events, `first_us`) -> keys, `event_us` and what features read.
+from nextbuy.shop_clock import UTC_CLOCK, ShopClock
+
+RowsBuilder = Callable[[ir.Table, ir.IntegerScalar | None, ShopClock], ir.Table]
+"""(session events, `first_us`, the shop's clock) -> keys, `event_us` and what features read.
 
 Rows stamped before `first_us` are not used; they may be left out or hold anything."""
 
@@ -81,6 +83,7 @@ class FeatureTable:
         session_events: ir.Table,
         before: ir.Table | None = None,
         first_us: ir.IntegerScalar | None = None,
+        clock: ShopClock = UTC_CLOCK,
     ) -> ir.Table:
         """Columns: the keys, `event_us`, then the features in order; one row per key and moment.
 
@@ -89,8 +92,9 @@ class FeatureTable:
             before: keys and `carried` features as they stood when these events begin; without it,
                 these events are all there are.
             first_us: no row is stamped before it; without it, all there are.
+            clock: the shop's, for the time that these events span.
         """
-        rows = self.rows(session_events, first_us)
+        rows = self.rows(session_events, first_us, clock)
         if before is not None:
             rows = self._carry_on(rows, before)
         if first_us is not None:

@@ -4,9 +4,11 @@ import ibis
 import ibis.expr.types as ir
 
 from nextbuy.features.history import user_sessions, with_linked_past
+from nextbuy.features.local_time import hour_of, local_us, weekday_of
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
 from nextbuy.features.windows import as_of
-from nextbuy.times import DAY, HOUR, SECOND
+from nextbuy.shop_clock import ShopClock
+from nextbuy.times import SECOND
 
 ALL = ("", "_1d", "_7d", "_30d")
 CARTS = frozenset({"add_to_cart"})
@@ -16,11 +18,11 @@ PRICE = frozenset({"price"})
 DISCOUNT = frozenset({"discount"})
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
     sessions = user_sessions(events)
     in_order = ibis.window(group_by=sessions.user_id, order_by=sessions.event_us)
-    hour = sessions.session_start_us % DAY // HOUR
-    weekday = (sessions.session_start_us // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+    sessions = sessions.mutate(entered_us=local_us(sessions.session_start_us, clock))
+    hour, weekday = hour_of(sessions.entered_us), weekday_of(sessions.entered_us)
     had_cart = sessions.n_carts > 0
     sessions = sessions.mutate(
         n_sessions=ibis.literal(1, "int64"),
@@ -174,21 +176,21 @@ TABLE = FeatureTable(
         Feature(
             "rate_weekend_sessions",
             "float64",
-            "Share of the sessions that began on Saturday or Sunday, UTC",
+            "Share of the sessions that began on Saturday or Sunday, by the shop's clock",
             lambda t: ratio(t.n_weekend_sessions, t.n_sessions),
             unit="share",
         ),
         Feature(
             "rate_night_sessions",
             "float64",
-            "Share of the sessions that began before 06:00 UTC",
+            "Share of the sessions that began before 06:00 by the shop's clock",
             lambda t: ratio(t.n_night_sessions, t.n_sessions),
             unit="share",
         ),
         Feature(
             "rate_evening_sessions",
             "float64",
-            "Share of the sessions that began from 18:00 UTC on",
+            "Share of the sessions that began from 18:00 on, by the shop's clock",
             lambda t: ratio(t.n_evening_sessions, t.n_sessions),
             unit="share",
         ),

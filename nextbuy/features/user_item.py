@@ -7,6 +7,7 @@ from nextbuy.features.daily import MONEY
 from nextbuy.features.history import user_item_sessions, with_linked_past
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
 from nextbuy.features.windows import as_of
+from nextbuy.shop_clock import ShopClock
 from nextbuy.times import END_OF_TIME_US, SECOND
 
 SESSIONS = ("", "_7d", "_30d")
@@ -18,7 +19,7 @@ PURCHASES = frozenset({"purchase"})
 PRICE = frozenset({"price"})
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None) -> ir.Table:
+def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
     touched = user_item_sessions(events)
     touched = touched.mutate(
         n_sessions=ibis.literal(1, "int64"),

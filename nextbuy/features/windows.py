@@ -72,21 +72,24 @@ def at_every_change(
     rows: ir.Table,
     keys: Sequence[str],
     sums: Sums,
+    leaves_us: Callable[[str], ir.IntegerValue],
     maxima: Sequence[str] = (),
     first_us: ir.IntegerScalar | None = None,
 ) -> ir.Table:
-    """As `as_of`, at every moment at which one of the sums changes; `is_requested` is not read.
+    """As `as_of`, at every moment at which one of the sums changes.
 
-    With `first_us`, moments before it are one: the last microsecond before.
+    `since_us` and `is_requested` are not read: `leaves_us` gives, for a window's suffix, when a row
+    leaves it, never before it is known. With `first_us`, moments before it are one: the last
+    microsecond before.
     """
     return _running(
         rows,
         keys,
         sums,
         maxima,
-        inside=lambda suffix: _inside(rows, suffix),
+        inside=lambda _: ibis.literal(True),
         gained_us=not_before(rows.known_us, first_us),
-        lost_us=lambda suffix: not_before(rows.since_us + (WINDOWS[suffix] or 0), first_us),
+        lost_us=lambda suffix: not_before(leaves_us(suffix), first_us),
     )
 
 

@@ -4,7 +4,6 @@ Three steps: `stage_events` reads and maps the log, the caller checks the staged
 adds it to the published events.
 """
 
-import glob
 import json
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -22,12 +21,15 @@ from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_ORDER, EVENT_SCHEMA
 from nextbuy.ingest import quarantine
 from nextbuy.ingest.lines import Progress
+from nextbuy.ingest.log_files import find_files
 from nextbuy.ingest.log_reader import layout, open_rows
 from nextbuy.ingest.mapping import map_and_validate, read_items, with_items
+from nextbuy.ingest.repeated_hour import place_repeated_hours, sum_of
 from nextbuy.ingest.report import ComparedRows, IngestReport, build_report, check_acceptance
 from nextbuy.ingest.source import Source, files_by_source
 from nextbuy.log_span import VOUCHED
 from nextbuy.settings import Settings
+from nextbuy.shop import mark_shop
 from nextbuy.sql import literal, read_parquet
 from nextbuy.times import to_us
 from nextbuy.versioned_table import (
@@ -40,7 +42,10 @@ from nextbuy.versioned_table import (
     workplace,
 )
 
-CODE = (Path(__file__).parent, Path(__file__).parents[1] / "events.py")
+CODE = (
+    Path(__file__).parent,
+    *(Path(__file__).parents[1] / name for name in ("events.py", "shop_clock.py")),
+)
 COLUMNS = ", ".join(EVENT_SCHEMA.names)
 DERIVED_FROM = [name for name in EVENT_SCHEMA.names if name != "event_id"]
 
@@ -57,7 +62,7 @@ def is_up_to_date(
     receipt = _receipt(settings)
     if not receipt.exists():
         return False
-    files, item_files = _find_files(logs), _find_files([items]) if items is not None else []
+    files, item_files = find_files(logs), find_files([items]) if items is not None else []
     made_from = [_inputs(files, item_files, sources, adds=False)]
     if not replace:
         made_from.append(_inputs(files, item_files, sources, adds=True))
@@ -118,7 +123,7 @@ def stage_events(
         NextbuyError: the log cannot be read, lacks a column, has too many bad rows, mixes with
             another source's events, or another run is adding events. Nothing is published.
     """
-    files, item_files = _find_files(logs), _item_files(sources, items)
+    files, item_files = find_files(logs), _item_files(sources, items)
     inputs = files_by_source(files, sources)
     source = sources[0]  # what is not an input's own is the same in all
     with ingest_workplace(settings) as work:
@@ -131,17 +136,19 @@ def stage_events(
             if source.items and item_files:
                 known_items = read_items(connection, source, source.items, item_files, progress)
             now = now or datetime.now(UTC)
-            staged_rows = []
+            staged_rows, placed = [], []
             for number, (its_source, its_files) in enumerate(inputs):
                 staged_rows.append(work / f"rows-{number}.parquet")
                 _read_log(connection, its_source, its_files, staged_rows[-1], now, progress)
+                zone = its_source.time.zone
+                placed.append(place_repeated_hours(connection, staged_rows[-1], zone))
             rows = read_parquet(staged_rows)
             progress("looking for duplicates")
             compared = _compare(
                 connection, rows, [source for source, _ in inputs], settings, published
             )
             folder = _quarantine_folder(settings, source, files)
-            report = build_report(connection, compared, inputs, folder)
+            report = build_report(connection, compared, inputs, folder, sum_of(placed))
             if report.quarantined:
                 quarantine.write(connection, compared.refused, folder)
             else:
@@ -203,28 +210,6 @@ def publish_events(
             return len(version.written())
 
 
-def _find_files(logs: Sequence[str | Path]) -> list[Path]:
-    """Every file that the paths and globs stand for, each once, in order of path.
-
-    Raises:
-        NextbuyError: a path or glob stands for no file.
-    """
-    files: set[Path] = set()
-    for log in logs:
-        if Path(log).is_dir():
-            raise NextbuyError(f"{log} is a folder. Name its files, for example '{log}/*.csv'.")
-        paths = [str(log)] if Path(log).exists() else _matches(str(log))
-        matches = [Path(path) for path in paths if Path(path).is_file()]
-        if not matches:
-            raise NextbuyError(f"There is no file {log}. Check the path or the glob.")
-        files.update(matches)
-    return sorted(files)
-
-
-def _matches(pattern: str) -> list[str]:
-    return glob.glob(pattern, recursive=True)  # noqa: PTH207  # Path takes no absolute pattern
-
-
 def _item_files(sources: Sequence[Source], items: str | Path | None) -> list[Path]:
     if items is None:
         return []
@@ -233,7 +218,7 @@ def _item_files(sources: Sequence[Source], items: str | Path | None) -> list[Pat
             f"The source {sources[0].name!r} declares no item table, so {items} has no meaning. "
             "Describe it under items in the source file."
         )
-    return _find_files([items])
+    return find_files([items])
 
 
 def _info(
@@ -307,6 +292,7 @@ def ingest_workplace(settings: Settings) -> AbstractContextManager[Path]:
     Raises:
         NextbuyError: another run is adding events.
     """
+    mark_shop(settings)
     busy = f"Another run is ingesting into {settings.data}"
     return workplace(settings.data / "tmp" / "ingest", busy)
 

@@ -39,26 +39,24 @@ LOCAL = r"\d{4}[-/]\d\d?[-/]\d\d?([T ] ?\d\d?:\d\d(:\d\d([.,]\d+)?)?)?"
 OFFSET = r" ?([+-]\d\d):?(\d\d)?$"
 
 
-def iso_micros(text: str, zone: str) -> str:
-    """Microseconds since 1970 UTC, NULL where `text` is no ISO time or its zone is not known.
+def iso_moments(text: str) -> tuple[str, str]:
+    """Two columns: microseconds since 1970 UTC of a time that says its zone; what a clock showed.
+
+    One of them is NULL, both where `text` is no ISO time or its zone is not known.
 
     Args:
         text: SQL of a text such as `2024-07-01T12:00:00+02:00`, `2024-07-01 12:00:00 EST`.
-        zone: IANA zone of the times that carry none.
     """
     hours = " ".join(f"WHEN {literal(name)} THEN {n}" for name, n in ABBREVIATIONS.items())
     name = f"regexp_extract({text}, ' ?([A-Za-z]+)$', 1)"
     clock = f"regexp_replace({text}, ' ?[A-Za-z]+$', '')"
     offset = f"regexp_replace({text}, '{OFFSET}', '\\1:\\2')"
     absolute = f"epoch_us(TRY_CAST({text} AS TIMESTAMPTZ))"
-    local = f"TRY_CAST({text} AS TIMESTAMP)"
-    if zone != "UTC":
-        local = f"timezone({literal(zone)}, {local})"
     is_plain = f"strlen({text}) = 19 AND substr({text}, 17, 1) = ':'"  # spares most rows a pattern
-    return f"""CASE
-        WHEN {is_plain} THEN epoch_us({local})
+    says_none = f"CASE WHEN {is_plain} THEN true ELSE regexp_full_match({text}, '{LOCAL}') END"
+    says_zone = f"""CASE
+        WHEN {is_plain} THEN NULL
         WHEN ends_with({text}, 'Z') OR ends_with({text}, ' UTC') THEN {absolute}
-        WHEN regexp_full_match({text}, '{LOCAL}') THEN epoch_us({local})
         WHEN regexp_full_match({text}, '{LOCAL}{OFFSET[:-1]}')
             THEN epoch_us(TRY_CAST(regexp_replace({offset}, ':$', '') AS TIMESTAMPTZ))
         WHEN regexp_full_match({text}, '{LOCAL} ?[A-Za-z]+/[A-Za-z_/+-]+\\d*') THEN {absolute}
@@ -66,3 +64,4 @@ def iso_micros(text: str, zone: str) -> str:
             THEN epoch_us(TRY_CAST({clock} AS TIMESTAMP))
                 - CASE upper({name}) {hours} END * {HOUR}
         END"""
+    return says_zone, f"CASE WHEN {says_none} THEN epoch_us(TRY_CAST({text} AS TIMESTAMP)) END"

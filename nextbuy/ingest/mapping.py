@@ -8,14 +8,16 @@ import duckdb
 
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA, MAX_CENTS, SHOPPER_COLUMNS
-from nextbuy.ingest.iso_time import iso_micros
+from nextbuy.ingest.iso_time import iso_moments
 from nextbuy.ingest.lines import Progress
 from nextbuy.ingest.log_reader import open_rows
 from nextbuy.ingest.row_rules import is_placeholder, row_rules
 from nextbuy.ingest.rows import LogRows
 from nextbuy.ingest.source import ColumnSpec, Expression, ItemTable, Source, TimeFormat
+from nextbuy.shop import UTC_ZONE
+from nextbuy.shop_clock import shop_clock
 from nextbuy.sql import literal
-from nextbuy.times import to_us
+from nextbuy.times import END_OF_TIME_US, to_us
 
 HASHED = (
     "user_id",
@@ -35,7 +37,9 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
 
     Its columns: `file`, `row`; `reason`, `column`, `value` and `raw` of a refused row; `ignored`,
     the name of an ignored event; `no_session`, what an event has for a session id that is none; and
-    the canonical columns, NULL in rows that are no events but for the shopper of a refused row.
+    the canonical columns, NULL in rows that are no events but for the shopper of a refused row. A
+    time in an hour that the clock repeats is taken to be in the second; `first_time` and `first_id`
+    are then the event's time and id if it was in the first.
     """
     rules = row_rules(source)
     texts = ", ".join(f"{_text(source, rows, name)} AS _{name}" for name in EVENT_SCHEMA.names)
@@ -65,10 +69,17 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
         "price": "nullif(_price_cents, 0)" if source.zero_price_is_unknown else "_price_cents",
         "discount": "_discount_cents",
         "source_session_id": f"CASE WHEN NOT {no_session} THEN _source_session_id END",
+        "first_time": "CASE WHEN _repeated_us > 0 THEN make_timestamptz(_us - _repeated_us) END",
+        "first_id": "CASE WHEN _repeated_us > 0 THEN "
+        f"{'_event_id' if 'event_id' in source.fields else derived_id('_us - _repeated_us')} END",
     }
     is_event = "_rule IS NULL AND _ignored IS NULL"
     # A refused row that can be read keeps whose it is: an erasure must find it.
     is_readable = "_broken IS NULL AND _ignored IS NULL"
+    clock = shop_clock(source.time.zone)
+    absolute_us, local_us = moments("_event_time", source.time)
+    # What is too far off for an offset to be added is refused all the same.
+    local_us = f"least(greatest({local_us}, {-END_OF_TIME_US}), {END_OF_TIME_US})"
     events = ", ".join(
         f"CASE WHEN {is_readable if name in SHOPPER_COLUMNS else is_event} THEN {sql} END AS {name}"
         for name, sql in columns.items()
@@ -80,12 +91,17 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
             SELECT *, {now_us} AS _now_us, CASE _event_type {kinds} END AS _kind,
                 CASE WHEN _broken IS NULL AND _event_type IN ({ignored}) THEN _event_type END
                     AS _ignored,
-                {micros("_event_time", source.time)} AS _us,
+                {absolute_us} AS _absolute_us, {local_us} AS _local_us,
                 {cents("_price", source)} AS _price_cents,
                 {cents("_discount", source)} AS _discount_cents
             FROM picked
+        ), timed AS (
+            SELECT *, {clock.repeated_sql("_local_us")} AS _repeated_us,
+                {clock.skipped_sql("_local_us")} AS _skipped_us,
+                coalesce(_absolute_us, {clock.utc_sql("_local_us")}) AS _us
+            FROM typed
         ), ruled AS (
-            SELECT *, CASE WHEN _ignored IS NOT NULL THEN NULL {cases} END AS _rule FROM typed
+            SELECT *, CASE WHEN _ignored IS NOT NULL THEN NULL {cases} END AS _rule FROM timed
         )
         SELECT _file AS file, _row AS row,
             CASE WHEN _rule IS NOT NULL THEN [{reasons}][_rule] END AS reason,
@@ -98,31 +114,43 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
         FROM ruled"""
 
 
-def derived_id() -> str:
-    """MD5 over what the log says of the event; equal rows are one event.
+def derived_id(us: str = "_us") -> str:
+    """MD5 over what the log says of the event, `us` its time; equal rows are one event.
 
     Each value is preceded by its length and a NULL is a dash, so different rows give different
     texts. What an item table adds is left out: a better table makes no new events.
     """
-    names = [name if name.startswith("_") else f"_{name}" for name in HASHED]
+    named = (name if name.startswith("_") else f"_{name}" for name in HASHED)
+    names = [f"({us})" if name == "_us" else name for name in named]
     parts = (f"coalesce(strlen({name}::VARCHAR) || ':' || {name}::VARCHAR, '-')" for name in names)
     return f"md5({' || '.join(parts)})"
 
 
-def micros(text: str, time: TimeFormat) -> str:
-    """Microseconds since 1970 UTC, NULL where `text` is no time."""
+def moments(text: str, time: TimeFormat) -> tuple[str, str]:
+    """What `text` says: microseconds since 1970 UTC, or what the clock of the zone showed.
+
+    One of the two is NULL, both where `text` is no time.
+    """
+    nothing = "CAST(NULL AS BIGINT)"
     if time.format == "unix_us":
-        return f"TRY_CAST({text} AS BIGINT)"
+        return f"TRY_CAST({text} AS BIGINT)", nothing
     if time.format.startswith("unix_"):
         # Whole seconds times a million stay exact in a double until the year 2255.
         factor = {"unix_s": "1e6", "unix_ms": "1e3"}[time.format]
-        return f"TRY_CAST(round(TRY_CAST({text} AS DOUBLE) * {factor}) AS BIGINT)"
+        return f"TRY_CAST(round(TRY_CAST({text} AS DOUBLE) * {factor}) AS BIGINT)", nothing
     if time.format == "iso":
-        return iso_micros(text, time.zone)
-    parsed = f"try_strptime({text}, {literal(time.format)})"
-    if "%z" in time.format or "%Z" in time.format:
-        return f"epoch_us({parsed})"
-    return f"epoch_us(timezone({literal(time.zone)}, {parsed}))"
+        absolute, local = iso_moments(text)
+        utc = f"coalesce({absolute}, {local})"
+        return (utc, nothing) if time.zone == UTC_ZONE else (absolute, local)
+    parsed = f"epoch_us(try_strptime({text}, {literal(time.format)}))"
+    says_offset = "%z" in time.format or "%Z" in time.format
+    return (parsed, nothing) if says_offset or time.zone == UTC_ZONE else (nothing, parsed)
+
+
+def micros(text: str, time: TimeFormat) -> str:
+    """Microseconds since 1970 UTC, NULL where `text` is no time; of a repeated hour the second."""
+    absolute, local = moments(text, time)
+    return f"coalesce({absolute}, {shop_clock(time.zone).utc_sql(local)})"
 
 
 def cents(text: str, source: Source) -> str:

@@ -34,6 +34,8 @@ REMEDIES = {
     "as text or as a whole number.",
     "missing_time": "Fill in the time at its source.",
     "unparsable_time": "Correct time.format in the source file, or the value at its source.",
+    "nonexistent_time": "The clock of time.zone went forward over this time and never showed it. "
+    "If the log keeps one offset all year, name that (Etc/GMT-1 is UTC+1); else correct the value.",
     "time_too_old": "Correct the value, or set limits.not_before.",
     "time_in_future": "Correct the clock or time.zone, or set limits.max_ahead.",
     "time_after_end": "Correct the clock, or set limits.not_after to a later moment.",

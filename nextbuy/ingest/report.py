@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nextbuy.errors import NextbuyError
 from nextbuy.ingest import quarantine
+from nextbuy.ingest.repeated_hour import RepeatedHours
 from nextbuy.ingest.source import OPTIONAL, Source
 from nextbuy.log_span import explain_strays
 
@@ -52,6 +53,8 @@ class IngestReport(BaseModel):
     """Session ids that stand for none (`undefined`) -> events that had them."""
     empty_columns: tuple[str, ...]
     """Columns that the source maps, but that hold no value in any valid event."""
+    repeated_hours: RepeatedHours
+    """Rows whose local time is in an hour that the clock repeats when it goes back."""
     quarantine: Path | None
     """Folder of the refused rows; None without one."""
     explanation: str
@@ -69,6 +72,13 @@ class IngestReport(BaseModel):
         if self.first_event:
             text += f"\nevents from {self.first_event:%Y-%m-%d %H:%M} to "
             text += f"{self.last_event:%Y-%m-%d %H:%M} UTC; {self.days} days written"
+        if any(self.repeated_hours):
+            by_order, unknown = self.repeated_hours
+            text += (
+                f"\n{by_order + unknown:,} rows in an hour that the clock repeats: {by_order:,} "
+                f"placed by the order of the log, {unknown:,} taken to be in the second hour"
+                f"{', for no order tells' if unknown else ''}"
+            )
         if self.empty_columns:
             text += f"\nmapped, but without any value: {', '.join(self.empty_columns)}"
         if self.no_session:
@@ -113,6 +123,7 @@ def build_report(
     compared: ComparedRows,
     inputs: Sequence[tuple[Source, Sequence[Path]]],
     folder: Path,
+    repeated_hours: RepeatedHours,
 ) -> IngestReport:
     """Count what became of every row, before anything is published; refused ones go to `folder`."""
     ignored: Counter[str] = Counter()
@@ -161,6 +172,7 @@ def build_report(
             ).fetchall()
         ),
         empty_columns=tuple(name for name, n in zip(mapped, full, strict=False) if not n),
+        repeated_hours=repeated_hours,
         quarantine=folder if quarantined else None,
         explanation=quarantine.explain(connection, compared.refused),
     )

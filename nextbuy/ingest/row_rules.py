@@ -51,7 +51,8 @@ def row_rules(source: Source) -> list[RowRule]:
     """What is refused of this log, in order.
 
     The conditions see each canonical column's text as `_user_id` and so on, and what became of it:
-    `_kind`, `_us` (microseconds since 1970), `_price_cents`, `_discount_cents`; and `_now_us`.
+    `_kind`, `_us` (microseconds since 1970), `_skipped_us` (above 0 for a time that the clock of
+    the source's zone leaves out), `_price_cents`, `_discount_cents`; and `_now_us`.
     """
     limits = source.limits
     earliest = to_us(limits.not_before)
@@ -65,6 +66,7 @@ def row_rules(source: Source) -> list[RowRule]:
         RowRule("placeholder_user", "user_id", is_placeholder("_user_id", source)),
         RowRule("missing_time", "event_time", "_event_time IS NULL"),
         RowRule("unparsable_time", "event_time", "_us IS NULL"),
+        RowRule("nonexistent_time", "event_time", "_skipped_us > 0"),
         RowRule("time_too_old", "event_time", f"_us < {earliest}"),
         RowRule("time_in_future", "event_time", f"_us > _now_us + {ahead}"),
         *(

@@ -14,10 +14,15 @@ import pyarrow as pa
 from nextbuy.events import COMPUTED_SCHEMA
 from nextbuy.features import FeatureTable, supported_tables
 from nextbuy.settings import Settings
-from nextbuy.tables.feature_sql import feature_rows
-from nextbuy.tables.sessions import EVENTS, SessionConfig, sessionize
+from nextbuy.shop import SessionConfig, ShopSettings, published_settings, shop_settings
+from nextbuy.shop_clock import UTC_CLOCK, ShopClock
+from nextbuy.tables.feature_sql import definition_clock, feature_rows
+from nextbuy.tables.sessions import EVENTS, sessionize
 from nextbuy.times import END_OF_TIME_US
 from nextbuy.versioned_table import manifest
+
+DAYS_AHEAD = 20 * 365
+"""How far a live event may lie after the published ones for its hour to be right."""
 
 
 def live_tables(settings: Settings) -> tuple[FeatureTable, ...]:
@@ -30,10 +35,15 @@ def live_tables(settings: Settings) -> tuple[FeatureTable, ...]:
     return tuple(table for table in supported if "user_id" in table.keys)
 
 
-def session_config(settings: Settings) -> SessionConfig:
-    """The settings of the published sessions; the defaults where there are none."""
-    sessions = manifest(settings.sessions)
-    return SessionConfig(**sessions.info["sessions"]) if sessions else SessionConfig()
+def live_settings(settings: Settings) -> ShopSettings:
+    """What the published tables were built with; where there are none, the shop's settings."""
+    return published_settings(settings) or shop_settings(settings)
+
+
+def live_clock(settings: Settings) -> ShopClock:
+    """The shop's clock for the published events, and for those of the time to come."""
+    zone = live_settings(settings).time_zone
+    return definition_clock(zone, manifest(settings.sessions), days_ahead=DAYS_AHEAD)
 
 
 class LiveFeatures:
@@ -44,7 +54,11 @@ class LiveFeatures:
     """
 
     def __init__(
-        self, tables: Collection[FeatureTable], config: SessionConfig, max_events: int = 1_000_000
+        self,
+        tables: Collection[FeatureTable],
+        config: SessionConfig,
+        max_events: int = 1_000_000,
+        clock: ShopClock = UTC_CLOCK,
     ) -> None:
         self._max_events = max_events
         self._connection = duckdb.connect()
@@ -62,7 +76,7 @@ class LiveFeatures:
         self._connection.execute(f"PREPARE sessionize AS INSERT INTO session_events {sessions}")
         self._statements = {table.name: f"rows_of_{table.name}" for table in tables}
         for table in tables:
-            rows = feature_rows(table, END_OF_TIME_US)
+            rows = feature_rows(table, END_OF_TIME_US, clock=clock)
             self._connection.execute(
                 f"PREPARE {self._statements[table.name]} AS SELECT built.* FROM ({rows}) AS built "
                 "JOIN affected USING (user_id) WHERE epoch_us(event_timestamp) >= since_us "

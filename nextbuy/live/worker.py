@@ -23,7 +23,7 @@ from feast.errors import FeastObjectNotFoundException
 
 from nextbuy.errors import NextbuyError
 from nextbuy.live.event_store import ERASURES, EventPage, LiveStore, now_us, to_arrow
-from nextbuy.live.features import LiveFeatures, live_tables, session_config
+from nextbuy.live.features import LiveFeatures, live_clock, live_settings, live_tables
 from nextbuy.live.sync import sync
 from nextbuy.live.write_history import begin_batch, end_batch
 from nextbuy.settings import Settings
@@ -62,7 +62,8 @@ class Worker:
         self._erasures = self.store.get_meta(ERASURES)
         sync(settings, self.store, lambda rows: logger.info("%d published events read", rows))
         tables = live_tables(settings)
-        self.features = LiveFeatures(tables, session_config(settings))
+        config = live_settings(settings).sessions
+        self.features = LiveFeatures(tables, config, clock=live_clock(settings))
         self._feast = FeatureStore(repo_path=str(settings.feature_repo))
         self._layouts: dict[str, RedisLayout] = {}
         for table in tables:
@@ -152,7 +153,8 @@ class Worker:
 
 def _published(settings: Settings) -> list[str | None]:
     tables = (manifest(settings.events), manifest(settings.sessions))
-    return [table.fingerprint if table else None for table in tables]
+    fingerprints = [table.fingerprint if table else None for table in tables]
+    return [*fingerprints, live_settings(settings).time_zone]
 
 
 def work(settings: Settings, is_over: Callable[[], bool]) -> None:

@@ -24,9 +24,10 @@ from nextbuy.atomic import replacing
 from nextbuy.errors import NextbuyError
 from nextbuy.models.artifact_addresses import DATABASE, follow
 from nextbuy.settings import Settings
+from nextbuy.shop import SHOP_FILE, shop_record
 from nextbuy.stores.online.redis_server import running_redis
 
-FILES = (Path("registry.db"),)
+FILES = (Path("registry.db"), Path(SHOP_FILE))
 DATABASES = (DATABASE, Path("live", "events.sqlite"))
 FOLDERS = (Path("mlflow", "artifacts"), Path("predictions"), Path("runs"))
 REDIS = Path("redis.parquet")
@@ -117,7 +118,7 @@ def restore(settings: Settings, file: Path, progress: Progress, *, replace: bool
             raise NextbuyError(f"{file} is no backup that can be read: {error}.") from error
         parts = [p for p in (*FILES, *DATABASES, *FOLDERS) if (folder / p).exists()]
         existing = [str(path) for path in parts if (settings.data / path).exists()]
-        if existing and not replace:
+        if existing and not replace and not _only_marked(settings, existing):
             raise NextbuyError(
                 f"{settings.data} already has {', '.join(existing)}. Restore into an empty "
                 "NEXTBUY_DATA, or use --replace."
@@ -132,6 +133,12 @@ def restore(settings: Settings, file: Path, progress: Progress, *, replace: bool
             restored.append(str(path))
         follow(settings.data)
     return restored
+
+
+def _only_marked(settings: Settings, existing: list[str]) -> bool:
+    """Whether the one thing there is a record without settings, which every verb leaves."""
+    record = shop_record(settings) if existing == [SHOP_FILE] else None
+    return record is not None and record.settings is None
 
 
 def _scratch(settings: Settings) -> Path:

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 from nextbuy import events, prediction_log
 from nextbuy.atomic import TEMPORARY
 from nextbuy.ingest import quarantine
+from nextbuy.shop import SHOP_FILE
 
-SHOP_FILE = "shop.json"
 Holds = Literal["rows", "refused", "samples", "document", "redis", "live", "text", "nothing"]
 """`rows`: Parquet with columns of shoppers; `refused`: the quarantine's; `samples`: check results
 with a few example rows as JSON; `document`: JSON; `redis`: files of the embedded Redis; `live`: the

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from pydantic import ValidationError
 
 import nextbuy.telemetry  # noqa: F401  # before MLflow looks at the environment
-from nextbuy.contract import REGISTERED_MODEL, ModelContract
+from nextbuy.contract import CHALLENGER, CHAMPION, REGISTERED_MODEL, ModelContract
 from nextbuy.errors import NextbuyError, explain_refusal
 from nextbuy.models.artifact_addresses import follow
 from nextbuy.models.booster import Booster, load_booster
@@ -27,6 +27,10 @@ from nextbuy.models.families import family_of
 from nextbuy.settings import Settings
 
 EXPERIMENT = "next session purchase"
+NO_CHALLENGER = (
+    "There is no challenger beside the champion. One comes from new data or other settings: "
+    "nextbuy train"
+)
 
 
 class BoosterFile(NamedTuple):
@@ -116,6 +120,18 @@ def version_of(mlflow_client: MlflowClient, alias: str) -> ModelVersion | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
+
+
+def waiting(mlflow_client: MlflowClient) -> ModelVersion | None:
+    """The version that waits for promotion; None if the champion is the only one.
+
+    The first model of a registry has both aliases, and so has one that was promoted.
+    """
+    challenger = version_of(mlflow_client, CHALLENGER)
+    champion = version_of(mlflow_client, CHAMPION)
+    if challenger and champion and challenger.version == champion.version:
+        return None
+    return challenger
 
 
 def set_alias(mlflow_client: MlflowClient, alias: str, version: str) -> None:

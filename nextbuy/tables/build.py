@@ -17,8 +17,17 @@ from nextbuy.features import FeatureTable, supported_tables
 from nextbuy.features.daily import REACH_DAYS
 from nextbuy.log_span import VOUCHED, Hole, LogSpan, read_span, wide_holes
 from nextbuy.settings import Settings
+from nextbuy.shop import UTC_ZONE, LabelConfig, SessionConfig, shop_settings
+from nextbuy.shop_clock import shop_clock
 from nextbuy.sql import read_parquet
-from nextbuy.tables.feature_sql import BEFORE, FROM_US, duckdb_sql, feature_rows, published_form
+from nextbuy.tables.feature_sql import (
+    BEFORE,
+    FROM_US,
+    definition_clock,
+    duckdb_sql,
+    feature_rows,
+    published_form,
+)
 from nextbuy.tables.incremental import (
     AffectedUsers,
     SessionChange,
@@ -28,15 +37,9 @@ from nextbuy.tables.incremental import (
     iso_day,
     session_change,
 )
-from nextbuy.tables.labels import LabelConfig, known_sql, label_rows
+from nextbuy.tables.labels import known_sql, label_rows
 from nextbuy.tables.partitions import Partitions
-from nextbuy.tables.sessions import (
-    EVENTS,
-    SESSION_EVENTS,
-    SessionConfig,
-    session_event_columns,
-    sessionize,
-)
+from nextbuy.tables.sessions import EVENTS, SESSION_EVENTS, session_event_columns, sessionize
 from nextbuy.tables.spark import Compute
 from nextbuy.tables.writer import StagedTable, TableWriter
 from nextbuy.times import DAY
@@ -44,9 +47,12 @@ from nextbuy.versioned_table import Manifest, Version, files, fingerprint, read_
 
 CODE = Path(__file__).parent
 FEATURES = CODE.parent / "features"
-ENGINE = tuple(
-    CODE / f"{name}.py"
-    for name in ("build", "feature_sql", "identity", "incremental", "partitions", "writer")
+ENGINE = (
+    *(
+        CODE / f"{name}.py"
+        for name in ("build", "feature_sql", "identity", "incremental", "partitions", "writer")
+    ),
+    CODE.parent / "shop_clock.py",
 )
 
 
@@ -264,19 +270,23 @@ def _staged_features(
     tables: Collection[FeatureTable],
     compute: Compute | None,
 ) -> Generator[StagedTable, None, None]:
-    changes = _Changes(connection, settings, sessions)
+    zone = shop_settings(settings).time_zone
+    changes = _Changes(connection, settings, sessions, zone)
+    info = {} if zone == UTC_ZONE else {"time_zone": zone}
     with Partitions(connection, settings, sessions) as partitions:
         for table in tables:
             writer = TableWriter(
                 settings.features / table.name,
                 sessions,
-                fingerprint([f.name for f in table.features], FEATURES, *ENGINE),
+                fingerprint([f.name for f in table.features], shop_clock(zone), FEATURES, *ENGINE),
                 "event_timestamp",
                 ("event_timestamp", *table.keys),
+                info,
             )
             with writer.stage() as staged:
                 if staged.version and compute is not None:
-                    rows = _computed(compute, table.build(SESSION_EVENTS), table.name)
+                    rows = table.build(SESSION_EVENTS, clock=changes.clock)
+                    rows = _computed(compute, rows, table.name)
                     sql = published_form(table, rows, sessions.info["newest_us"])
                     writer.write_whole(connection, staged.version, sql)
                 elif staged.version:
@@ -288,10 +298,16 @@ class _Changes:
     """What changed since the sessions that a table was made from, computed once per such state."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        settings: Settings,
+        sessions: Manifest,
+        zone: str,
     ) -> None:
         self._connection, self._sessions = connection, sessions
-        self.settings = settings
+        self.settings, self.zone = settings, zone
+        self.clock = definition_clock(zone, sessions)
+        """For definitions."""
         self._made_from: dict[str, str] = {}
         self._change: SessionChange | None = None
         self._affected: AffectedUsers | None = None
@@ -326,7 +342,7 @@ def _write_features(
     if last is None or change is None:
         partitioned = partitions.events_for(table)
         _show_session_events(connection, partitioned.events)
-        sql = feature_rows(table, newest_us)
+        sql = feature_rows(table, newest_us, clock=changes.clock)
         writer.write_whole(connection, version, sql, partitioned.n_partitions)
         return
     if "user_id" in table.keys:
@@ -335,17 +351,21 @@ def _write_features(
         stale, from_us = _among(affected.users), change.rows_from_us
     else:
         stale, from_us = "true", change.midnights_from_us
-        since = iso_day(from_us - REACH_DAYS * DAY)
+        # Events from a midnight of the shop's clock on, and the carried features as of it.
+        clock = shop_clock(changes.zone)
+        since_us = clock.midnight(clock.clean_day(clock.day(from_us) - REACH_DAYS))
+        since = iso_day(since_us)
         days = [day for day in writer.source.days if day >= since]
-        _read_sessions(connection, changes.settings, days)
+        only = f"WHERE epoch_us(event_time) >= {since_us}"
+        _read_sessions(connection, changes.settings, days, only)
         latest = "".join(f", arg_max({name}, event_timestamp) AS {name}" for name in table.carried)
         connection.execute(
             f"CREATE OR REPLACE TABLE {BEFORE} AS SELECT {', '.join(table.keys)}{latest} "
             f"FROM {read_days(writer.path, [day for day in last.days if day <= since])} "
-            "GROUP BY ALL"
+            f"WHERE epoch_us(event_timestamp) <= {since_us} GROUP BY ALL"
         )
     connection.execute(f"CREATE OR REPLACE TABLE {FROM_US} AS SELECT {from_us}::BIGINT AS first_us")
-    sql = feature_rows(table, newest_us, part=True)
+    sql = feature_rows(table, newest_us, part=True, clock=changes.clock)
     writer.write_part(connection, version, sql, stale, from_us)
 
 

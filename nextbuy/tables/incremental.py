@@ -15,6 +15,8 @@ from typing import NamedTuple
 import duckdb
 
 from nextbuy.settings import Settings
+from nextbuy.shop import shop_settings
+from nextbuy.shop_clock import ShopClock, shop_clock
 from nextbuy.sql import read_parquet
 from nextbuy.tables.identity import find_login_groups, linked_users_sql
 from nextbuy.tables.sessions import session_event_columns
@@ -90,6 +92,7 @@ class SessionChange:
     old_newest_us: int
     new_newest_us: int
     gap_us: int
+    clock: ShopClock
 
     @property
     def rows_from_us(self) -> int:
@@ -100,10 +103,11 @@ class SessionChange:
 
     @property
     def midnights_from_us(self) -> int:
-        """The first midnight whose rows can have changed."""
+        """The beginning (UTC) of the day with the first midnight whose rows can have changed."""
         newest = min(self.old_newest_us, self.new_newest_us)
         first_us = self.changed.first_us
-        return (min(newest, newest if first_us is None else first_us) // DAY + 1) * DAY
+        since_us = min(newest, newest if first_us is None else first_us)
+        return self.clock.next_midnight(since_us) // DAY * DAY
 
 
 def session_change(
@@ -135,6 +139,7 @@ def session_change(
         earlier.info["newest_us"],
         sessions.info["newest_us"],
         sessions.info["sessions"]["gap_minutes"] * MINUTE,
+        shop_clock(shop_settings(settings).time_zone),
     )
 
 

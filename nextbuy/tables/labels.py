@@ -4,26 +4,10 @@ from collections.abc import Sequence
 
 import ibis
 import ibis.expr.types as ir
-from pydantic import BaseModel, ConfigDict, Field
 
 from nextbuy.events import EventType
 from nextbuy.log_span import Hole
-from nextbuy.tables.sessions import SessionConfig
-from nextbuy.times import DAY
-
-
-class LabelConfig(BaseModel):
-    """How far ahead a label looks."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    horizon_days: int = Field(default=30, ge=1)
-    """The next session counts when it starts within this many days."""
-
-    @property
-    def horizon_us(self) -> int:
-        """The horizon in microseconds."""
-        return self.horizon_days * DAY
+from nextbuy.shop import LabelConfig, SessionConfig
 
 
 def label_rows(

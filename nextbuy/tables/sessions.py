@@ -6,34 +6,14 @@ arithmetic gives equal values on DuckDB and on Spark.
 
 import ibis
 import ibis.expr.types as ir
-from pydantic import BaseModel, ConfigDict, Field
 
 from nextbuy.events import COMPUTED_SCHEMA
 from nextbuy.features.event_order import type_rank
-from nextbuy.times import MINUTE, SECOND
+from nextbuy.shop import SessionConfig
+from nextbuy.times import SECOND
 
 EVENTS = ibis.table(ibis.Schema.from_pyarrow(COMPUTED_SCHEMA), name="events")
 """The canonical events as definitions see them."""
-
-
-class SessionConfig(BaseModel):
-    """When a session ends, and which sessions count as a bot's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    gap_minutes: int = Field(default=30, ge=1)
-    """Inactivity after which the next event opens a new session."""
-    bot_session_events: int = Field(default=1000, ge=2)
-    """A session with events at this many moments is a bot's."""
-    bot_burst_events: int = Field(default=30, ge=2)
-    """So is one with events at this many moments ..."""
-    bot_events_per_second: float = Field(default=1.0, gt=0)
-    """... while it runs at this pace, in moments a second, or faster."""
-
-    @property
-    def gap_us(self) -> int:
-        """The gap in microseconds."""
-        return self.gap_minutes * MINUTE
 
 
 def sessionize(events: ir.Table, config: SessionConfig) -> ir.Table:

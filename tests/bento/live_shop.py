@@ -6,7 +6,7 @@ import pyarrow.dataset as ds
 from nextbuy.cli import data, serving
 from nextbuy.contract import FEATURE_SERVICE, ModelContract
 from nextbuy.features import TABLES
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.shop import SessionConfig
 from tests.shop import register
 from tests.tables import build_features, build_labels, build_sessions
 
@@ -16,7 +16,7 @@ def build(settings, shoppers=80, days=60, last=1):
     from generators.shop import ShopConfig, simulate
     from nextbuy.ingest.ingest import publish, stage_events
     from nextbuy.ingest.source import load_sources
-    from nextbuy.tables.labels import LabelConfig
+    from nextbuy.shop import LabelConfig
 
     log = settings.raw / "simulated"
     config = ShopConfig(shoppers=shoppers, items=150, days=days, seed=3)

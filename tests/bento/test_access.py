@@ -1,6 +1,5 @@
 import httpx
 import pytest
-from pydantic import ValidationError
 
 from bento.client import predict
 from bento.middleware import MAX_CLIENTS, MAX_WRONG_KEYS, AccessControl
@@ -63,7 +62,7 @@ def test_with_keys_one_of_them_is_needed_from_everywhere(headers, status):
 
 
 def test_short_key_is_refused_without_showing_it():
-    with pytest.raises(ValidationError, match="at least 16 characters") as caught:
+    with pytest.raises(NextbuyError, match="at least 16 characters") as caught:
         ServiceSettings(api_keys="secret")
     assert "secret" not in str(caught.value)
 
@@ -212,7 +211,7 @@ def test_one_visitor_does_not_use_up_the_rate_of_a_key_that_every_visitor_has():
     ],
 )
 def test_a_setting_that_would_open_more_than_it_says_is_refused(setting, value):
-    with pytest.raises(ValidationError, match=setting.split("_")[0]):
+    with pytest.raises(NextbuyError, match=f"(?i){setting.split('_')[0]}"):
         ServiceSettings(api_keys=KEYS[0], **{setting: value})
 
 

@@ -18,8 +18,7 @@ from monitoring.event_profile import ProfileConfig, anomalies, profile
 from monitoring.table_checks import check_published
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.settings import PROJECT, Settings
-from nextbuy.tables.labels import LabelConfig
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.shop import LabelConfig, SessionConfig
 from tests.monitoring.small_events import publish
 from tests.tables import build_features, build_labels, build_sessions
 

@@ -14,8 +14,8 @@ from monitoring.dashboard.read import bin_edges
 from monitoring.performance import PerformanceConfig, by_week
 from nextbuy.connection import duckdb_connection
 from nextbuy.settings import Settings
+from nextbuy.shop import SessionConfig
 from nextbuy.sql import read_parquet
-from nextbuy.tables.sessions import SessionConfig
 from nextbuy.versioned_table import files, new_version
 from tests.monitoring.small_events import NOW, START, month, publish
 from tests.tables import build_features, build_sessions

@@ -12,9 +12,8 @@ from monitoring.table_checks import check_staged
 from nextbuy.cli import data
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.shop import LabelConfig, SessionConfig
 from nextbuy.tables.build import stage_features, stage_labels, stage_sessions
-from nextbuy.tables.labels import LabelConfig
-from nextbuy.tables.sessions import SessionConfig
 from nextbuy.versioned_table import manifest
 from tests.monitoring.small_events import month, publish
 

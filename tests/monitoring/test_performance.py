@@ -11,8 +11,7 @@ from monitoring.performance import PerformanceConfig, by_week, estimate, measure
 from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
-from nextbuy.tables.labels import LabelConfig
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.shop import LabelConfig, SessionConfig
 from nextbuy.versioned_table import files
 from tests.monitoring.small_events import START, month, publish
 from tests.tables import build_labels, build_sessions

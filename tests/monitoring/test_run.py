@@ -10,8 +10,7 @@ from monitoring.performance import unsettled_since
 from monitoring.run import monitor, newest_event
 from nextbuy.prediction_log import write_predictions
 from nextbuy.settings import Settings
-from nextbuy.tables.labels import LabelConfig
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.shop import LabelConfig, SessionConfig
 from tests.monitoring.small_events import month, publish
 from tests.monitoring.test_table_checks import predictions
 from tests.tables import build_labels, build_sessions

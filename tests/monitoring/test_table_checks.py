@@ -11,8 +11,7 @@ from monitoring.table_checks import check_published, suites
 from nextbuy.connection import duckdb_connection
 from nextbuy.prediction_log import PREDICTION_SCHEMA, read_predictions, write_predictions
 from nextbuy.settings import Settings
-from nextbuy.tables.labels import LabelConfig
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.shop import LabelConfig, SessionConfig
 from tests.monitoring.small_events import NOW, month, publish
 from tests.tables import build_features, build_labels, build_sessions
 

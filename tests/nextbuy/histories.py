@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from nextbuy.events import EventType
 from nextbuy.features import TABLES, FeatureTable
-from nextbuy.tables.sessions import EVENTS, SESSION_EVENTS, SessionConfig, sessionize
+from nextbuy.shop import SessionConfig
+from nextbuy.shop_clock import UTC_CLOCK
+from nextbuy.tables.sessions import EVENTS, SESSION_EVENTS, sessionize
 from nextbuy.times import DAY, MINUTE, SECOND
 
 START = 1_704_067_200 * SECOND  # 2024-01-01
@@ -48,8 +50,8 @@ def _sessions_sql():
 
 
 @cache
-def _table_sql(table: FeatureTable):
-    return ibis.to_sql(table.build(SESSION_EVENTS), dialect="duckdb")
+def _table_sql(table: FeatureTable, clock):
+    return ibis.to_sql(table.build(SESSION_EVENTS, clock=clock), dialect="duckdb")
 
 
 def sessionized(events):
@@ -63,13 +65,15 @@ def sessionized(events):
         )
 
 
-def computed(events, tables=TABLES):
+def computed(events, tables=TABLES, clock=UTC_CLOCK):
     """Table name -> {(keys..., event_us): {feature: value}}."""
     found = {}
     with duckdb.connect(config={"threads": 1}) as engine:
         _load(engine, events)
         for table in tables:
-            found_rows = engine.execute(_table_sql(table))  # a relation would be planned twice
+            found_rows = engine.execute(
+                _table_sql(table, clock)
+            )  # a relation would be planned twice
             names = [column[0] for column in found_rows.description]
             keyed = {}
             for values in found_rows.fetchall():

@@ -4,9 +4,11 @@ Written from the features' descriptions. Only tests use it.
 """
 
 from collections import Counter
+from datetime import UTC, datetime
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
-from nextbuy.times import DAY, HOUR, SECOND
+from nextbuy.times import DAY, SECOND
 
 NAMES = {
     "view": "n_views",
@@ -79,9 +81,9 @@ class Session:
 
 
 class Reference:
-    def __init__(self, events, config):
+    def __init__(self, events, config, zone="UTC"):
         self.events = sorted(events, key=order)
-        self.config = config
+        self.config, self.zone = config, ZoneInfo(zone)
         self.sessions = {}
         self.bots = set()
         for user in sorted({e["user_id"] for e in events}):
@@ -103,6 +105,13 @@ class Reference:
             if is_bot:
                 self.bots.add(e["event_id"])
         return [*sessions, Session(current)]
+
+    def shown(self, us):
+        """What the shop's clock shows."""
+        return datetime.fromtimestamp(us // SECOND, UTC).astimezone(self.zone)
+
+    def day(self, us):
+        return self.shown(us).date().toordinal()
 
     def _links(self):
         """Visitor -> (shopper, since when)."""
@@ -153,8 +162,8 @@ class Reference:
         first = min(s.end for s in past)
         own = [s.end for s in self.sessions[user] if s.end < now]
         purchases = [s.end for s in past if s.count("n_purchases")]
-        hours = [s.start % DAY // HOUR for s in past]
-        days = [(s.start // DAY + 3) % 7 for s in past]
+        hours = [self.shown(s.start).hour for s in past]
+        days = [self.shown(s.start).weekday() for s in past]
         return row | {
             "rate_purchase": ratio(row["n_purchases"], row["n_views"]),
             "rate_purchase_30d": ratio(row["n_purchases_30d"], row["n_views_30d"]),
@@ -185,8 +194,8 @@ class Reference:
             "n_categories": len({e["category"] for e in s.events} - {None}),
             "duration_seconds": (s.end - s.start) // SECOND,
             "mean_pause_seconds": ratio((s.end - s.start) / SECOND, len(s.events) - 1),
-            "entry_hour": s.start % DAY // HOUR,
-            "entry_weekday": (s.start // DAY + 3) % 7,
+            "entry_hour": self.shown(s.start).hour,
+            "entry_weekday": self.shown(s.start).weekday(),
         }
 
     def recent_items(self, user, now):
@@ -262,12 +271,13 @@ class Reference:
         )
 
     def _daily(self, key, value, now, windows):
-        today = now // DAY
+        today = self.day(now)
         seen = [
-            (e["event_us"] // DAY, e)
+            (self.day(e["event_us"]), e)
             for e in self.events
-            if e[key] == value and e["event_us"] < today * DAY and e["event_id"] not in self.bots
+            if e[key] == value and e["event_id"] not in self.bots
         ]
+        seen = [(day, e) for day, e in seen if day < today]
         row = {}
         for suffix in windows:
             width = WINDOWS[suffix] // DAY

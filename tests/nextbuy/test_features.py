@@ -95,8 +95,8 @@ def test_no_feature_knows_the_future(events, data):
 def test_a_feature_that_peeks_one_second_ahead_is_caught():
     honest = BY_NAME["session"]
 
-    def peeking(events, first_us):
-        rows = honest.rows(events, first_us)
+    def peeking(events, first_us, clock):
+        rows = honest.rows(events, first_us, clock)
         later = events.select("user_id", soon_us=events.event_us)
         joined = rows.left_join(
             later,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.features import TABLES
 from nextbuy.settings import Settings
-from nextbuy.tables.labels import LabelConfig
+from nextbuy.shop import LabelConfig
 from nextbuy.times import DAY, HOUR, MINUTE
 from nextbuy.versioned_table import manifest
 from tests.nextbuy.histories import CONFIG, event, histories

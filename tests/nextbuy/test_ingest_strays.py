@@ -4,7 +4,7 @@ import pytest
 
 from nextbuy.log_span import VOUCHED
 from nextbuy.settings import Settings
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.shop import SessionConfig
 from nextbuy.versioned_table import manifest
 from tests.nextbuy.small_log import event_rows, ingest, log, shop
 from tests.tables import build_sessions

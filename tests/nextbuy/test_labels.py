@@ -3,7 +3,8 @@ import ibis
 from hypothesis import given, settings
 
 from nextbuy.log_span import Hole
-from nextbuy.tables.labels import LabelConfig, label_rows
+from nextbuy.shop import LabelConfig
+from nextbuy.tables.labels import label_rows
 from nextbuy.tables.sessions import SESSION_EVENTS
 from nextbuy.times import DAY, MINUTE
 from tests.nextbuy.histories import CONFIG, START, _load, event, histories

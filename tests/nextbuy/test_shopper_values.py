@@ -3,7 +3,7 @@
 import pytest
 
 from nextbuy.features import TABLES
-from nextbuy.tables.sessions import SessionConfig
+from nextbuy.shop import SessionConfig
 from nextbuy.times import DAY, MINUTE, SECOND
 from tests.nextbuy import histories
 from tests.nextbuy.histories import START, computed, event, sessionized

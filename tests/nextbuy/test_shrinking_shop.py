@@ -19,10 +19,9 @@ from nextbuy.events import EVENT_SCHEMA
 from nextbuy.live.event_store import EventRow, LiveStore, now_us
 from nextbuy.live.worker import Worker
 from nextbuy.settings import PROJECT, Settings
+from nextbuy.shop import LabelConfig, SessionConfig
 from nextbuy.stores.online.keys import hash_key
 from nextbuy.stores.online.redis_server import running_redis
-from nextbuy.tables.labels import LabelConfig
-from nextbuy.tables.sessions import SessionConfig
 from nextbuy.versioned_table import manifest
 from tests.shop import environment, publish_events
 from tests.tables import build_features, build_labels, build_sessions

@@ -13,8 +13,8 @@ from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
 from nextbuy.ingest.source import load_sources
 from nextbuy.settings import PROJECT, Settings
+from nextbuy.shop import SessionConfig
 from nextbuy.tables.build import stage_features
-from nextbuy.tables.sessions import SessionConfig
 from nextbuy.times import DAY, HOUR, SECOND
 from nextbuy.versioned_table import files, manifest
 from tests.nextbuy.histories import CONFIG, event, histories

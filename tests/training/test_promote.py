@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import mlflow
@@ -10,6 +11,7 @@ from nextbuy.contract import CHALLENGER, CHAMPION
 from nextbuy.errors import NextbuyError
 from nextbuy.models import registry
 from nextbuy.models.family import ModelConfig
+from nextbuy.shop import LabelConfig, SessionConfig, ShopSettings
 from tests.training.small_dataset import chance, dataset
 from training.backtest import backtest
 from training.config import TrainConfig
@@ -48,7 +50,7 @@ def test_a_better_challenger_is_promoted_and_rolled_back_and_nothing_else_moves_
     first = train(settings, data, WEAK, silent)
     assert first.is_champion
     assert alias(settings, CHAMPION) == first.version
-    with pytest.raises(NextbuyError, match="champion already"):
+    with pytest.raises(NextbuyError, match="no challenger beside the champion"):
         promote(settings, data, WEAK)
     with pytest.raises(NextbuyError, match="replaced no other"):
         rollback(settings)
@@ -60,7 +62,8 @@ def test_a_better_challenger_is_promoted_and_rolled_back_and_nothing_else_moves_
 
     result = promote(settings, data, GOOD)
     assert {gate.name: gate.passed for gate in result.gates} == {
-        "better": True, "slices": True, "calibrated": True, "no single-feature leakage": True,
+        "same settings": True, "better": True, "slices": True, "calibrated": True,
+        "no single-feature leakage": True,
         "beats time and position": True, "fast": True, "parity": None,
     }  # fmt: skip
     assert result.promoted
@@ -74,7 +77,7 @@ def test_a_better_challenger_is_promoted_and_rolled_back_and_nothing_else_moves_
     assert third.version != first.version or not third.fitted
     refused = promote(settings, data, WEAK)
     assert not refused.promoted
-    assert "against the champion" in refused.gates[0].why
+    assert "against the champion" in refused.gates[1].why
     assert alias(settings, CHAMPION) == second.version
     tags = registry.version_of(registry.client(settings), CHALLENGER).tags
     assert "better: FAILED" in tags["promotion"]
@@ -220,3 +223,78 @@ def test_a_backtest_trains_on_earlier_ends_of_the_log_and_keeps_no_model(setting
     experiment = client.get_experiment_by_name(registry.EXPERIMENT).experiment_id
     runs = client.search_runs([experiment])
     assert sum("mlflow.parentRunId" in run.data.tags for run in runs) == 3
+
+
+def week(data):
+    """The same rows, labelled by another horizon."""
+    return replace(data, shop=ShopSettings(labels=LabelConfig(horizon_days=7)))
+
+
+def test_a_challenger_of_another_horizon_is_refused_with_both_values(settings):
+    data = dataset()
+    train(settings, data, WEAK, silent)
+    train(settings, week(data), GOOD, silent)
+    refused = promote(settings, week(data), GOOD)
+    assert not refused.promoted
+    gate = refused.gates[0]
+    assert gate.name == "same settings"
+    assert not gate.passed
+    assert "labels.horizon_days 7, not 30 as the champion" in gate.why
+    assert "--other-settings" in gate.why
+    changed = promote(settings, week(data), GOOD, other_settings=True)
+    assert changed.gates[0].passed
+    assert "against the rule" in changed.gates[1].why  # the champion answers another question
+    assert changed.promoted
+
+
+def test_a_challenger_is_not_judged_on_labels_of_another_horizon(settings):
+    """As after a rebuild: 7 days were learned, the tables here look 30 days ahead."""
+    data = dataset()
+    train(settings, data, WEAK, silent)
+    train(settings, week(data), GOOD, silent)
+    refused = promote(settings, data, GOOD, other_settings=True)
+    assert not refused.promoted
+    assert "labels.horizon_days 7, not 30 as in these tables" in refused.gates[0].why
+
+
+def test_a_model_carries_what_its_probability_means(settings):
+    shop = ShopSettings(
+        labels=LabelConfig(horizon_days=7), sessions=SessionConfig(gap_minutes=20),
+        time_zone="Europe/Berlin",
+    )  # fmt: skip
+    data = replace(dataset(), shop=shop)
+    trained = train(settings, data, WEAK, silent)
+    client = registry.client(settings)
+    version = registry.version_of(client, CHAMPION)
+    meaning = {"horizon_days": "7", "session_gap_minutes": "20", "time_zone": "Europe/Berlin"}
+    assert meaning.items() <= version.tags.items()
+    assert meaning.items() <= client.get_run(version.run_id).data.params.items()
+    assert registry.load_alias(settings, CHAMPION).booster.contract.shop == shop
+    report = evaluate(settings, data, WEAK)
+    assert "within 7 days" in report["settings"]["question"]
+    assert report["settings"]["differing"] == ""
+    card = (settings.reports / "model_card" / "model_card.html").read_text()
+    assert "within 7 days" in card
+    assert "20 minutes" in card
+    assert "Europe/Berlin" in card
+    other = evaluate(settings, replace(data, shop=ShopSettings(), digest="other"), WEAK)
+    assert "labels.horizon_days 7, not 30" in other["settings"]["differing"]
+    assert not train(settings, data, WEAK, silent).fitted
+    assert train(settings, replace(data, shop=ShopSettings()), WEAK, silent).fitted
+    assert trained.is_champion
+
+
+def test_a_model_of_an_older_version_is_taken_to_answer_the_same_question(settings):
+    from training.gates import same_settings
+
+    gate = same_settings(ShopSettings(), ShopSettings(), None, False)
+    assert gate.passed
+    assert "does not say" in gate.why
+
+
+def test_without_a_challenger_none_is_measured(settings):
+    data = dataset()
+    train(settings, data, WEAK, silent)  # champion and challenger are one version
+    with pytest.raises(NextbuyError, match="no challenger beside the champion"):
+        evaluate(settings, data, WEAK, CHALLENGER)
+    assert not (settings.reports / "evaluation-challenger.json").exists()
