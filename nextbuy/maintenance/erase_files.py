@@ -10,6 +10,7 @@ import mmap
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +58,6 @@ def rows_in(
                 ids,
                 remove=remove,
                 unattributed=unattributed,
-                mapped_as=_mapped_as(path.parent.name),
             )
         case "samples":
             return sampled_rows(path, ids, remove=remove)
@@ -66,6 +66,7 @@ def rows_in(
     return RowCounts()
 
 
+@cache
 def _mapped_as(folder: str) -> str | None:
     """The column of a refused raw row that holds the shopper, by the quarantine folder's name.
 
@@ -157,14 +158,13 @@ def refused_rows(
     *,
     remove: bool,
     unattributed: bool = False,
-    mapped_as: str | None = None,
 ) -> RowCounts:
     """The same of a quarantine file; with `unattributed`, also rows that only mention an id.
 
     A refused row is a shopper's by the cell that the mapping takes for the shopper, which is kept
     beside the raw row. Files of older versions lack it: there the raw row itself is read, as an
-    event or by the column of the log that the source maps to the shopper (`mapped_as`, where it is
-    known). A row of which neither says anything is unattributed.
+    event, or by the column of the log that the source maps to the shopper, where that is known. A
+    row of which neither says anything is unattributed.
 
     Raises:
         NextbuyError: as `parquet_rows`.
@@ -173,6 +173,7 @@ def refused_rows(
     table = parquet.read()
     raws = table["raw"].to_pylist()
     kept = next((table[name].to_pylist() for name in columns if name in table.column_names), None)
+    mapped_as = None if kept is not None else _mapped_as(file.parent.name)
     owners = kept if kept is not None else [_owner(raw, mapped_as) for raw in raws]
     is_theirs = [owner in ids for owner in owners]
     is_unclear = [

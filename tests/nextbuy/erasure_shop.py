@@ -97,7 +97,7 @@ class ErasureShop:
         file = self.settings.data / path
         file.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist(rows, schema=schema)
-        pq.write_table(table, file, row_group_size=4)
+        pq.write_table(table, file, row_group_size=8)
         self.things[path] = [
             (row.get(owner), plain(read)) for row, read in zip(rows, table.to_pylist(), strict=True)
         ]
