@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -124,9 +123,14 @@ def forget(
     if yes:
         print_next_steps("nextbuy sessionize")
     elif report.holdings.rows:
-        arguments = " ".join(map(shlex.quote, sys.argv[1:]))
         print_line("nothing was removed")
-        print_next_steps(f"nextbuy {arguments} --yes")
+        flags = {"--keep-linked": keep_linked, "--unattributed": unattributed, "--escaped": escaped}
+        options = [flag for flag, given in flags.items() if given]
+        options += [f"--also={each}" for each in also or ()]
+        end_of_options = ["--"] if user.startswith("-") else []
+        print_next_steps(
+            shlex.join(["nextbuy", "forget", "--yes", *options, *end_of_options, user])
+        )
 
 
 def _unescaped(text: str) -> str:

@@ -11,6 +11,9 @@ from nextbuy.maintenance.erase_files import RowCounts
 from nextbuy.settings import Settings
 from nextbuy.sql import identifier
 
+MIN_BYTES = 6
+"""Of an id that is looked for in the bytes of a file."""
+
 
 def rows_in(settings: Settings, ids: Collection[str], *, remove: bool) -> RowCounts:
     """The shoppers' rows in the live store; with `remove` they are gone, and overwritten.
@@ -52,15 +55,24 @@ def _size(store: LiveStore, table: str) -> int:
 
 
 def traces(settings: Settings, ids: Collection[str]) -> Iterator[str]:
-    """Files of the live store that hold an id's bytes, though no text in the store contains it.
+    """Files of the live store that may hold the bytes of rows that are gone.
 
-    Deleted content is overwritten, unless a reader kept the write-ahead log from being emptied.
+    Deleted content is overwritten and the write-ahead log emptied, unless another process reads
+    it meanwhile. An id is then looked for in the bytes, if no text of the store contains it; one
+    of a few bytes would be there by chance.
     """
     path = settings.live / "events.sqlite"
     if not path.exists():
         return
     with LiveStore(settings) as store:
-        unexplained = [user for user in ids if not _is_within_a_text(store, user)]
+        is_busy, *_ = store.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            yield f"{path}-wal, which another process reads"
+        unexplained = [
+            user
+            for user in ids
+            if len(user.encode()) >= MIN_BYTES and not _is_within_a_text(store, user)
+        ]
         for file in sorted(path.parent.glob(f"{path.name}*")):
             if any(_holds(file, user.encode()) for user in unexplained):
                 yield str(file)
@@ -68,7 +80,7 @@ def traces(settings: Settings, ids: Collection[str]) -> Iterator[str]:
 
 def _is_within_a_text(store: LiveStore, user: str) -> bool:
     tables = store.sql.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
-    for (table,) in tables:
+    for (table,) in [*tables, ("sqlite_schema",)]:
         for _, column, dtype, *_ in store.sql.execute(f"PRAGMA table_info({identifier(table)})"):
             if dtype == "TEXT":
                 query = f"SELECT 1 FROM {identifier(table)} WHERE instr({identifier(column)}, ?)"

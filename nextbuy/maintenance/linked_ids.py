@@ -44,7 +44,7 @@ class LinkedId:
         return not self.other_shoppers and not self.logs_in_itself
 
     def __str__(self) -> str:
-        text = f"{self.user_id} ({self.events:,} events"
+        text = f"{self.user_id} ({self.events:,} event{'s' * (self.events != 1)}"
         if self.logs_in_itself:
             text += "; it has log-ins of its own"
         if self.other_shoppers:

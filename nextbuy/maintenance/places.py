@@ -56,7 +56,8 @@ PLACES = (
     Place("live/events.sqlite*", "live"),
     Place("redis/*", "redis"),
     Place("*manifest.json", "nothing"),
-    Place("serving/*.json", "nothing"),
+    Place(".versions/*/summary.json", "nothing"),  # of a simulated shop
+    Place("serving/*", "nothing"),
     Place("reports/*", "text"),  # pages and plots of sums over many
     Place("mlflow/*", "text"),
     Place("logs/*", "text"),

@@ -1,6 +1,7 @@
 """What goes along with a person, what is only named, and where an erasure stops."""
 
 import json
+import shlex
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from nextbuy.cli import app
 from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.live.event_store import EventRow, LiveStore
@@ -66,7 +69,7 @@ def test_a_visitor_of_this_person_alone_goes_along_and_others_are_named(settings
     assert [(v.user_id, v.events) for v in report.taken] == [("phone", 2)]
     assert [(v.user_id, v.other_shoppers) for v in report.not_taken] == [("kiosk", ("bob",))]
     assert "phone (2 events)" in str(report)
-    assert "kiosk (1 events; bob logged in with it too)" in str(report)
+    assert "kiosk (1 event; bob logged in with it too)" in str(report)
     forget(settings, "ann", remove=True)
     assert sorted(users(settings)) == ["bob", "bob", "kiosk", "late", "other"]
 
@@ -183,6 +186,36 @@ def test_a_refused_row_is_a_persons_by_the_cell_of_the_mapping(settings, tmp_pat
     assert quarantined(report) == before[1:]
     forget(settings, "ann", remove=True, unattributed=True)
     assert quarantined(report) == before[1:3]
+
+
+def command(*arguments):
+    """Exit code and output of the verb, on one line."""
+    shown = CliRunner().invoke(app, ["forget", *arguments])
+    return shown.exit_code, " ".join(shown.output.split())
+
+
+def test_the_verb_counts_first_and_removes_with_yes(settings):
+    odd = "--a'b\x01"
+    publish_events(events([*LOG, (odd, 0, "view", None)]), settings)
+    before = sorted(users(settings))
+    code, text = command("ann", "--also", "kiosk", "--keep-linked")
+    assert code == 0
+    assert "events 4 to remove" in text
+    assert "rows of other shoppers touched: 0" in text
+    assert "linked by a log-in, to remove as well: kiosk (1 event; bob logged in with it" in text
+    assert "next: nextbuy forget --yes --keep-linked --also=kiosk ann" in text
+    assert sorted(users(settings)) == before
+    code, text = command("--yes", "--also", "kiosk", "--keep-linked", "ann")
+    assert code == 0
+    assert "searched" in text
+    assert "the id is in none of them" in text
+    assert sorted(users(settings)) == [odd, "bob", "bob", "late", "other", "phone", "phone"]
+    code, text = command("nobody")
+    assert (code, "no row, key or report is about nobody" in text) == (0, True)
+    code, text = command("--escaped", "--", r"--a'b\u0001")
+    assert "next: nextbuy forget --yes --escaped -- " + shlex.quote(r"--a'b\u0001") in text
+    code, text = command("--escaped", "--yes", "--", r"--a'b\u0001")
+    assert sorted(users(settings)) == ["bob", "bob", "late", "other", "phone", "phone"]
 
 
 def test_a_demo_laid_out_as_before_is_named_with_what_to_do(tmp_path):
