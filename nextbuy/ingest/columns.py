@@ -107,7 +107,7 @@ class ColumnSpecs:
         """Raise unless every required column is there, by its exact name.
 
         Raises:
-            NextbuyError: one is not, there are two of the name, or it cannot be told from ours.
+            NextbuyError: one is not, there are two of the name, or it has a name of ours.
         """
         for setting, name in required.items():
             if name not in available:

@@ -108,7 +108,7 @@ def _column(schema: pa.Schema, places: dict[str, str], name: str) -> str | None:
             if len(alike) > 1:
                 raise NextbuyError(
                     f"The column {column.name!r} has the fields {', '.join(alike)}, which "
-                    "differ in case alone and cannot be told apart. Rename one of them."
+                    "differ in case alone, so that SQL sees one. Rename one of them."
                 )
             sql, dtype = f"struct_extract({sql}, {literal(key)})", dtype.field(key).type
         else:

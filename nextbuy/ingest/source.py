@@ -179,7 +179,7 @@ class Source(FileFormat):
     time: TimeFormat = TimeFormat()
     placeholders: tuple[str, ...] = PLACEHOLDERS
     """Texts that are no id, without regard to case and blanks around them. A row with one for its
-    shopper or item is refused; as session id it means that there is none."""
+    shopper or item is refused; as session id it counts as no session."""
     float_ids: tuple[str, ...] = ()
     """Canonical columns whose ids came as floats: "266079.0" is read as "266079"."""
     money: Literal["units", "cents"] = "units"
