@@ -59,8 +59,10 @@ def floor(options: argparse.Namespace) -> dict[str, Any]:
     from monitoring.suites.events import EventBounds, event_checks
     from nextbuy.connection import duckdb_connection
     from nextbuy.settings import Settings
+    from nextbuy.shop import SessionConfig
 
-    failing = [r.failing for r in event_checks(NOW, EventBounds()) if r.failing]
+    checks = event_checks(NOW, EventBounds(), SessionConfig().max_shoppers)
+    failing = [check.failing for check in checks if check.failing]
     counts = ", ".join(f"count(*) FILTER ({condition})" for condition in failing)
     measured = []
     for _ in range(options.repeats):

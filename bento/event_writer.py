@@ -130,6 +130,6 @@ def _newest_published(settings: Settings) -> int | None:
 
 def _reasons(error: ValidationError) -> str:
     return "; ".join(
-        f"{'.'.join(map(str, e['loc']))[:80] or 'event'}: {e['msg']}"
+        f"{'.'.join(map(str, e['loc']))[:80] or 'event'}: {e['msg'].removeprefix('Value error, ')}"
         for e in error.errors(include_url=False, include_input=False, include_context=False)
     )

@@ -1,10 +1,13 @@
 """Keeps the live worker (nextbuy/live/worker.py) running beside the service."""
 
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 from nextbuy.errors import NextbuyError
+from nextbuy.live.health import count_restart
 from nextbuy.settings import PROJECT, Settings
 from nextbuy.versioned_table import lock
 
@@ -58,4 +61,7 @@ class Supervisor:
                 [sys.executable, "-m", "nextbuy.live.worker"], cwd=PROJECT, stdin=subprocess.PIPE
             )
             self._child.wait()
+            if not self._closing.is_set():
+                with suppress(OSError, sqlite3.Error):  # it is started again all the same
+                    count_restart(self._settings)
             self._closing.wait(1)

@@ -4,13 +4,46 @@ prometheus_client is imported at first use and not at the top: when it is import
 folder of this worker's metrics, which `bento/service.py` sets.
 """
 
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
+
+from nextbuy.live.health import LiveHealth
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5)
 
 # Registered nowhere: Bento's workers write to shared files that /metrics adds up.
 _ALONE: dict[str, Any] = {"namespace": "nextbuy", "registry": None}
+
+
+LIVE_GAUGES: tuple[tuple[str, str, Callable[[LiveHealth], float]], ...] = (
+    (
+        "waiting_events",
+        "Events acknowledged whose features are not in Redis yet.",
+        lambda live: live.waiting_events,
+    ),
+    (
+        "oldest_waiting_seconds",
+        "Age of the oldest of them since its acknowledgement: the lag in seconds.",
+        lambda live: live.oldest_seconds,
+    ),
+    (
+        "set_apart_events",
+        "Events that could not be worked off (nextbuy live status).",
+        lambda live: live.set_apart_events,
+    ),
+    (
+        "left_out_shoppers",
+        "Shoppers whose features wait for the next batch build.",
+        lambda live: live.left_out_shoppers,
+    ),
+    (
+        "worker_silent_seconds",
+        "Time since the live worker's last sign of life.",
+        lambda live: float("nan") if live.silent_seconds is None else live.silent_seconds,
+    ),
+)
+"""Name, help and value of what one look into the live store gives."""
 
 
 class Metrics:
@@ -58,11 +91,36 @@ def process_metrics() -> Metrics:
     return Metrics()
 
 
-def exposition() -> tuple[bytes, str]:
-    """The metrics of all workers in Prometheus' text format, and its media type."""
+def exposition(live: LiveHealth | None) -> tuple[bytes, str]:
+    """The metrics of all workers in Prometheus' text format, and its media type.
+
+    Feast's own are left out: this service reads Redis without its code, so they are always zero.
+
+    Args:
+        live: how live events are doing; None without any.
+    """
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.registry import Collector
+
+    of_workers = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
+
+    class Ours(Collector):
+        def collect(self) -> Iterator[Metric]:
+            for metric in of_workers.collect():  # type: ignore[no-untyped-call]
+                if not metric.name.startswith("feast_"):
+                    yield metric
+            if live is None:
+                return
+            for name, help_text, value in LIVE_GAUGES:
+                yield GaugeMetricFamily(f"nextbuy_live_{name}", help_text, value(live))
+            yield CounterMetricFamily(
+                "nextbuy_live_worker_restarts",
+                "Times that the live worker ended by itself.",
+                live.restarts,
+            )
 
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(Ours())
     return generate_latest(registry), CONTENT_TYPE_LATEST

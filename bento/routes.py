@@ -96,9 +96,9 @@ def model(request: Request) -> Response:
     )
 
 
-def metrics(_: Request) -> Response:
-    """Prometheus metrics of all workers."""
-    content, media_type = exposition()
+def metrics(request: Request) -> Response:
+    """Prometheus metrics of all workers, and of the live events."""
+    content, media_type = exposition(request.app.state.runtime.live_health())
     return Response(content, media_type=media_type)
 
 

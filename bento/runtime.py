@@ -1,6 +1,8 @@
 """What a worker process holds: the active scorer, the prediction writer and the event writer."""
 
+import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,10 @@ from bento.reload import DeploymentWatcher
 from bento.scorer import ActiveScorer, Scorer
 from bento.settings import ServiceSettings
 from bento.shadow import Shadow
+from nextbuy.live.health import LiveHealth, live_health
 from nextbuy.settings import Settings
+
+logger = logging.getLogger("bentoml.nextbuy")
 
 
 class Runtime:
@@ -66,6 +71,28 @@ class Runtime:
         """Follow the deployment file, now that this worker answers."""
         if self._watcher is not None:
             self._watcher.start()
+
+    def live_health(self) -> LiveHealth | None:
+        """How live events are doing; None without any, or if their store cannot be read."""
+        try:
+            return live_health(self._settings)
+        except sqlite3.Error as error:
+            logger.warning("The live store cannot be read: %s", error)
+            return None
+
+    def why_not_ready(self) -> str | None:
+        """Why a load balancer should ask another service, in a sentence."""
+        if self.active.scorer.features.away:
+            return "Redis does not answer, or is empty."
+        limit = self._service.max_lag_seconds
+        live = self.live_health() if limit else None
+        if live is not None and live.oldest_seconds > limit:
+            return (
+                f"{live.waiting_events:,} live events wait, the oldest for "
+                f"{live.oldest_seconds:,.0f} s; NEXTBUY_SERVICE_MAX_LAG_SECONDS is {limit:g}. "
+                f"{live.cause} {live.remedy}"
+            )
+        return None
 
     def close(self) -> None:
         """Finish what waits: a swap, shadow scores, events, the prediction log."""

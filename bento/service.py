@@ -17,6 +17,7 @@ from pathlib import Path
 
 import bentoml
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from bento.export import Deployment, image
@@ -127,8 +128,13 @@ class Nextbuy:
         self.runtime.close()
 
     def __is_ready__(self) -> bool:
-        """Whether Redis answers; the model is loaded or there is no service."""
-        return not self.runtime.active.scorer.features.away
+        """Whether Redis answers and live events keep up, if the settings ask for it.
+
+        The model is loaded or there is no service. The answer says what is wrong.
+        """
+        if why := self.runtime.why_not_ready():
+            raise HTTPException(503, why)
+        return True
 
     @bentoml.api(output_spec=Prediction)  # type: ignore[untyped-decorator]
     async def predict(self, request: PredictRequest, /) -> Prediction | Response:

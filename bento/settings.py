@@ -63,6 +63,10 @@ class ServiceSettings(EnvironmentSettings):
     """Features older than this are counted as stale; they are used all the same."""
     lateness_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 168
     """Events that lie this far before the newest one are refused; a log may bring them."""
+    max_lag_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """Beyond this age of the oldest live event that waits, `/readyz` answers 503 with the reason.
+    0: never, as answers from features that stand still are better than none, and every worker of
+    a shop lags alike. Set it where another service, with events of its own, can answer instead."""
     log_rows: Annotated[int, Field(gt=0)] = 100_000
     """Predictions waiting to be written; what comes on top is lost and counted."""
     log_seconds: Annotated[float, Field(gt=0)] = 60

@@ -64,7 +64,7 @@ class Signal(BaseModel):
     """What changed, in words."""
     remedy: str
     features: tuple[str, ...] = ()
-    unit: Literal["", "hours", "share", "ms"] = ""
+    unit: Literal["", "hours", "share", "seconds", "ms"] = ""
     """Of the value and of its rule's bounds; empty: a plain number."""
 
     def in_words(self, value: float) -> str:
@@ -78,6 +78,8 @@ class Signal(BaseModel):
                 return age_in_words(value)
             case "share":
                 return f"{value:.0%}".replace("%", " %")
+            case "seconds":
+                return f"{value:g} s"
             case "ms":
                 return f"{value:g} ms"
             case _:

@@ -19,6 +19,7 @@ from nextbuy.atomic import replacing
 from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
+from nextbuy.shop import shop_settings
 from nextbuy.sql import literal
 from nextbuy.versioned_table import fingerprint
 
@@ -125,7 +126,8 @@ def check_events(
         NextbuyError: there is no file, or one is no Parquet.
     """
     config, now = config or load_config(), now or datetime.now(UTC)
-    return run_checks("events", files, event_checks(now, config.events), settings, config, now)
+    checks = event_checks(now, config.events, shop_settings(settings).sessions.max_shoppers)
+    return run_checks("events", files, checks, settings, config, now)
 
 
 def run_checks(

@@ -17,6 +17,7 @@ from monitoring.alerts import (
     write_state,
 )
 from monitoring.config import MonitoringConfig, load_config
+from monitoring.live import live
 from monitoring.notify import notify
 from monitoring.table_checks import check_published
 from nextbuy.errors import NextbuyError
@@ -102,6 +103,7 @@ def monitor(
         "freshness": lambda: signals.freshness(settings, at),
         "model": lambda: signals.model(settings, config, ran, pages),
         "served": lambda: signals.served(settings, config, at, ran),
+        "live": lambda: live(settings),
         "parity": lambda: signals.parity(settings, ran),
         "latency": lambda: signals.latency(settings, ran),
     }

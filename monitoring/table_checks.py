@@ -19,7 +19,7 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.features import TABLES, supported_tables
 from nextbuy.log_span import VOUCHED, Hole, read_span
 from nextbuy.settings import Settings
-from nextbuy.shop import LabelConfig, SessionConfig
+from nextbuy.shop import LabelConfig, SessionConfig, shop_settings
 from nextbuy.sql import read_parquet
 from nextbuy.tables.labels import known_sql
 from nextbuy.tables.writer import StagedTable
@@ -64,7 +64,9 @@ def suites(settings: Settings, config: MonitoringConfig, now: datetime) -> Itera
         with duckdb_connection(settings) as connection:
             rows = read_parquet(files(settings.events))
             span = read_span(connection, rows, events.info.get(VOUCHED))
-        yield Suite("events", files(settings.events), event_checks(now, config.events, span.end))
+        max_shoppers = shop_settings(settings).sessions.max_shoppers
+        checks = event_checks(now, config.events, max_shoppers, span.end)
+        yield Suite("events", files(settings.events), checks)
         tables = [settings.sessions, *(settings.features / table.name for table in TABLES)]
         for table in (*tables, settings.labels):
             published = manifest(table)

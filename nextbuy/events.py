@@ -4,12 +4,21 @@ Ingestion (nextbuy/ingest/row_rules.py), the checks of the published table
 (monitoring/suites/events.py) and `POST /events` (bento/event_writer.py) take their limits from it.
 """
 
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 
 class EventType(StrEnum):
@@ -103,7 +112,7 @@ TIME_LIMITS = TimeLimits(
     max_ahead_live=timedelta(minutes=5),
 )
 TEXT_COLUMNS = ("event_id", "user_id", "item_id", "category", "brand", "source_session_id")
-"""Free texts, of 1 to `MAX_TEXT` characters."""
+"""Free texts, of 1 to `MAX_TEXT` characters, none of them of `NOT_IN_TEXT`."""
 MONEY_COLUMNS = ("price", "discount")
 """Whole cents from 0 to `MAX_CENTS`."""
 WITHOUT_ITEM = EventType.LOGIN
@@ -142,8 +151,51 @@ PLACEHOLDERS = (
 Taken for an id, one of them would be a shopper made of all visitors without an id."""
 MAX_TEXT = 256
 MAX_CENTS = 10**12
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+NOT_IN_TEXT = "[\\x00-\\x1f\\x7f-\\x9f\u2028\u2029]"
+"""What no text may have, as a regular expression of Python, DuckDB and JSON Schema alike.
+
+Control characters (C0, DEL, C1) end strings and lines in what stores, logs and displays them: a
+NUL in a shopper's id once stopped the live features of a whole shop. The line and the paragraph
+separator (U+2028, U+2029) end lines too. Other invisible characters stay: joiners and marks of
+direction belong to the writing of many languages.
+"""
+_REFUSED = re.compile(f"{NOT_IN_TEXT[:-1]}\ud800-\udfff]")  # half a character: no UTF-8 has it
+
+
+def check_text(text: Any) -> Any:
+    """The same text.
+
+    Raises:
+        ValueError: it has a control character, or half of one; the message says which and where.
+    """
+    if isinstance(text, str) and (match := _REFUSED.search(text)):
+        raise ValueError(
+            f"has the character U+{ord(match[0]):04X} at position {match.start() + 1}, which no "
+            "text may have; send it without"
+        )
+    return text
+
+
+Text = Annotated[
+    str,
+    BeforeValidator(check_text),
+    Field(
+        min_length=1,
+        max_length=MAX_TEXT,
+        json_schema_extra={"pattern": f"^[^{NOT_IN_TEXT[1:-1]}]*$"},
+    ),
+]
 Cents = Annotated[int, Field(ge=0, le=MAX_CENTS)]
+
+
+def why_invalid(event: Mapping[str, Any]) -> str | None:
+    """Why an event that an older version took is none today, or None: see `NOT_IN_TEXT`."""
+    for name in TEXT_COLUMNS:
+        try:
+            check_text(event[name])
+        except ValueError as error:
+            return f"{name} {error}"
+    return None
 
 
 class Event(BaseModel):

@@ -37,6 +37,9 @@ class SessionConfig(BaseModel):
     """So is one with events at this many moments ..."""
     bot_events_per_second: float = Field(default=1.0, gt=0)
     """... while it runs at this pace, in moments a second, or faster."""
+    max_shoppers: int = Field(default=10, ge=1)
+    """A shop's own session id that more shoppers than this have used is no session: a log-in links
+    no visitors over it from then on (`nextbuy.features.history.crowded_sessions`)."""
 
     @property
     def gap_us(self) -> int:

@@ -13,11 +13,11 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.features import supported_tables
 from nextbuy.models.booster import Booster
 from nextbuy.settings import Settings
-from nextbuy.shop import shop_settings
+from nextbuy.shop import SessionConfig, shop_settings
 from nextbuy.sql import read_parquet
 from nextbuy.tables.feature_sql import definition_clock, feature_rows
-from nextbuy.tables.identity import linked_users_sql
-from nextbuy.tables.sessions import SESSION_EVENTS, session_event_columns
+from nextbuy.tables.identity import find_links, linkable_session_events, linked_users_sql
+from nextbuy.tables.sessions import SESSION_EVENTS
 from nextbuy.times import END_OF_TIME_US
 from nextbuy.versioned_table import Manifest, files, manifest
 from training.dataset import sample_of
@@ -107,7 +107,7 @@ def rows_after(
     """
     connection.register("candidates", candidates)
     connection.register("lengths", pa.table({"length": pa.array(lengths, pa.int64())}))
-    first_events = _cut(connection, settings, "candidates")
+    first_events = _cut(connection, settings, sessions, "candidates")
     rows = connection.sql(
         f"""
         SELECT f.length, f.user_id, f.item_id, stopped AS event_timestamp, label, at_end
@@ -148,23 +148,34 @@ def rows_after(
     return {n: rows.filter(pc.equal(rows["length"], n)).drop_columns("length") for n in lengths}
 
 
-def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings, candidates: str) -> str:
+def _cut(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, sessions: Manifest, candidates: str
+) -> str:
     """Table of the first events of sessions: `length`, `ended` and the event, for every length.
 
-    Definitions then read the past of the chosen shoppers and of all who shared a shop session
-    with them (a log-in there links two visitor ids). Every length has a copy of its own: of all
+    Definitions then read the past of the chosen shoppers and of all whom log-ins link to them.
+    Every length has a copy of its own: of all
     people and of all shop sessions, so that one query computes them all.
 
     Args:
         connection: has the relation `lengths`.
         settings: where things are.
+        sessions: manifest of the published ones.
         candidates: name of a relation with their columns; the last session of each shopper is cut.
     """
     published = read_parquet(files(settings.sessions))
+    versions = {"new": published} if "login" in sessions.info["provides"] else {}
+    max_shoppers = SessionConfig(**sessions.info["sessions"]).max_shoppers
+    links = find_links(connection, versions, max_shoppers)
     copied = {
         "user_id": COPY.format("user_id"),
         "source_session_id": COPY.format("source_session_id"),
     }
+    copies = f"SELECT * REPLACE ({', '.join(f'{x} AS {n}' for n, x in copied.items())}) FROM cut"
+    crowded = (
+        f"(SELECT {copied['source_session_id']} AS source_session_id, crowded_us "
+        f"FROM {links.crowded} CROSS JOIN lengths)"
+    )
     connection.execute(
         f"""
         CREATE TABLE chosen AS
@@ -173,23 +184,16 @@ def _cut(connection: duckdb.DuckDBPyConnection, settings: Settings, candidates: 
             ORDER BY md5(user_id) LIMIT {SHOPPERS})
         SELECT user_id, ended, any_value(session_id) AS session_id
         FROM last JOIN {published} AS s USING (user_id) WHERE s.event_time = ended GROUP BY ALL;
-        CREATE TABLE visits AS
-        SELECT DISTINCT source_session_id, user_id FROM {published}
-        WHERE source_session_id IS NOT NULL;
-        CREATE TABLE linked AS
-        SELECT user_id
-        FROM ({linked_users_sql("SELECT 0, user_id FROM chosen", "visits", "source_session_id")});
-        DROP TABLE visits;
+        CREATE TABLE people AS
+        SELECT user_id FROM ({linked_users_sql("SELECT 0, user_id FROM chosen", links.linked)});
         CREATE TABLE first_events AS
         SELECT length, ended, s.* FROM {published} AS s
         JOIN chosen USING (user_id, session_id) JOIN lengths ON event_number <= length;
         CREATE TABLE cut AS
-        FROM (SELECT length, s.* FROM {published} AS s SEMI JOIN linked USING (user_id)
+        FROM (SELECT length, s.* FROM {published} AS s SEMI JOIN people USING (user_id)
               ANTI JOIN chosen USING (user_id, session_id) CROSS JOIN lengths)
         UNION ALL BY NAME SELECT * EXCLUDE ended FROM first_events;
-        CREATE VIEW {SESSION_EVENTS.get_name()} AS SELECT {session_event_columns()} FROM (
-            SELECT * REPLACE ({", ".join(f"{sql} AS {name}" for name, sql in copied.items())})
-            FROM cut)
+        CREATE VIEW {SESSION_EVENTS.get_name()} AS {linkable_session_events(copies, crowded)}
         """
     )
     return "first_events"

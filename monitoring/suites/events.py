@@ -24,6 +24,7 @@ from nextbuy.events import (
     MAX_CENTS,
     MAX_TEXT,
     MONEY_COLUMNS,
+    NOT_IN_TEXT,
     REQUIRED,
     TEXT_COLUMNS,
     TIME_LIMITS,
@@ -37,10 +38,16 @@ DAYS_NEAR = 7
 """Days within two weeks of a day, itself among them, that its volume is compared with at least."""
 
 
-def event_checks(now: datetime, bounds: EventBounds, end: datetime | None = None) -> list[Check]:
-    """The suite of the events; later times than `now` are in the future.
+def event_checks(
+    now: datetime, bounds: EventBounds, max_shoppers: int, end: datetime | None = None
+) -> list[Check]:
+    """The suite of the events.
 
-    `end` is the end of the log (`nextbuy.log_span`): None where the events are a part of a log.
+    Args:
+        now: later times are in the future.
+        bounds: of whole batches.
+        max_shoppers: of a shop session (`nextbuy.tables.sessions.SessionConfig`).
+        end: of the log (`nextbuy.log_span`); None where the events are a part of a log.
     """
     latest = now + TIME_LIMITS.max_ahead
     known = ", ".join(f"'{kind}'" for kind in EventType)
@@ -90,6 +97,13 @@ def event_checks(now: datetime, bounds: EventBounds, end: datetime | None = None
             f"At most {MAX_TEXT} characters; shorten it by an sql expression in the source file.",
         ),
         row_check(
+            "text_printable",
+            TEXT_COLUMNS,
+            f"regexp_matches(concat({', '.join(TEXT_COLUMNS)}), '{NOT_IN_TEXT}')",
+            "A control character or a line separator. Ingest the log again: such rows go to "
+            "quarantine.",
+        ),
+        row_check(
             "purchase_priced",
             ("event_type", "price"),
             f"event_type = '{EventType.PURCHASE}' AND price = 0",
@@ -97,7 +111,7 @@ def event_checks(now: datetime, bounds: EventBounds, end: datetime | None = None
             severity="warn",
             tolerance=0.01,
         ),
-        *_batch_checks(bounds, end),
+        *_batch_checks(bounds, end, max_shoppers),
         *([_no_strays(end)] if end else []),
     ]
 
@@ -113,7 +127,7 @@ def _no_strays(end: datetime) -> Check:
     )
 
 
-def _batch_checks(bounds: EventBounds, end: datetime | None) -> list[Check]:
+def _batch_checks(bounds: EventBounds, end: datetime | None, max_shoppers: int) -> list[Check]:
     """What no single row can break; a warning, because a shop may be like that."""
     limits = ", ".join(f"('{k.value}', {low}, {high})" for k, (low, high) in bounds.shares.items())
     number = f"epoch_us(event_time) // {DAY}"  # four times as fast as a cast to DATE
@@ -212,5 +226,18 @@ def _batch_checks(bounds: EventBounds, end: datetime | None) -> list[Check]:
             "One user has a large part of a day: a crawler, or an id that stands for nobody.",
             "warn",
             busy_days,
+        ),
+        query_check(
+            "shop_sessions_are_single",
+            ("source_session_id", "user_id", "event_type"),
+            # Only a log-in makes anything of a shared shop session.
+            "SELECT source_session_id, count(DISTINCT user_id) AS shoppers FROM {batch} "
+            "SEMI JOIN (SELECT source_session_id FROM {batch} WHERE event_type = "
+            f"'{EventType.LOGIN}') USING (source_session_id) GROUP BY source_session_id "
+            f"HAVING shoppers > {max_shoppers} ORDER BY shoppers DESC, source_session_id",
+            f"More than {max_shoppers} shoppers (sessions: max_shoppers) share a shop session's "
+            "id, so that log-ins there link nobody. Is it a placeholder, such as 0 or null? Leave "
+            "the field empty then.",
+            "warn",
         ),
     ]

@@ -19,7 +19,8 @@ in_flow(
         "Model": ["train", "evaluate", "backtest", "tune", "uplift", "promote", "rollback"],
         "Serve": ["serve", "predict", "reload", "score", "replay"],
         "Operate": [
-            "daily", "monitor", "dashboard", "parity", "merge-live", "backup", "restore", "forget",
+            "daily", "monitor", "dashboard", "live", "parity", "merge-live", "backup", "restore",
+            "forget",
         ],
     }
 )  # fmt: skip

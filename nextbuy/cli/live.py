@@ -1,8 +1,9 @@
-"""Verbs of live events: replay, merge-live, parity, forget."""
+"""Verbs of live events: replay, merge-live, parity, and `nextbuy live` for those that wait."""
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +11,21 @@ from nextbuy.cli.app import app, console, one_writer, print_line, print_next_ste
 from nextbuy.errors import NextbuyError
 from nextbuy.network import key_headers
 from nextbuy.settings import Settings
-from nextbuy.times import utc
+from nextbuy.times import to_datetime, utc
+
+if TYPE_CHECKING:
+    from nextbuy.live.event_store import LiveStore
+
+MAX_PRINTED = 20
+"""Events and shoppers set apart that are printed."""
+
+
+class LiveAction(StrEnum):
+    """What `nextbuy live` does."""
+
+    STATUS = "status"
+    RETRY = "retry"
+    DISCARD = "discard"
 
 
 @app.command()
@@ -65,7 +80,71 @@ def merge_live() -> None:
     print_line(
         f"{staged.count:,} live events published" if staged.count else "nothing new to publish"
     )
-    print_next_steps("nextbuy sessionize")
+    if staged.set_apart:
+        print_line(f"{staged.set_apart:,} are no valid events and were set apart")
+        print_next_steps("nextbuy live status", "nextbuy sessionize")
+    else:
+        print_next_steps("nextbuy sessionize")
+
+
+@app.command(name="live")
+def live_events(
+    action: Annotated[
+        LiveAction, typer.Argument(help="status shows; retry and discard act on what is set apart.")
+    ] = LiveAction.STATUS,
+    event_ids: Annotated[
+        list[str] | None, typer.Argument(help="Events set apart; none: all of them.")
+    ] = None,
+) -> None:
+    """Show what live events wait, and retry or discard those that could not be worked off.
+
+    An event that the live worker cannot work off is set apart with its error, and everybody
+    else's features go on. `retry` lets it arrive again, once its cause is removed; `discard`
+    removes it for good.
+
+    Example: `nextbuy live retry`
+    """
+    from nextbuy.live.event_store import LiveStore
+    from nextbuy.live.health import live_health
+    from nextbuy.live.set_apart import discard, retry
+
+    settings = Settings()
+    health = live_health(settings)
+    if health is None:
+        print_line("no live event has come yet")
+        print_next_steps("nextbuy serve")
+        return
+    with LiveStore(settings) as store:
+        if action is LiveAction.RETRY:
+            print_line(f"{retry(store, event_ids or ()):,} events arrive again")
+        elif action is LiveAction.DISCARD:
+            print_line(f"{discard(store, event_ids or ()):,} events discarded")
+        else:
+            for line in str(health).splitlines():
+                print_line(line)
+        is_left = _print_set_apart(store)
+    if is_left and action is not LiveAction.RETRY:
+        print_next_steps("nextbuy live retry", "nextbuy live discard")
+    else:
+        print_next_steps("nextbuy live status")
+
+
+def _print_set_apart(store: "LiveStore") -> bool:
+    """Print what is set apart, the latest first; whether there is anything."""
+    from nextbuy.live.set_apart import events_apart, shoppers_apart
+
+    events, shoppers = events_apart(store), shoppers_apart(store)
+    for each in events[:MAX_PRINTED]:
+        event = each.event
+        print_line(
+            f"set apart at {to_datetime(each.set_apart_us):%Y-%m-%d %H:%M:%S} UTC: "
+            f"{event.event_id!r} ({event.event_type} of {event.user_id!r}): {each.error}"
+        )
+    for user, error in list(shoppers.items())[:MAX_PRINTED]:
+        print_line(f"shopper {user!r} waits for the next batch build: {error}")
+    if max(len(events), len(shoppers)) > MAX_PRINTED:
+        print_line("more are on the dashboard's page Live")
+    return bool(events or shoppers)
 
 
 @app.command(hidden=True)

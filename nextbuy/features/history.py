@@ -110,16 +110,53 @@ def user_item_sessions(events: ir.Table) -> ir.Table:
     )
 
 
+def crowded_sessions(events: ir.Table, max_shoppers: int) -> ir.Table:
+    """The shop sessions that stop to be one: since when more than `max_shoppers` have used the id.
+
+    A shop that sends "0" or "null" for want of a session gives that id to everybody. Who logs in
+    there says nothing of the others. The bound looks at no later event, so that a link once made
+    does not vanish. Only shop sessions with a log-in matter. Columns `source_session_id`,
+    `crowded_us`.
+    """
+    named = events.filter(events.source_session_id.notnull())
+    logins = named.filter(named.event_type == EventType.LOGIN.value)
+    logins = logins.select("source_session_id").distinct()
+    visits = named.semi_join(logins, "source_session_id")
+    visits = visits.group_by(["source_session_id", "user_id"]).aggregate(
+        first_us=visits.event_us.min()
+    )
+    in_order = ibis.window(
+        group_by=visits.source_session_id, order_by=[visits.first_us, visits.user_id]
+    )
+    numbered = visits.mutate(number=ibis.row_number().over(in_order))
+    beyond = numbered.filter(numbered.number == max_shoppers)  # the first one is number 0
+    return beyond.select("source_session_id", crowded_us=beyond.first_us)
+
+
+def linkable(events: ir.Table, max_shoppers: int) -> ir.Table:
+    """The events without the shop sessions that stopped to be one (`crowded_sessions`).
+
+    Whatever reads log-ins reads these: all events have to be at hand to know the crowd.
+    """
+    crowded = crowded_sessions(events, max_shoppers)
+    joined = events.left_join(crowded, "source_session_id")
+    is_session = joined.crowded_us.isnull() | (joined.event_us < joined.crowded_us)
+    shop_session = is_session.ifelse(joined.source_session_id, None)
+    columns = [name for name in events.columns if name != "source_session_id"]
+    return joined.select(*columns, source_session_id=shop_session).select(*events.columns)
+
+
 def links(events: ir.Table) -> ir.Table:
     """Which anonymous visitor turned out to be which shopper, and since when that is known.
 
     A log-in names the shopper; the other visitors of the same shop session, up to then, were the
-    same person. A visitor who had logged in before is a shopper, not an anonymous
-    past. The first log-in counts. Columns `visitor_id`, `user_id`, `linked_us`.
+    same person. A visitor who had logged in before, in whatever shop session, is a shopper, not an
+    anonymous past. The first log-in counts. Columns `visitor_id`, `user_id`, `linked_us`.
+
+    Args:
+        events: as `linkable` gives them.
     """
-    logins = events.filter(
-        (events.event_type == EventType.LOGIN.value) & events.source_session_id.notnull()
-    )
+    logins = events.filter(events.event_type == EventType.LOGIN.value)
     logins = logins.select("user_id", "source_session_id", login_us=logins.event_us)
     first_login = logins.group_by("user_id").aggregate(first_login_us=logins.login_us.min())
     visits = events.filter(events.source_session_id.notnull())

@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from nextbuy.errors import NextbuyError
-from nextbuy.events import EVENT_SCHEMA, MAX_CENTS, SHOPPER_COLUMNS
+from nextbuy.events import EVENT_SCHEMA, MAX_CENTS, NOT_IN_TEXT, SHOPPER_COLUMNS
 from nextbuy.ingest.iso_time import iso_moments
 from nextbuy.ingest.lines import Progress
 from nextbuy.ingest.log_reader import open_rows
@@ -196,7 +196,14 @@ def read_items(
             f"CREATE TEMP TABLE all_items AS SELECT _file, _row, _broken, {picked} "
             f"FROM {rows.relation} WHERE _broken IS NOT NULL OR {condition}"
         )
-    unusable = "_broken IS NOT NULL OR item_id IS NULL" + (" OR us IS NULL" if table.stamp else "")
+    texts = [name for name in ("item_id", *table.fields) if name not in ("price", "discount")]
+    conditions = [
+        "_broken IS NOT NULL",
+        "item_id IS NULL",
+        *(["us IS NULL"] if table.stamp else ()),
+    ]
+    conditions += (f"regexp_matches({name}, {literal(NOT_IN_TEXT)})" for name in texts)
+    unusable = " OR ".join(conditions)
     bad = connection.execute(
         f"SELECT count(*), arg_min(_file, (_file, _row)), min((_file, _row))[2] "
         f"FROM all_items WHERE {unusable}"
@@ -204,8 +211,8 @@ def read_items(
     if bad[0]:
         raise NextbuyError(
             f"{bad[0]:,} rows of the item table cannot be used, the first is {bad[1]}, row "
-            f"{bad[2]}: no item, no stamp, or cut short. Correct the table, or skip such rows by "
-            "items.where in the source file."
+            f"{bad[2]}: no item, no stamp, cut short, or a control character. Correct the table, "
+            "or skip such rows by items.where in the source file."
         )
     content = ", ".join(f"{name} NULLS LAST" for name in table.fields)
     connection.execute(

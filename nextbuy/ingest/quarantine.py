@@ -45,6 +45,8 @@ REMEDIES = {
     "unparsable_discount": "Give a plain number, e.g. 5.00; other spellings by an sql expression.",
     "negative_discount": "Give the amount taken off as a positive number.",
     "text_too_long": f"At most {MAX_TEXT} characters; shorten it by an sql expression.",
+    "control_character": "A control character or a line separator; remove it at its source, or by "
+    "an sql expression.",
 }
 """Reason -> what to do."""
 

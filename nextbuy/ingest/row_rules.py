@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from nextbuy.events import MAX_TEXT, MONEY_COLUMNS, TEXT_COLUMNS, WITHOUT_ITEM
+from nextbuy.events import MAX_TEXT, MONEY_COLUMNS, NOT_IN_TEXT, TEXT_COLUMNS, WITHOUT_ITEM
 from nextbuy.ingest.source import Source
 from nextbuy.sql import literal
 from nextbuy.times import MICROSECOND, to_us
@@ -91,7 +91,11 @@ def row_rules(source: Source) -> list[RowRule]:
     for text in TEXT_COLUMNS:
         # Counting bytes first: counting characters is slow and seldom needed.
         too_long = f"strlen(_{text}) > {MAX_TEXT} AND length(_{text}) > {MAX_TEXT}"
-        rules.append(RowRule("text_too_long", text, too_long))
+        has_control = f"regexp_matches(_{text}, {literal(NOT_IN_TEXT)})"
+        rules += [
+            RowRule("text_too_long", text, too_long),
+            RowRule("control_character", text, has_control),
+        ]
     if "event_id" not in source.fields:  # it is derived
         rules = [rule for rule in rules if rule.reason != "missing_event_id"]
     return rules

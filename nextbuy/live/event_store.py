@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,19 +20,46 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from nextbuy.events import COMPUTED_SCHEMA
+from nextbuy.live.store_schema import SCHEMA, needs_upgrade, upgrade
 from nextbuy.settings import Settings
 from nextbuy.tables.identity import linked_users_sql
+from nextbuy.times import END_OF_TIME_US
 
 COLUMNS = tuple(COMPUTED_SCHEMA.names)
 """Columns of an event, in order; `EventRow` has the same."""
-SQLITE_TYPES = {pa.int64(): "INTEGER", pa.string(): "TEXT"}
 BUSY_SECONDS = 30.0
 MAX_IDS_IN_QUERY = 500
 ERASURES = "forgotten"
 """Meta value: how many times a shopper was erased. The name is on disks."""
+WORKED = "worked"
+"""Meta value: number of the last event whose features were written. Redis has the one that counts;
+this one tells how far the worker is while Redis is away."""
 
-LINKED_USERS = linked_users_sql(
-    "SELECT value, value FROM json_each(?)", "shared", "source_session_id"
+CROWDED_US = (
+    "(SELECT first_us FROM visits INDEXED BY visits_in_order "
+    "WHERE source_session_id = {} ORDER BY first_us LIMIT 1 OFFSET ?1)"
+)
+"""SQL: since when more shoppers than parameter 1 have used a shop session; null for never."""
+_OWN_CROWDED_US = CROWDED_US.format("own.source_session_id")
+_HAS_LOGIN = (
+    "EXISTS (SELECT 1 FROM events WHERE source_session_id = own.source_session_id "
+    "AND event_type = 'login')"
+)
+VISITS = (
+    f"SELECT user_id, source_session_id, first_us, {_OWN_CROWDED_US}, "
+    "EXISTS (SELECT 1 FROM visits AS other WHERE "
+    "other.source_session_id = own.source_session_id AND other.user_id <> own.user_id) "
+    "FROM visits AS own INDEXED BY visits_of_user "
+    f"WHERE user_id IN ({{}}) AND {_HAS_LOGIN}"
+)
+LINKED = linked_users_sql(
+    "SELECT 0, ?2",
+    "(SELECT own.user_id AS user_id, other.user_id AS other_id "
+    "FROM visits AS own INDEXED BY visits_of_user "
+    "CROSS JOIN visits AS other INDEXED BY visits_in_order "
+    "ON other.source_session_id = own.source_session_id "
+    f"AND own.first_us < coalesce({_OWN_CROWDED_US}, {END_OF_TIME_US}) "
+    f"AND other.first_us < coalesce({_OWN_CROWDED_US}, {END_OF_TIME_US}) AND {_HAS_LOGIN})",
 )
 
 Outcome = Literal["new", "duplicate", "conflict"]
@@ -53,47 +80,6 @@ class EventRow(NamedTuple):
     source_session_id: str | None = None
 
 
-SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS events (
-    {", ".join(f"{field.name} {SQLITE_TYPES[field.type]}" for field in COMPUTED_SCHEMA)},
-    seq INTEGER, -- order of arrival; null for published events
-    received_us INTEGER,
-    PRIMARY KEY (user_id, event_us, event_id)
-) WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS event_ids ON events (event_id);
-CREATE UNIQUE INDEX IF NOT EXISTS arrivals ON events (seq) WHERE seq IS NOT NULL;
-CREATE TABLE IF NOT EXISTS items (item_id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS visits (
-    source_session_id TEXT, user_id TEXT, PRIMARY KEY (source_session_id, user_id)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS shared ( -- visits to shop sessions that have several shoppers
-    user_id TEXT, source_session_id TEXT, PRIMARY KEY (user_id, source_session_id)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS shared_by ON shared (source_session_id);
-CREATE TABLE IF NOT EXISTS stale (user_id TEXT PRIMARY KEY, since_us INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batches ( -- feature rows of one step: when computed, when in Redis
-    batch INTEGER PRIMARY KEY AUTOINCREMENT, created_us INTEGER NOT NULL, written_us INTEGER
-);
-CREATE TABLE IF NOT EXISTS rows (
-    batch INTEGER, view TEXT, rows BLOB NOT NULL, PRIMARY KEY (batch, view)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS materialized (
-    view TEXT, folder TEXT, newest_us INTEGER, began_us INTEGER, ended_us INTEGER
-);
-CREATE TABLE IF NOT EXISTS shrunk (view TEXT, began_us INTEGER); -- loads that removed rows
-"""
-
-SHOPPER_COLUMNS = {
-    "events": "user_id",
-    "visits": "user_id",
-    "shared": "user_id",
-    "stale": "user_id",
-}
-"""Table -> its column that holds a shopper's id. In `rows` the ids are within the serialized
-tables (`nextbuy.live.write_history`); the other tables hold none."""
-
-
 def now_us() -> int:
     """The clock, in microseconds since 1970."""
     return time.time_ns() // 1000
@@ -105,6 +91,18 @@ class EventPage(NamedTuple):
     rows: list[EventRow]
     last_seq: int
     """Sequence number of the last event; without events, the number they were to follow."""
+
+
+class Visit(NamedTuple):
+    """A shopper's visit to a shop session."""
+
+    user: str
+    session: str
+    first_us: int
+    crowded_us: int | None
+    """Since when more shoppers than one can have used the session; None for never."""
+    has_others: bool
+    """Whether other shoppers used it."""
 
 
 class LiveStore:
@@ -121,6 +119,9 @@ class LiveStore:
         self.sql.execute("PRAGMA journal_mode = WAL")
         self.sql.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
         self.sql.execute("PRAGMA secure_delete = ON")  # deleted content is overwritten
+        if needs_upgrade(self.sql):
+            with self.transaction():
+                upgrade(self.sql)
         self.sql.executescript(SCHEMA)
         self.sql.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", [uuid.uuid4().hex])
 
@@ -169,7 +170,11 @@ class LiveStore:
         outcomes: list[Outcome] = []
         with self.transaction():
             ids = [row.event_id for row in rows]
-            known = {row[0]: row for row in self._select_by("event_id", ids, ", ".join(COLUMNS))}
+            known = {
+                row[0]: row
+                for table in ("events", "set_apart")
+                for row in self._select_by("event_id", ids, ", ".join(COLUMNS), table=table)
+            }
             new: list[EventRow] = []
             for row in rows:
                 if row.event_id in known:
@@ -179,10 +184,11 @@ class LiveStore:
                 known[row.event_id] = row
                 new.append(row)
             if new:
-                self._insert(new, received_us)
+                self.insert(new, received_us)
         return outcomes
 
-    def _insert(self, rows: list[EventRow], received_us: int) -> None:
+    def insert(self, rows: Sequence[EventRow], received_us: int) -> None:
+        """Add events that the store does not have, within a transaction; they arrive now."""
         first = int(self.get_meta("seq") or 0) + 1
         self.sql.executemany(
             f"INSERT INTO events VALUES ({', '.join('?' * (len(COLUMNS) + 2))})",
@@ -194,19 +200,16 @@ class LiveStore:
     def record_items(self, rows: Sequence[EventRow]) -> None:
         """Record the items, shop sessions and newest time of events that were just inserted."""
         items = {row.item_id for row in rows if row.item_id is not None}
-        visits = {
-            (row.source_session_id, row.user_id)
-            for row in rows
-            if row.source_session_id is not None
-        }
+        visits: dict[tuple[str, str], int] = {}
+        for row in rows:
+            if row.source_session_id is not None:
+                visit = row.source_session_id, row.user_id
+                visits[visit] = min(row.event_us, visits.get(visit, row.event_us))
         self.sql.executemany("INSERT OR IGNORE INTO items VALUES (?)", ((i,) for i in items))
-        self.sql.executemany("INSERT OR IGNORE INTO visits VALUES (?, ?)", visits)
-        self.sql.execute(
-            "INSERT OR IGNORE INTO shared SELECT v.user_id, v.source_session_id "
-            "FROM json_each(?) AS s JOIN visits AS v ON v.source_session_id = s.value "
-            "WHERE EXISTS (SELECT 1 FROM visits AS w WHERE w.source_session_id = s.value "
-            "AND w.user_id <> v.user_id)",
-            [json.dumps(list({session for session, _ in visits}))],
+        self.sql.executemany(
+            "INSERT INTO visits VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET first_us = excluded.first_us WHERE excluded.first_us < first_us",
+            ((*visit, first_us) for visit, first_us in visits.items()),
         )
         newest, before = max(row.event_us for row in rows), self.newest_us()
         if before is None or newest > before:
@@ -238,30 +241,63 @@ class LiveStore:
         ).fetchall()
         return EventPage([EventRow._make(row[:-1]) for row in rows], rows[-1][-1] if rows else seq)
 
-    def histories(self, users: Collection[str], through: int) -> pa.Table:
-        """All events of these shoppers, published or arrived up to number `through`.
+    def count_arrived(self, after: int, through: int) -> int:
+        """How many events arrived after one number, up to another."""
+        query = "SELECT count(*) FROM events WHERE seq > ? AND seq <= ?"
+        ((count,),) = self.sql.execute(query, [after, through]).fetchall()
+        return int(count)
 
-        Returns:
-            rows of `COMPUTED_SCHEMA`.
-        """
+    def histories(self, users: Collection[str], through: int) -> list[EventRow]:
+        """All events of these shoppers, published or arrived up to number `through`."""
         rows = self._select_by("user_id", users, f"{', '.join(COLUMNS)}, seq")
-        return to_arrow([row for row in rows if row[-1] is None or row[-1] <= through])
+        return [EventRow._make(row[:-1]) for row in rows if row[-1] is None or row[-1] <= through]
 
     def sizes(self, users: Collection[str]) -> dict[str, int]:
         """Shopper -> number of events, for those that have any."""
         return dict(self._select_by("user_id", users, "user_id, count(*)", " GROUP BY user_id"))
 
-    def linked_users(self, users: Collection[str]) -> dict[str, list[str]]:
-        """Shopper -> everyone whose features may depend on their events, themselves included.
+    def crowded_since(self, sessions: Collection[str], max_shoppers: int) -> dict[str, int]:
+        """Shop session -> since when more shoppers than `max_shoppers` have used it."""
+        query = (
+            "WITH most AS (SELECT ?1), named (id) AS (VALUES {}), "
+            f"crowds AS (SELECT id, {CROWDED_US.format('id')} AS us FROM named) "
+            "SELECT id, us FROM crowds WHERE us IS NOT NULL"
+        )
+        return dict(self._in_parts(query, sessions, "(?)", max_shoppers))
 
-        They are linked by shop sessions with several shoppers: a login in such a session links
-        two of them.
+    def visits_with_login(self, users: Collection[str], max_shoppers: int) -> Iterator[Visit]:
+        """The visits of some shoppers to shop sessions that have a log-in."""
+        return map(Visit._make, self._in_parts(VISITS, users, "?", max_shoppers))
+
+    def first_users(self, session: str, count: int) -> list[str]:
+        """Up to `count` shoppers of a shop session, the first ones."""
+        rows = self.sql.execute(
+            "SELECT user_id FROM visits INDEXED BY visits_in_order WHERE source_session_id = ? "
+            "ORDER BY first_us LIMIT ?",
+            [session, count],
+        )
+        return [user for (user,) in rows]
+
+    def linked_users(self, user: str, max_shoppers: int, limit: int) -> list[str]:
+        """Up to `limit` shoppers, `user` first, whom log-ins may link, if only by others.
+
+        Chains of shop sessions with a log-in lead to them, each as long as it is not crowded.
         """
-        rows = self.sql.execute(LINKED_USERS, [json.dumps(sorted(users))])
-        linked: dict[str, list[str]] = {}
-        for root, user in rows:
-            linked.setdefault(root, []).append(user)
-        return linked
+        rows = self.sql.execute(f"{LINKED} LIMIT ?3", [max_shoppers, user, limit])
+        return [other for _, other in rows]
+
+    def remove(self, event_ids: Collection[str]) -> None:
+        """Remove events, within a transaction, and the visits that nothing else tells of."""
+        visits = set(self._select_by("event_id", event_ids, "user_id, source_session_id"))
+        self.sql.executemany("DELETE FROM events WHERE event_id = ?", ((i,) for i in event_ids))
+        self.sql.executemany(
+            "DELETE FROM visits WHERE user_id = ? AND source_session_id = ?", visits
+        )
+        self.sql.executemany(
+            "INSERT INTO visits SELECT source_session_id, user_id, min(event_us) FROM events "
+            "WHERE user_id = ? AND source_session_id = ? GROUP BY source_session_id, user_id",
+            visits,
+        )
 
     def compact(self) -> None:
         """Remove deleted content from all of the store's files."""
@@ -271,24 +307,35 @@ class LiveStore:
     def pending_users(self) -> dict[str, int]:
         """Shoppers whose history was changed by a publication -> since when.
 
-        Their live features have to be computed again.
+        Their live features have to be computed again; those that could not be are left out.
         """
-        return dict(self.sql.execute("SELECT user_id, since_us FROM stale").fetchall())
+        query = "SELECT user_id, since_us FROM stale WHERE error IS NULL"
+        return dict(self.sql.execute(query).fetchall())
 
-    def clear_pending(self, users: dict[str, int]) -> None:
+    def clear_pending(self, users: Mapping[str, int]) -> None:
         """These have been computed; those that changed again meanwhile stay pending."""
         self.sql.executemany("DELETE FROM stale WHERE user_id = ? AND since_us = ?", users.items())
 
-    def _select_by(
-        self, column: str, values: Iterable[str], select: str, suffix: str = ""
+    def _in_parts(
+        self, query: str, values: Iterable[str], mark: str, *more: Any
     ) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query with a list of values, its parameters after `more`."""
         distinct = sorted(set(values))
         for start in range(0, len(distinct), MAX_IDS_IN_QUERY):
             part = distinct[start : start + MAX_IDS_IN_QUERY]
-            marks = ", ".join("?" * len(part))
-            yield from self.sql.execute(
-                f"SELECT {select} FROM events WHERE {column} IN ({marks}){suffix}", part
-            )
+            marks = ", ".join([mark] * len(part))
+            yield from self.sql.execute(query.format(marks), [*more, *part])
+
+    def _select_by(
+        self,
+        column: str,
+        values: Iterable[str],
+        select: str,
+        suffix: str = "",
+        table: str = "events",
+    ) -> Iterator[tuple[Any, ...]]:
+        query = f"SELECT {select} FROM {table} WHERE {column} IN ({{}}){suffix}"
+        return self._in_parts(query, values, "?")
 
 
 def to_arrow(rows: Sequence[tuple[Any, ...]]) -> pa.Table:

@@ -1,11 +1,17 @@
-"""Feature rows of a few shoppers, computed by the definitions of the batch build.
+"""Whose features live events may change, and their rows, by the definitions of the batch build.
 
 The SQL that builds the tables is prepared once and run over the events of the affected shoppers.
 No feature depends on later events, so a value with an earlier timestamp than an event is not
 changed by it, and only rows from the first new event on are computed.
+
+The work is bounded whatever shoppers share. A shop session counts until too many have used its id,
+by the rule of the batch build (`nextbuy.features.history.crowded_sessions`): it links few, and one
+that a crowd shares costs an event no more than one of its own. Chains of shop sessions are followed
+up to a limit.
 """
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import duckdb
 import ibis
@@ -13,6 +19,7 @@ import pyarrow as pa
 
 from nextbuy.events import COMPUTED_SCHEMA
 from nextbuy.features import FeatureTable, supported_tables
+from nextbuy.live.event_store import EventRow, LiveStore
 from nextbuy.settings import Settings
 from nextbuy.shop import SessionConfig, ShopSettings, published_settings, shop_settings
 from nextbuy.shop_clock import UTC_CLOCK, ShopClock
@@ -23,6 +30,79 @@ from nextbuy.versioned_table import manifest
 
 DAYS_AHEAD = 20 * 365
 """How far a live event may lie after the published ones for its hour to be right."""
+
+
+class Group(NamedTuple):
+    """Shoppers whom log-ins may link, or one who is linked to nobody."""
+
+    users: list[str]
+    since_us: int
+    """The features of all of them may change from this moment on."""
+
+
+class Affected(NamedTuple):
+    """Whose features live events may change."""
+
+    groups: list[Group]
+    has_new_crowd: bool
+    """Whether a shop session may have become crowded at another moment than before: events that
+    were read earlier name it still, or no more."""
+    too_many: set[str]
+    """Shoppers who are linked to more others than are followed."""
+
+
+def affected_by(
+    store: LiveStore, since: Mapping[str, int], max_shoppers: int, max_linked: int
+) -> Affected:
+    """Everybody whose features the events of some shoppers may change.
+
+    Args:
+        store: has the events already.
+        since: shopper -> microseconds since 1970 of the earliest such event.
+        max_shoppers: of a shop session (`SessionConfig`).
+        max_linked: shoppers of a group.
+    """
+    roots, visits = dict(since), list(store.visits_with_login(since, max_shoppers))
+    new: dict[str, list[int]] = {}
+    for visit in visits:
+        if visit.crowded_us is not None and since[visit.user] <= visit.first_us <= visit.crowded_us:
+            new.setdefault(visit.session, []).append(visit.first_us)
+    for session, firsts in new.items():
+        # As many as these visits are may no longer be of those that the session links.
+        for user in store.first_users(session, max_shoppers + 1 + len(firsts)):
+            roots[user] = min(min(firsts), roots.get(user, END_OF_TIME_US))
+    shares = {visit.user for visit in visits if visit.has_others}.union(roots.keys() - since.keys())
+    groups: list[Group] = []
+    too_many: set[str] = set()
+    seen: set[str] = set()
+    for root in roots:
+        if root in seen:
+            continue
+        users = [root]
+        if root in shares:
+            users = store.linked_users(root, max_shoppers, max_linked + 1)
+        if len(users) > max_linked:
+            too_many.add(root)
+            continue
+        seen.update(users)
+        groups.append(Group(users, min(roots[user] for user in users if user in roots)))
+    return Affected(groups, bool(new), too_many)
+
+
+def linkable_rows(
+    store: LiveStore, rows: Collection[EventRow], max_shoppers: int
+) -> list[EventRow]:
+    """Events without the shop sessions that are crowded, as `history.linkable` gives them."""
+    sessions = {row.source_session_id for row in rows if row.source_session_id is not None}
+    since = store.crowded_since(sessions, max_shoppers)
+    if not since:
+        return list(rows)
+    return [
+        row._replace(source_session_id=None)
+        if row.event_us >= since.get(row.source_session_id or "", END_OF_TIME_US)
+        else row
+        for row in rows
+    ]
 
 
 def live_tables(settings: Settings) -> tuple[FeatureTable, ...]:
@@ -60,6 +140,9 @@ class LiveFeatures:
         max_events: int = 1_000_000,
         clock: ShopClock = UTC_CLOCK,
     ) -> None:
+        self.max_shoppers = config.max_shoppers
+        """Of a shop session: the events that are cached name no session with more."""
+        self._made_of = tables, config, max_events, clock
         self._max_events = max_events
         self._connection = duckdb.connect()
         for setting in ("TimeZone = 'UTC'", "threads = 1", "enable_progress_bar = false"):
@@ -85,6 +168,14 @@ class LiveFeatures:
             )
         self.cached: dict[str, int] = {}
         """Shoppers whose events are in the cache -> how many events that is."""
+
+    def emptied(self) -> "LiveFeatures":
+        """The same with an empty cache, whatever state an error left this one in."""
+        try:
+            self.clear()
+        except duckdb.Error:  # after some errors, its connection refuses everything
+            return LiveFeatures(*self._made_of)
+        return self
 
     def clear(self) -> None:
         """Empty the cache."""

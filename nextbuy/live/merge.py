@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 
 from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
-from nextbuy.events import EVENT_SCHEMA
+from nextbuy.events import EVENT_SCHEMA, why_invalid
 from nextbuy.ingest.ingest import ingest_workplace, publish_events
-from nextbuy.live.event_store import COLUMNS, LiveStore, now_us, to_arrow
+from nextbuy.live.event_store import COLUMNS, EventRow, LiveStore, now_us, to_arrow
+from nextbuy.live.set_apart import set_apart
 from nextbuy.live.write_history import prune
 from nextbuy.settings import Settings
 from nextbuy.sql import literal, read_parquet
@@ -30,6 +31,8 @@ class StagedLiveEvents:
     file: Path
     """Parquet file in the columns of `EVENT_SCHEMA`."""
     count: int
+    set_apart: int
+    """Events that an older version took and that are none by today's rules; they stay live."""
     published: Manifest
     """The version they come on top of."""
 
@@ -53,11 +56,15 @@ def stage_live_events(settings: Settings) -> Iterator[StagedLiveEvents]:
             )
         with LiveStore(settings) as store:
             prune(store, now_us() - RETENTION_US)
-            arrived = to_arrow(
-                store.sql.execute(
+            rows = [
+                EventRow._make(row)
+                for row in store.sql.execute(
                     f"SELECT {', '.join(COLUMNS)} FROM events WHERE seq IS NOT NULL"
-                ).fetchall()
-            )
+                )
+            ]
+            invalid = {row.event_id: why for row in rows if (why := why_invalid(row._asdict()))}
+            set_apart(store, invalid)
+            arrived = to_arrow([row for row in rows if row.event_id not in invalid])
         columns = ", ".join(
             f"make_timestamptz(event_us) AS {name}" if name == "event_time" else name
             for name in EVENT_SCHEMA.names
@@ -69,7 +76,8 @@ def stage_live_events(settings: Settings) -> Iterator[StagedLiveEvents]:
                 f"COPY (SELECT {columns} FROM arrived ANTI JOIN {old} AS old USING (event_id)) "
                 f"TO {literal(file)}"
             )
-        yield StagedLiveEvents(settings, file, pq.read_metadata(file).num_rows, published)
+        count = pq.read_metadata(file).num_rows
+        yield StagedLiveEvents(settings, file, count, len(invalid), published)
 
 
 def publish(staged: StagedLiveEvents) -> None:

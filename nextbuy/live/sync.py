@@ -71,12 +71,14 @@ def _sync(settings: Settings, store: LiveStore, progress: Callable[[int], None])
             progress(copied)
     with store.transaction():  # removed: replaced by another log, or erased
         store.sql.executemany(
-            "INSERT INTO stale SELECT user_id, event_us FROM events AS gone WHERE event_id = ? "
-            "AND EXISTS (SELECT 1 FROM events WHERE user_id = gone.user_id AND seq IS NOT NULL) "
-            "ON CONFLICT (user_id) DO UPDATE SET since_us = min(since_us, excluded.since_us)",
+            "INSERT INTO stale (user_id, since_us) SELECT user_id, event_us FROM events AS gone "
+            "WHERE event_id = ? AND EXISTS "
+            "(SELECT 1 FROM events WHERE user_id = gone.user_id AND seq IS NOT NULL) "
+            "ON CONFLICT (user_id) DO UPDATE "
+            "SET since_us = min(since_us, excluded.since_us), error = NULL",
             ((i,) for i in removed),
         )
-        store.sql.executemany("DELETE FROM events WHERE event_id = ?", ((i,) for i in removed))
+        store.remove(removed)
         store.set_meta("published", published.fingerprint)
         store.set_meta("published_days", json.dumps(published.days))
     return copied
@@ -88,9 +90,7 @@ def _add(store: LiveStore, rows: list[EventRow], changed: list[str]) -> None:
         return
     marks = ", ".join("?" * len(COLUMNS))
     with store.transaction():
-        store.sql.executemany(
-            "DELETE FROM events WHERE event_id = ? AND seq IS NULL", ((i,) for i in changed)
-        )
+        store.remove(changed)
         before = store.sql.total_changes
         store.sql.executemany(f"INSERT OR IGNORE INTO events VALUES ({marks}, NULL, NULL)", rows)
         if store.sql.total_changes == before:
@@ -100,8 +100,8 @@ def _add(store: LiveStore, rows: list[EventRow], changed: list[str]) -> None:
         for row in rows:
             since[row.user_id] = min(row.event_us, since.get(row.user_id, row.event_us))
         store.sql.executemany(
-            "INSERT INTO stale SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM events "
-            "WHERE user_id = ?1 AND seq IS NOT NULL) "
-            "ON CONFLICT (user_id) DO UPDATE SET since_us = min(since_us, excluded.since_us)",
+            "INSERT INTO stale (user_id, since_us) SELECT ?1, ?2 WHERE EXISTS "
+            "(SELECT 1 FROM events WHERE user_id = ?1 AND seq IS NOT NULL) ON CONFLICT (user_id) "
+            "DO UPDATE SET since_us = min(since_us, excluded.since_us), error = NULL",
             since.items(),
         )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nextbuy.live.event_store import LiveStore, now_us
+from nextbuy.live.event_store import WORKED, LiveStore, now_us
 from nextbuy.settings import Settings
 from nextbuy.stores.loaded_tables import retain
 from nextbuy.versioned_table import manifest
@@ -41,11 +41,17 @@ def begin_batch(store: LiveStore, tables: Mapping[str, pa.Table], created_us: in
     return batch
 
 
-def end_batch(store: LiveStore, batch: int, written_us: int, pending: dict[str, int]) -> None:
-    """Record that Redis has the batch's rows, those of the `pending` shoppers among them."""
+def end_batch(
+    store: LiveStore, batch: int, written_us: int, pending: Mapping[str, int], sequence: int
+) -> None:
+    """Record that Redis has the batch's rows, those of the `pending` shoppers among them.
+
+    `sequence` is the number of the last event that they are of.
+    """
     with store.transaction():
         store.sql.execute("UPDATE batches SET written_us = ? WHERE batch = ?", [written_us, batch])
         store.clear_pending(pending)
+        store.set_meta(WORKED, sequence)
 
 
 def live_rows(store: LiveStore, view: str) -> Iterator[pa.Table]:

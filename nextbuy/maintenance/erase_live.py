@@ -6,7 +6,8 @@ from pathlib import Path
 
 from nextbuy.errors import NextbuyError
 from nextbuy.live import write_history
-from nextbuy.live.event_store import ERASURES, SHOPPER_COLUMNS, LiveStore
+from nextbuy.live.event_store import ERASURES, LiveStore
+from nextbuy.live.store_schema import SHOPPER_COLUMNS
 from nextbuy.maintenance.erase_files import RowCounts
 from nextbuy.settings import Settings
 from nextbuy.sql import identifier

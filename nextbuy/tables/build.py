@@ -15,6 +15,7 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.features import FeatureTable, supported_tables
 from nextbuy.features.daily import REACH_DAYS
+from nextbuy.features.history import linkable
 from nextbuy.log_span import VOUCHED, Hole, LogSpan, read_span, wide_holes
 from nextbuy.settings import Settings
 from nextbuy.shop import UTC_ZONE, LabelConfig, SessionConfig, shop_settings
@@ -48,10 +49,7 @@ from nextbuy.versioned_table import Manifest, Version, files, fingerprint, read_
 CODE = Path(__file__).parent
 FEATURES = CODE.parent / "features"
 ENGINE = (
-    *(
-        CODE / f"{name}.py"
-        for name in ("build", "feature_sql", "identity", "incremental", "partitions", "writer")
-    ),
+    *sorted(set(CODE.glob("*.py")) - {CODE / "labels.py", CODE / "spark.py"}),
     CODE.parent / "shop_clock.py",
 )
 
@@ -273,19 +271,22 @@ def _staged_features(
     zone = shop_settings(settings).time_zone
     changes = _Changes(connection, settings, sessions, zone)
     info = {} if zone == UTC_ZONE else {"time_zone": zone}
+    max_shoppers = SessionConfig(**sessions.info["sessions"]).max_shoppers
     with Partitions(connection, settings, sessions) as partitions:
         for table in tables:
+            features = [feature.name for feature in table.features]
             writer = TableWriter(
                 settings.features / table.name,
                 sessions,
-                fingerprint([f.name for f in table.features], shop_clock(zone), FEATURES, *ENGINE),
+                fingerprint(features, shop_clock(zone), max_shoppers, FEATURES, *ENGINE),
                 "event_timestamp",
                 ("event_timestamp", *table.keys),
                 info,
             )
             with writer.stage() as staged:
                 if staged.version and compute is not None:
-                    rows = table.build(SESSION_EVENTS, clock=changes.clock)
+                    events = linkable(SESSION_EVENTS, max_shoppers)
+                    rows = table.build(events, clock=changes.clock)
                     rows = _computed(compute, rows, table.name)
                     sql = published_form(table, rows, sessions.info["newest_us"])
                     writer.write_whole(connection, staged.version, sql)

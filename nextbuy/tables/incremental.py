@@ -3,8 +3,9 @@
 Three facts carry this. A row stamped before an event knows nothing of it (the leakage test proves
 that), so nothing changes before the earliest changed event, except for a session that it extends.
 A shopper's rows depend on the shopper's own events and on those of visitors that a log-in links
-to them, so the others' rows stay. And a table of midnights needs, for the days ahead, the events
-within the longest window and what its carried features were before.
+to them, so the rows of others stay, unless a link of theirs came or went. And a table of midnights
+needs, for the days ahead, the events within the longest window and what its carried features were
+before.
 """
 
 from collections.abc import Mapping
@@ -15,11 +16,10 @@ from typing import NamedTuple
 import duckdb
 
 from nextbuy.settings import Settings
-from nextbuy.shop import shop_settings
+from nextbuy.shop import SessionConfig, shop_settings
 from nextbuy.shop_clock import ShopClock, shop_clock
 from nextbuy.sql import read_parquet
-from nextbuy.tables.identity import find_login_groups, linked_users_sql
-from nextbuy.tables.sessions import session_event_columns
+from nextbuy.tables.identity import find_links, linkable_session_events, linked_users_sql
 from nextbuy.times import DAY, MINUTE, to_datetime
 from nextbuy.versioned_table import Manifest, files, read_days, version_of
 
@@ -166,16 +166,21 @@ def find_affected(
         "new": read_days(settings.sessions, change.added_days),
     }
     has_logins = "login" in sessions.info["provides"]
-    groups = find_login_groups(connection, versions if has_logins else {})
-    # Old links and new ones: this reaches everybody who gained or lost a past.
-    start = f"SELECT 0, user_id FROM {change.changed.users}"
-    connection.execute(
-        "CREATE OR REPLACE TABLE affected_users AS "
-        f"SELECT user_id FROM ({linked_users_sql(start, groups, 'shopper_id')})"
+    max_shoppers = SessionConfig(**sessions.info["sessions"]).max_shoppers
+    links = find_links(connection, versions if has_logins else {}, max_shoppers)
+    # Old links and new ones: this reaches everybody who gained or lost a past. Who made a shop
+    # session crowded is linked to none of those whose link ended.
+    start = (
+        f"SELECT 0, user_id FROM {change.changed.users} "
+        f"UNION SELECT 0, user_id FROM {links.changed}"
     )
     connection.execute(
+        "CREATE OR REPLACE TABLE affected_users AS "
+        f"SELECT user_id FROM ({linked_users_sql(start, links.linked)})"
+    )
+    affected = f"{read_parquet(files(settings.sessions))} SEMI JOIN affected_users USING (user_id)"
+    connection.execute(
         "CREATE OR REPLACE TABLE affected_events AS "
-        f"SELECT {session_event_columns()} FROM {read_parquet(files(settings.sessions))} "
-        "SEMI JOIN affected_users USING (user_id)"
+        f"{linkable_session_events(f'FROM {affected}', links.crowded)}"
     )
     return AffectedUsers("affected_users", "affected_events")

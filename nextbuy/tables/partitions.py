@@ -13,7 +13,13 @@ import duckdb
 
 from nextbuy.features import FeatureTable
 from nextbuy.settings import Settings
-from nextbuy.tables.identity import find_login_groups, linked_users_sql
+from nextbuy.shop import SessionConfig
+from nextbuy.tables.identity import (
+    Links,
+    find_links,
+    linkable_session_events,
+    linked_users_sql,
+)
 from nextbuy.tables.sessions import session_event_columns
 from nextbuy.versioned_table import Manifest, read_days, workplace
 
@@ -53,6 +59,14 @@ class Partitions:
         self._open.close()
 
     @cached_property
+    def _links(self) -> Links:
+        info = self._sessions.info
+        versions = {"new": self._rows} if "login" in info["provides"] else {}
+        return find_links(
+            self._connection, versions, SessionConfig(**info["sessions"]).max_shoppers
+        )
+
+    @cached_property
     def _folder(self) -> Path:
         busy = f"Another run is building feature tables in {self._settings.data}"
         folder = self._settings.data / "tmp" / "partitions"
@@ -65,18 +79,20 @@ class Partitions:
             NextbuyError: another run has partitioned sessions.
         """
         count = 1 + self._sessions.rows // PARTITION_EVENTS
-        columns, rows = session_event_columns(), self._rows
-        if count == 1:
-            return PartitionedEvents(f"SELECT {columns} FROM {rows}", count)
         of_shoppers = "user_id" in table.keys
+        rows = f"SELECT {session_event_columns()} FROM {self._rows}"
+        if of_shoppers:
+            rows = linkable_session_events(f"FROM {self._rows}", self._links.crowded)
+        if count == 1:
+            return PartitionedEvents(rows, count)
         folder = self._folder / ("shopper" if of_shoppers else table.name)
         if not folder.exists():
-            keys = ", ".join(table.keys)
+            keys, rows = ", ".join(table.keys), f"({rows}) AS e"
             if of_shoppers:
                 keys = "coalesce(root, user_id)"
                 rows += f" LEFT JOIN {self._find_roots()} USING (user_id)"
             self._connection.execute(
-                f"COPY (SELECT {columns}, hash({keys}) % {count} AS partition FROM {rows}) "
+                f"COPY (SELECT e.*, hash({keys}) % {count} AS partition FROM {rows}) "
                 f"TO '{folder}' (FORMAT parquet, PARTITION_BY (partition))"
             )
         return PartitionedEvents(
@@ -92,13 +108,12 @@ class Partitions:
         A visitor is linked to one shopper, who logged in before the visitor ever did: linked users
         are a tree, and its root is the one who is nobody's visitor.
         """
-        has_logins = "login" in self._sessions.info["provides"]
-        groups = find_login_groups(self._connection, {"new": self._rows} if has_logins else {})
+        pairs = self._links.pairs
         roots = (
-            f"SELECT user_id, user_id FROM {groups} GROUP BY user_id "
-            "HAVING bool_and(user_id = shopper_id)"
+            "SELECT user_id, user_id FROM "
+            f"(SELECT user_id FROM {pairs} EXCEPT SELECT visitor_id FROM {pairs})"
         )
         self._connection.execute(
-            f"CREATE OR REPLACE TABLE roots AS {linked_users_sql(roots, groups, 'shopper_id')}"
+            f"CREATE OR REPLACE TABLE roots AS {linked_users_sql(roots, self._links.linked)}"
         )
         return "roots"

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     "today": "Nothing is ingested yet",
     "quality": "Nothing was checked yet",
+    "live": "No live event has come yet",
     "drift": "Nothing was compared yet",
     "model": "No model was evaluated yet",
     "features": "No feature table was built yet",

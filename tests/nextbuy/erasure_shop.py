@@ -18,7 +18,7 @@ from feast import FeatureStore
 
 from monitoring.reports import CHECKS
 from nextbuy.events import EVENT_SCHEMA
-from nextbuy.live.event_store import EventRow, LiveStore
+from nextbuy.live.event_store import COLUMNS, EventRow, LiveStore
 from nextbuy.live.write_history import begin_batch, live_rows
 from nextbuy.prediction_log import PREDICTION_SCHEMA
 from nextbuy.stores.online.encoded_rows import rows_from_arrow
@@ -217,13 +217,17 @@ class ErasureShop:
             ]
             store.append(rows, AT_US)
             stale = [(shopper, 1) for shopper in sorted({e["user_id"] for e in events})]
-            store.sql.executemany("INSERT INTO stale VALUES (?, ?)", stale)
+            store.sql.executemany("INSERT INTO stale (user_id, since_us) VALUES (?, ?)", stale)
+            store.sql.execute(
+                f"INSERT INTO set_apart SELECT {', '.join(COLUMNS)}, seq, received_us, 'why', 1 "
+                "FROM events WHERE seq % 2 = 0"
+            )
             pairs = pa.Table.from_pylist(
                 [{"user_id": e["user_id"], "item_id": e["item_id"], "n": 1} for e in events]
             )
             begin_batch(store, {"user_item": pairs}, AT_US)
             for table, column in (
-                ("events", "user_id"), ("visits", "user_id"), ("shared", "user_id"),
+                ("events", "user_id"), ("visits", "user_id"), ("set_apart", "user_id"),
                 ("stale", "user_id"), ("items", None), ("batches", None),
             ):  # fmt: skip
                 for row in _rows(store.sql, table):

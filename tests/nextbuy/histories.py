@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from nextbuy.events import EventType
 from nextbuy.features import TABLES, FeatureTable
+from nextbuy.features.history import linkable
 from nextbuy.shop import SessionConfig
 from nextbuy.shop_clock import UTC_CLOCK
 from nextbuy.tables.sessions import EVENTS, SESSION_EVENTS, sessionize
 from nextbuy.times import DAY, MINUTE, SECOND
 
 START = 1_704_067_200 * SECOND  # 2024-01-01
-CONFIG = SessionConfig(bot_burst_events=6, bot_session_events=9)
-"""Bots early, so that random histories have some."""
+CONFIG = SessionConfig(bot_burst_events=6, bot_session_events=9, max_shoppers=2)
+"""Bots early and crowds small, so that random histories have some."""
 
 _SCHEMA = pa.schema(
     [
@@ -51,7 +52,8 @@ def _sessions_sql():
 
 @cache
 def _table_sql(table: FeatureTable, clock):
-    return ibis.to_sql(table.build(SESSION_EVENTS, clock=clock), dialect="duckdb")
+    events = linkable(SESSION_EVENTS, CONFIG.max_shoppers)
+    return ibis.to_sql(table.build(events, clock=clock), dialect="duckdb")
 
 
 def sessionized(events):

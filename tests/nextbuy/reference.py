@@ -113,15 +113,30 @@ class Reference:
     def day(self, us):
         return self.shown(us).date().toordinal()
 
+    def _crowded(self):
+        """Shop session -> since when more shoppers have used it than one can have."""
+        found = {}
+        for name in {e["source_session_id"] for e in self.events} - {None}:
+            seen = set()
+            for e in self.events:
+                if e["source_session_id"] == name:
+                    seen.add(e["user_id"])
+                    if len(seen) > self.config.max_shoppers:
+                        found[name] = e["event_us"]
+                        break
+        return found
+
     def _links(self):
         """Visitor -> (shopper, since when)."""
-        logins = [e for e in self.events if e["event_type"] == "login" and e["source_session_id"]]
+        logins = [e for e in self.events if e["event_type"] == "login"]
+        crowded = self._crowded()
         found = {}
         for login in sorted(logins, key=lambda e: (e["event_us"], e["user_id"])):
             for e in self.events:
                 visitor = e["user_id"]
                 if (
-                    e["source_session_id"] == login["source_session_id"]
+                    e["source_session_id"] == login["source_session_id"] is not None
+                    and login["event_us"] < crowded.get(login["source_session_id"], 10**18)
                     and e["event_us"] <= login["event_us"]
                     and visitor != login["user_id"]
                     and not any(

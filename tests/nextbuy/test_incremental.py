@@ -155,6 +155,20 @@ def test_a_late_log_in_takes_a_visitors_past_from_another_shopper(tmp_path):
     assert_same_as_whole(tmp_path, [*past, login, *rest], [*past, login, late, *rest])
 
 
+def test_a_late_shopper_who_crowds_a_shop_session_ends_the_links_of_others(tmp_path):
+    past = [event("a1", i * MINUTE, "view", source_session_id="0") for i in range(3)]
+    login = event("u1", HOUR, "login", source_session_id="0")
+    rest = views("u1", 4) + views("u3", 1)
+    late = event("u3", HOUR // 2, "view", source_session_id="0")  # the third, of two there can be
+    assert_same_as_whole(tmp_path, [*past, login, *rest], [*past, login, late, *rest])
+    grown = Settings(data=tmp_path / "grown")
+    rows = duckdb.sql(
+        f"SELECT max(n_views) FROM '{grown.features.resolve()}/user/*/*.parquet' "
+        "WHERE user_id = 'u1'"
+    ).fetchall()
+    assert rows == [(1,)]  # without the visitor's three
+
+
 def test_three_steps_and_events_taken_away(tmp_path):
     steps = [views("u1", *range(n)) + views("u2", *range(0, n, 3)) for n in (3, 40, 20)]
     assert_same_as_whole(tmp_path, *steps)

@@ -33,7 +33,7 @@ def worker(tmp_path_factory):
 def begin(worker):
     """Forget everything, as in a new data folder."""
     worker._client.flushall()
-    for table in ("events", "items", "visits", "shared", "stale", "batches", "rows", "meta"):
+    for table in ("events", "items", "visits", "stale", "batches", "rows", "meta"):
         worker.store.sql.execute(f"DELETE FROM {table}")
     worker.store.set_meta("id", "another")
     worker.features.clear()

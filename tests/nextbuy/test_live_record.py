@@ -10,7 +10,7 @@ ROWS = pa.table({"user_id": ["u1"], "n": [1]})
 
 
 def written(store, at_us):
-    end_batch(store, begin_batch(store, {"user": ROWS}, at_us), at_us + 1, {})
+    end_batch(store, begin_batch(store, {"user": ROWS}, at_us), at_us + 1, {}, 0)
 
 
 def loaded(store, folder, began_us):

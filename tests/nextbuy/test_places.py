@@ -9,7 +9,7 @@ from monitoring import champion_scores, reports
 from nextbuy import events, prediction_log
 from nextbuy.features import TABLES
 from nextbuy.ingest import quarantine
-from nextbuy.live import event_store, write_history
+from nextbuy.live import store_schema, write_history
 from nextbuy.live.event_store import LiveStore
 from nextbuy.maintenance.places import is_shop, place_of, shop_files, shops_below
 from nextbuy.settings import Settings
@@ -57,7 +57,7 @@ def test_every_table_of_the_live_store_is_declared(tmp_path):
             for table in tables
         }
     named = {t: found.pop() for t, cols in columns.items() if (found := OF_SHOPPERS & cols)}
-    assert named == event_store.SHOPPER_COLUMNS
+    assert named == store_schema.SHOPPER_COLUMNS
 
 
 def test_another_shop_within_the_folder_is_none_of_its_files(tmp_path):

@@ -39,6 +39,9 @@ def history():
     ]
     events += [event("a1", i * MINUTE, "view", source_session_id="s1") for i in range(3)]
     events += [event("u1", HOUR, "login", source_session_id="s1")]
+    # More shoppers than a shop session can have: nobody is linked.
+    events += [event(f"a{i}", i * MINUTE, "view", source_session_id="0") for i in range(2, 5)]
+    events += [event("u2", HOUR, "login", source_session_id="0")]
     events += [event("u9", 5 * DAY + i, "view", f"i{i}") for i in range(8)]
     return list({e["event_id"]: e for e in events}.values())
 
