@@ -1,6 +1,6 @@
 """How far what the model sees has moved from what it was trained on.
 
-Distances, not p-values: with many rows any difference is significant. `ranks` is our own, and
+Distances, not p-values: with many rows any difference is significant. `robust` is our own, and
 registered with Evidently; the other methods carry the names that Evidently gives them and yield the
 same figures. So its page shows what the series holds.
 """
@@ -31,6 +31,8 @@ PREDICTION, TARGET = "probability", "label"
 RANKS_A_DEVIATION = 2 * math.pi**0.5
 """The mean place in a normal column moves by 1 / (2 sqrt(pi)) for each standard deviation that the
 column moves, as long as it moves little."""
+ENDS = (0.005, 0.995)
+"""Quantiles of the reference between which both windows are clipped."""
 MAX_DISTINCT = 20
 """A number with at most this many values in the reference is compared value by value."""
 
@@ -39,9 +41,9 @@ GROWING = frozenset(
 )
 """Features that rise with the age of the log: shown apart from those that moved."""
 
-NumericMethod = Literal["ranks", "wasserstein", "jensenshannon", "psi"]
+NumericMethod = Literal["robust", "wasserstein", "jensenshannon", "psi"]
 CategoryMethod = Literal["jensenshannon", "psi"]
-NUMBERS_ONLY = ("ranks", "wasserstein")
+NUMBERS_ONLY = ("robust", "wasserstein")
 
 
 class MethodOverride(BaseModel):
@@ -58,7 +60,7 @@ class DriftConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    numeric_method: NumericMethod = "ranks"
+    numeric_method: NumericMethod = "robust"
     numeric_threshold: float = Field(default=0.25, gt=0)
     category_method: CategoryMethod = "jensenshannon"
     category_threshold: float = Field(default=0.2, gt=0)
@@ -177,12 +179,12 @@ def write_page(
 
     register_stattest(  # by a name: what is passed as a function cannot be saved
         StatTest(
-            name="ranks",
-            display_name="Distance of ranks",
+            name="robust",
+            display_name="Robust distance",
             allowed_feature_types=[ColumnType.Numerical],
             default_threshold=config.numeric_threshold,
         ),
-        lambda old, new, _, threshold: ((distance := _ranks(old, new)), distance >= threshold),
+        lambda old, new, _, threshold: ((distance := _robust(old, new)), distance >= threshold),
     )
     usable = [
         name
@@ -273,12 +275,19 @@ def _column(
     )
 
 
+def _robust(old: pd.Series, new: pd.Series) -> float:
+    """The larger of two distances that both count standard deviations, on any scale.
+
+    In a heavy tail a rise of all values is small beside the deviation: ranks see it. Of a column
+    that is mostly zero a rise of the rest changes few ranks: the values see it.
+    """
+    return max(_clipped(old, new), _ranks(old, new))
+
+
 def _ranks(old: pd.Series, new: pd.Series) -> float:
     """Earth mover's distance between the places that the values have among the reference's.
 
-    A place is the share of the reference's values below a value, ties by half. So the scale does
-    not matter, and an outlier is one row at the end. Times `RANKS_A_DEVIATION`: about as many
-    standard deviations as a normal column has moved, and 1.77 at most.
+    A place is the share of the reference's values below a value, ties by half: 0 to 1.77.
     """
     values = np.sort(old.to_numpy())
 
@@ -287,6 +296,18 @@ def _ranks(old: pd.Series, new: pd.Series) -> float:
         return np.asarray((below + up_to) / (2 * len(values)), np.float64)
 
     return float(RANKS_A_DEVIATION * wasserstein_distance(places(old), places(new)))
+
+
+def _clipped(old: pd.Series, new: pd.Series) -> float:
+    """Earth mover's distance in standard deviations of the reference, both clipped to its middle.
+
+    The scale does not matter, and an outlier is no farther away than the ends of the middle.
+    """
+    low, high = old.quantile(list(ENDS))
+    if low < high:  # else nearly all rows are equal, and what tells them apart is beyond the ends
+        old, new = old.clip(low, high), new.clip(low, high)
+    deviation = float(old.std(ddof=0)) or float(pd.concat([old, new]).std(ddof=0))
+    return float(wasserstein_distance(old, new) / deviation) if deviation else 0.0
 
 
 def _wasserstein(old: pd.Series, new: pd.Series) -> float:
@@ -309,7 +330,7 @@ def _psi(old: pd.Series, new: pd.Series) -> float:
 
 
 METHODS: dict[str, Callable[[pd.Series, pd.Series], float]] = {
-    "ranks": _ranks,
+    "robust": _robust,
     "wasserstein": _wasserstein,
     "jensenshannon": _jensenshannon,
     "psi": _psi,

@@ -80,6 +80,8 @@ class ProfileMetric(NamedTuple):
     """Smallest spread assumed: absolute for shares, else relative to the usual value."""
     is_share: bool
     remedy: str
+    week_z: float | None = None
+    """Limit of a week, where it differs from the configured one."""
 
 
 def _share(name: str, condition: str, floor: float, remedy: str) -> ProfileMetric:
@@ -115,7 +117,12 @@ PROFILE_METRICS: tuple[ProfileMetric, ...] = (
         for kind in EventType
     ),
     ProfileMetric(
-        "median_price", "median(price)", 0.05, False, "Is price still in the unit of the mapping?"
+        "median_price",
+        "median(price)",
+        0.05,
+        False,
+        "Is price still in the unit of the mapping?",
+        week_z=5,  # it wanders less than traffic does
     ),
     ProfileMetric(
         "median_purchase_price",
@@ -239,12 +246,13 @@ def anomalies(days: pd.DataFrame, config: ProfileConfig) -> list[Anomaly]:
     spans = (("day", 1, config.day_z), ("week", config.week_days, config.week_z))
     for metric in PROFILE_METRICS:
         values = whole[metric.name].to_numpy(float)
-        for span, width, limit in spans:
+        for span, width, limit_of_span in spans:
             now, past = values[-width:], values[-n - width : -width]
             deviation = _deviation(now, past, metric)
             if deviation is None:
                 continue
             value, usual, z = deviation
+            limit = (metric.week_z if span == "week" else None) or limit_of_span
             reason = f"{abs(z):.0f} deviations" if abs(z) >= limit else ""
             if not reason and width == 1:
                 reason = _out_of_range(value, usual, past, metric, config, whole["events"].iloc[-1])

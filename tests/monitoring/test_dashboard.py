@@ -156,7 +156,7 @@ def test_what_grows_with_the_log_stands_apart_from_what_moved(data):
     rows = [
         {
             "compared_at": NOW, "against": "training", "week": START, "feature": name,
-            "method": "ranks", "distance": 0.5, "threshold": 0.25, "is_drifted": drifted,
+            "method": "robust", "distance": 0.5, "threshold": 0.25, "is_drifted": drifted,
             "missing": 0.0,
         }
         for name, drifted in moved.items()

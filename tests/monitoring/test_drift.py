@@ -58,9 +58,9 @@ def test_a_method_that_is_not_supported_is_refused_by_name(tmp_path):
     file = tmp_path / "monitoring.yaml"
     for setting in ("numeric_method: ks", "features: {user__n_views: {method: ks}}"):
         file.write_text(f"drift: {{{setting}}}")
-        with pytest.raises(NextbuyError, match=r"drift.*'ranks', 'wasserstein'"):
+        with pytest.raises(NextbuyError, match=r"drift.*'robust', 'wasserstein'"):
             load_config(file)
-    as_number = DriftConfig.model_validate({"features": {"item__brand": {"method": "ranks"}}})
+    as_number = DriftConfig.model_validate({"features": {"item__brand": {"method": "robust"}}})
     with pytest.raises(NextbuyError, match=r"item__brand is text\. Use jensenshannon or psi"):
         compare(window(0, ["a"]), window(0, ["a"]), as_number)
 
@@ -116,25 +116,32 @@ EVIDENTLY = {
 """Of mixed(700, 1, 0.0) and mixed(500, 2, 1.0), by Evidently 0.7.23 at commit 4452682."""
 
 
-def distance(old, new, method="ranks"):
+def distance(old, new, method="robust"):
     (drift,) = compare(
         pa.table({"x": old}), pa.table({"x": new}), DriftConfig(numeric_method=method)
     )
     return drift.distance
 
 
-def test_ranks_count_standard_deviations_of_a_normal_column():
+def test_a_distance_counts_standard_deviations():
     rng = np.random.default_rng(5)
     old, new = rng.normal(0, 1, 3000), rng.normal(0.25, 1, 3000)
     assert distance(old, new) == pytest.approx(0.25, abs=0.06)
     assert distance(old, rng.normal(0, 1, 3000)) < 0.06
 
 
-def test_ranks_by_hand():
-    # 0 stands at 1/4, 1 at 3/4 among [0, 0, 1, 1]: all ones have moved by a quarter on average.
-    assert distance([0.0, 0, 1, 1], [1.0, 1, 1, 1]) == pytest.approx(2 * np.sqrt(np.pi) / 4)
+def test_distances_by_hand():
+    assert distance([0.0, 0, 1, 1], [1.0, 1, 1, 1]) == pytest.approx(1)  # by 1/2, of 1/2
     assert distance([7.0, 7, 7], [7.0, 7, 7]) == 0
-    assert distance([7.0, 7, 7], [8.0, 8, 8]) == pytest.approx(np.sqrt(np.pi))  # from 1/2 to 1
+    assert distance([7.0, 7, 7], [8.0, 8, 8]) == pytest.approx(2)  # by 1, of both windows' 1/2
+
+
+def test_a_count_that_is_mostly_zero_can_move():
+    old = np.array([0.0] * 2700 + [4.0] * 300)
+    assert distance(old, old * 3) > 2 * CONFIG.numeric_threshold  # by 0.8, of 1.2
+    rare = np.array([0.0] * 2997 + [1.0] * 3)
+    assert distance(rare, np.array([0.0] * 2900 + [1.0] * 100)) > CONFIG.numeric_threshold
+    assert distance(rare, rare) == 0
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-4, 1, 1e9])
