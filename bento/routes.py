@@ -81,12 +81,14 @@ def _refuse(status: int, message: str) -> Response:
 
 
 def model(request: Request) -> Response:
-    """Which model answers, what its probabilities mean, and what it was trained on."""
-    served = request.app.state.runtime.active.scorer.model
+    """Which model answers, of which data folder, what it means, and what it was trained on."""
+    runtime = request.app.state.runtime
+    served = runtime.active.scorer.model
     shop = served.contract.shop
     return JSONResponse(
         {
             "model": served.tag,
+            "shop": runtime.shop._asdict(),
             "answers": shop.question if shop else None,
             "horizon_days": shop.labels.horizon_days if shop else None,
             "session_gap_minutes": shop.sessions.gap_minutes if shop else None,

@@ -24,6 +24,7 @@ from bento.settings import ServiceSettings
 from bento.shadow import Shadow
 from nextbuy.live.health import LiveHealth, live_health
 from nextbuy.settings import Settings
+from nextbuy.shop import identified_shop
 
 logger = logging.getLogger("bentoml.nextbuy")
 
@@ -50,6 +51,7 @@ class Runtime:
             NextbuyError: a model does not fit the registry, or is none of ours.
         """
         self._settings = Settings()
+        self.shop = identified_shop(self._settings)
         self._service = service
         self._metrics = process_metrics()
         self._writer = PredictionWriter(

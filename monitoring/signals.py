@@ -4,7 +4,6 @@ Each step yields signals, and a text for a number that is not known yet. It rais
 something that it needs is missing.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -27,7 +26,7 @@ from monitoring.log_gaps import GAP_DAYS, Gap, longest_gap
 from monitoring.outcomes import join_outcomes
 from monitoring.parity import parity as compare_live
 from monitoring.performance import by_week, unsettled_since
-from monitoring.service_metrics import SERVICE, scrape
+from monitoring.service_metrics import own_service, scrape
 from monitoring.weeks import weeks, with_matured_labels
 from nextbuy.atomic import replacing
 from nextbuy.contract import CHAMPION
@@ -254,11 +253,14 @@ def parity(settings: Settings, ran: datetime) -> Results:
 
 def latency(settings: Settings, ran: datetime) -> Results:
     """The 99th percentile of the running service's response times since its start."""
-    url = os.environ.get(SERVICE, "http://127.0.0.1:3000")
     try:
+        url = own_service(settings)
         times = scrape(url)
+    except NextbuyError as error:
+        yield str(error)
+        return
     except httpx.HTTPError as error:
-        yield f"No service answers at {url} ({type(error).__name__}). Start it: nextbuy serve"
+        yield f"The service at {url} shows no metrics ({error})."
         return
     if times is None:
         yield f"The service at {url} has answered no request yet."

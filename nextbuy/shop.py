@@ -5,7 +5,9 @@ ends, whose midnight a day ends at. The first verb that writes into a data folde
 there, the first that builds labels completes it, and later verbs take their settings from it.
 """
 
-from typing import Any, Literal, Self
+import hashlib
+import uuid
+from typing import Any, Literal, NamedTuple, Self
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -124,6 +126,8 @@ class ShopRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = FORMAT
+    id: str = ""
+    """Random, given when the record is written for the first time; it moves with the folder."""
     settings: ShopSettings | None = None
     """None until labels are built for the first time."""
     train: dict[str, Any] = {}
@@ -209,8 +213,48 @@ def mark_shop(settings: Settings) -> None:
         write_record(settings, ShopRecord())
 
 
+class ShopIdentity(NamedTuple):
+    """Which data folder it is, without its path: that is nothing for a service's clients."""
+
+    name: str
+    """Of the folder."""
+    id: str
+    """No other folder has it, not even a copy of this one."""
+
+
+def shop_identity(settings: Settings) -> ShopIdentity | None:
+    """Which data folder this is; None where no service ever ran.
+
+    Raises:
+        NextbuyError: the record cannot be read.
+    """
+    record = shop_record(settings)
+    if record is None or not record.id:
+        return None
+    # A copy has the same record; the inode, which containers see alike, tells it from the original.
+    text = f"{record.id} {settings.data.stat().st_ino}"
+    return ShopIdentity(settings.data.name, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def identified_shop(settings: Settings) -> ShopIdentity:
+    """The same, after the record was given an id if it had none.
+
+    Raises:
+        NextbuyError: the record cannot be read.
+    """
+    identity = shop_identity(settings)
+    if identity is None:
+        write_record(settings, shop_record(settings) or ShopRecord())
+        identity = shop_identity(settings)
+        assert identity is not None  # written just now
+    return identity
+
+
 def write_record(settings: Settings, record: ShopRecord) -> None:
-    """Replace the record as a whole."""
+    """Replace the record as a whole, but for the id that it has, or now gets."""
+    before = shop_record(settings)
+    identity = (before and before.id) or uuid.uuid4().hex
+    record = record.model_copy(update={"id": identity})
     write_text(settings.data / SHOP_FILE, record.model_dump_json(indent=1), durable=True)
 
 

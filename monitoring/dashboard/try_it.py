@@ -1,6 +1,5 @@
 """Asks the running service about a shopper: scores, reasons, and what another price would do."""
 
-import os
 from typing import Any
 
 import httpx
@@ -9,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from monitoring.dashboard.read import page, parquet
-from monitoring.service_metrics import SERVICE
+from monitoring.service_metrics import own_service, service_url
 from nextbuy.connection import duckdb_connection
 from nextbuy.errors import NextbuyError
 from nextbuy.features.item import TABLE as ITEM
@@ -28,7 +27,6 @@ SHOPPERS = 200
 @page("Try it", "Ask the running service how likely a shopper buys which item in the next session.")
 def show() -> None:
     """Draw the page."""
-    url = os.environ.get(SERVICE, "http://127.0.0.1:3000")
     known = _recent_shoppers()
     left, right = st.columns(2)
     user = left.selectbox(
@@ -40,8 +38,11 @@ def show() -> None:
     )
     items = right.text_input("Items, separated by commas; empty: those touched lately")
     if not user:
-        st.info(f"Choose a shopper. The service is expected at {url}: run `nextbuy serve`.")
+        st.info(
+            f"Choose a shopper. The service is expected at {service_url()}: run `nextbuy serve`."
+        )
         return
+    url = own_service(Settings())
     body: dict[str, Any] = {"user_id": user.strip(), "reasons": REASONS}
     if items.strip():
         body["item_ids"] = [item.strip() for item in items.split(",") if item.strip()]

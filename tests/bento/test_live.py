@@ -1,8 +1,11 @@
 """Events in over HTTP, the next score moved, and parity with the offline store."""
 
+import json
 import resource
+import shutil
 import time
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 
 import httpx
@@ -14,12 +17,17 @@ from streamlit.testing.v1 import AppTest
 
 from bento.serve import running
 from generators.replay import replay
+from monitoring import signals
 from monitoring.parity import parity
+from monitoring.service_metrics import own_service
+from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
 from nextbuy.live.event_store import LiveStore
 from nextbuy.live.worker import CURSOR
 from nextbuy.maintenance.erase import forget
 from nextbuy.prediction_log import prediction_parts
+from nextbuy.settings import Settings
+from nextbuy.shop import SHOP_FILE
 from nextbuy.stores.online.redis_server import connect
 from tests.bento import live_shop
 from tests.shop import environment
@@ -138,6 +146,28 @@ def test_the_page_try_it_shows_the_score_and_what_if_the_price_were_lower(shop, 
     assert not app.exception, app.exception
     assert [metric.label for metric in app.metric] == ["Probability"]
     assert "points" in app.metric[0].delta
+
+
+def test_only_the_service_of_the_data_folder_is_asked(shop, url, monkeypatch, tmp_path):
+    settings, _ = shop
+    monkeypatch.setenv("NEXTBUY_SERVICE_URL", url)
+    assert own_service(settings) == url
+    shown = httpx.get(f"{url}/model").json()["shop"]
+    assert shown["name"] == settings.data.name
+    assert str(settings.data.parent) not in json.dumps(shown)  # a client learns no path
+    copied = tmp_path / "copy"
+    copied.mkdir()
+    shutil.copy(settings.data / SHOP_FILE, copied)
+    for other in (Settings(data=tmp_path / "empty"), Settings(data=copied)):
+        with pytest.raises(NextbuyError, match="serves another data folder") as refused:
+            own_service(other)
+        assert "nextbuy serve --port 3001" in str(refused.value)
+        assert list(signals.latency(other, datetime.now(UTC))) == [str(refused.value)]
+        monkeypatch.setenv("NEXTBUY_DATA", str(other.data))
+        script = "from monitoring.dashboard import try_it\ntry_it.show()\n"
+        app = AppTest.from_string(script, default_timeout=60).run()
+        app.selectbox[0].set_value("u1").run()
+        assert [error.value for error in app.error] == [str(refused.value)]
 
 
 @contextmanager
