@@ -177,8 +177,8 @@ EVENTS: dict[str, Any] = {
 }
 MODEL: dict[str, Any] = {
     "tags": [SHOP],
-    "description": "Which model answers, of which data folder (`shop`), what its probabilities mean (`answers`, `horizon_days`, "
-    "`session_gap_minutes`, `time_zone`; null for a model of an older version), and what it was "
-    "trained on.",
+    "description": "Which model answers, of which data folder (`shop`), what its probabilities "
+    "mean (`answers`, `horizon_days`, `session_gap_minutes`, `time_zone`; null for a model of an "
+    "older version), and what it was trained on.",
     "responses": {200: {"description": "The model's card"}},
 }
