@@ -32,7 +32,7 @@ RANKS_A_DEVIATION = 2 * math.pi**0.5
 """The mean place in a normal column moves by 1 / (2 sqrt(pi)) for each standard deviation that the
 column moves, as long as it moves little."""
 ENDS = (0.005, 0.995)
-"""Quantiles of the reference between which both windows are clipped."""
+"""Quantiles of a window beyond which its values are outliers."""
 MAX_DISTINCT = 20
 """A number with at most this many values in the reference is compared value by value."""
 
@@ -299,14 +299,15 @@ def _ranks(old: pd.Series, new: pd.Series) -> float:
 
 
 def _clipped(old: pd.Series, new: pd.Series) -> float:
-    """Earth mover's distance in standard deviations of the reference, both clipped to its middle.
+    """Earth mover's distance in standard deviations of the reference, without its outliers.
 
-    The scale does not matter, and an outlier is no farther away than the ends of the middle.
+    Both windows are clipped where neither has more than a few rows; so what has moved beyond the
+    reference still counts.
     """
-    low, high = old.quantile(list(ENDS))
-    if low < high:  # else nearly all rows are equal, and what tells them apart is beyond the ends
-        old, new = old.clip(low, high), new.clip(low, high)
-    deviation = float(old.std(ddof=0)) or float(pd.concat([old, new]).std(ddof=0))
+    (low, high), (lowest, highest) = (rows.quantile(list(ENDS)) for rows in (old, new))
+    middle = old.clip(low, high) if low < high else old  # else nearly all rows are equal
+    old, new = (rows.clip(min(low, lowest), max(high, highest)) for rows in (old, new))
+    deviation = float(middle.std(ddof=0)) or float(pd.concat([old, new]).std(ddof=0))
     return float(wasserstein_distance(old, new) / deviation) if deviation else 0.0
 
 
