@@ -2,7 +2,7 @@
 
 An anonymous visitor seen in a shop session, up to a log-in of the shopper in that session, was the
 shopper. If another shopper logged in with the same visitor's id as well, or the visitor logged in
-by itself, the events may be another person's.
+by itself, the events may be another person's. An id that too many share is no shop session.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from nextbuy.connection import duckdb_connection
 from nextbuy.events import EventType
 from nextbuy.live.event_store import LiveStore
 from nextbuy.settings import Settings
+from nextbuy.shop import shop_settings
 from nextbuy.sql import literal, read_parquet
 from nextbuy.versioned_table import files, manifest
 
@@ -62,13 +63,21 @@ def linked_ids(settings: Settings, user: str) -> tuple[list[LinkedId], list[str]
             f"""CREATE TEMP TABLE logins AS SELECT user_id, source_session_id, event_us
             FROM seen WHERE event_type = {literal(EventType.LOGIN.value)}"""
         )
+        most = shop_settings(settings).sessions.max_shoppers
+        # An id that too many use is no shop session from the first one too many on.
         connection.execute(
-            """CREATE TEMP VIEW pairs AS
+            f"""CREATE TEMP VIEW pairs AS
+            WITH visits AS (SELECT user_id, source_session_id, min(event_us) AS first_us
+                FROM seen SEMI JOIN logins USING (source_session_id) GROUP BY ALL),
+            numbered AS (SELECT *, row_number() OVER (
+                PARTITION BY source_session_id ORDER BY first_us, user_id) AS number FROM visits),
+            crowds AS (SELECT source_session_id, min(first_us) AS crowded_us
+                FROM numbered WHERE number > {most} GROUP BY ALL)
             SELECT visits.user_id AS visitor_id, logins.user_id AS shopper_id
-            FROM (SELECT user_id, source_session_id, min(event_us) AS first_us
-                FROM seen SEMI JOIN logins USING (source_session_id) GROUP BY ALL) AS visits
-            JOIN logins USING (source_session_id)
-            WHERE visits.user_id <> logins.user_id AND first_us <= logins.event_us"""
+            FROM visits JOIN logins USING (source_session_id)
+            LEFT JOIN crowds USING (source_session_id)
+            WHERE visits.user_id <> logins.user_id AND first_us <= logins.event_us
+                AND (crowded_us IS NULL OR logins.event_us < crowded_us)"""
         )
         visitors = connection.execute(
             """WITH theirs AS (SELECT DISTINCT visitor_id FROM pairs WHERE shopper_id = $user)

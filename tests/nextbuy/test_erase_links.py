@@ -98,6 +98,17 @@ def test_a_log_in_that_has_only_arrived_live_links_too(settings):
     assert [each.user_id for each in forget(settings, "ann").taken] == ["phone"]
 
 
+def test_a_shop_session_that_a_crowd_shares_links_nobody(settings):
+    """A shop that sends "0" for want of a session: a log-in there says nothing of the others."""
+    crowd = [(f"v{n}", n + 10, "view", "0") for n in range(12)]
+    early = [("phone", 0, "view", "0"), ("ann", 1, "login", "0")]
+    late = [("bob", 50, "login", "0")]
+    publish_events(events([*early, *crowd, *late]), settings)
+    assert [each.user_id for each in forget(settings, "ann").taken] == ["phone"]
+    report = forget(settings, "bob")
+    assert report.taken == report.not_taken == []
+
+
 ROWS = st.lists(
     st.tuples(
         st.sampled_from(["a", "b", "c", "d"]),
