@@ -22,9 +22,9 @@ import pyarrow as pa
 from feast import FeatureStore
 
 from benchmarks import report
-from bento.bulk import as_of_newest, latest_items, pairs_query, score
+from bento.bulk import as_of_newest, open_pairs_query, part_query, score
 from bento.export import export_champion
-from bento.model import Model
+from bento.model import Model, horizon
 from bento.reader import bind
 from nextbuy.cli.serving import apply
 from nextbuy.connection import duckdb_connection
@@ -66,7 +66,9 @@ def retrieved(settings: Settings, model: Model) -> Any:
     store = FeatureStore(repo_path=str(settings.feature_repo))
     as_of = as_of_newest(settings)
     return store.get_historical_features(
-        entity_df=pairs_query(latest_items(settings, as_of), as_of, 0, 1),
+        entity_df=part_query(
+            open_pairs_query(settings, as_of, horizon(model.contract, settings)), as_of, 0, 1
+        ),
         features=bind(store, model.contract).service,
         full_feature_names=True,
         filter_by_created_timestamp=True,
@@ -79,7 +81,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     for _ in range(given.repeats):
         shutil.rmtree(settings.data / "scores", ignore_errors=True)
         started = time.perf_counter()
-        measured.append(rate(score(settings).rows, started))
+        measured.append(rate(score(settings, at=as_of_newest(settings)).rows, started))
     return {"measured": measured}
 
 

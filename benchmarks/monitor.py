@@ -34,7 +34,7 @@ def serve(settings: Settings, rows: int) -> int:
     if logged < rows:
         requests = (rows - logged) // ITEMS + 1
         sent = [json.dumps(body).encode() for body in bodies(settings, min(requests, 5_000))]
-        with running_redis(settings), running(settings, workers=2) as url:
+        with running_redis(settings), running(settings, workers=2, at="newest") as url:
             while requests > 0:
                 load(url, sent[:requests], CLIENTS)
                 requests -= len(sent)

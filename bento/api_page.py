@@ -141,7 +141,9 @@ def _refused(why: str) -> dict[str, Any]:
 
 EVENTS: dict[str, Any] = {
     "summary": "Take one event, or several",
-    "description": "They are on the disk when the answer comes; what is sent twice counts once.",
+    "description": "They are on the disk when the answer comes; what is sent twice counts once. "
+    "`far_ahead` counts events far after the end of the published log (`log_ends`): the shopper's "
+    "features know them at once, labels when enough others have come up to them.",
     "requestBody": {
         "required": True,
         "content": {

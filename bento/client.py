@@ -10,9 +10,15 @@ from nextbuy.network import key_headers
 
 
 def predict(
-    url: str, user_id: str, item_ids: Sequence[str] | None = None, reasons: int = 0
+    url: str,
+    user_id: str,
+    item_ids: Sequence[str] | None = None,
+    reasons: int = 0,
+    untouched: bool = False,
 ) -> dict[str, Any]:
-    """The service's ranked answer; without items, those of the shopper's latest session.
+    """The service's ranked answer; without items, those that the shopper touched lately.
+
+    Items that the shopper never touched get a probability with `untouched` alone.
 
     Where this environment has API keys for the service, the first of them is used.
 
@@ -22,7 +28,7 @@ def predict(
     Raises:
         NextbuyError: the service is out of reach or refuses the request; the message says why.
     """
-    body: dict[str, Any] = {"user_id": user_id, "reasons": reasons}
+    body: dict[str, Any] = {"user_id": user_id, "reasons": reasons, "untouched": untouched}
     if item_ids is not None:
         body["item_ids"] = list(item_ids)
     try:

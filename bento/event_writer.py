@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,8 +14,9 @@ from bento.live_supervisor import Supervisor
 from bento.settings import MAX_EVENTS, ServiceSettings
 from nextbuy.events import TIME_LIMITS, Event
 from nextbuy.live.event_store import COLUMNS, EventRow, LiveStore, Outcome, now_us
+from nextbuy.log_span import LogSpan
 from nextbuy.settings import Settings
-from nextbuy.times import MICROSECOND, to_us
+from nextbuy.times import HOUR, MICROSECOND, to_datetime, to_us
 from nextbuy.versioned_table import manifest
 
 EVENT = TypeAdapter(Event)
@@ -37,7 +39,9 @@ class EventWriter:
         self.supervisor = Supervisor(settings)
         self._waiting: queue.SimpleQueue[tuple[list[EventRow], Future[WrittenEvents]] | None]
         self._waiting = queue.SimpleQueue()
-        self._newest_us = _newest_published(settings)
+        self._sessions = _version(settings)
+        self.log_end_us = _log_end(settings)
+        """The end of the published log, which what is sent here moves when it is published."""
         self._thread = threading.Thread(target=self._work, name="event-writer", daemon=True)
         self._thread.start()
         if (settings.live / "events.sqlite").exists():
@@ -71,16 +75,23 @@ class EventWriter:
             raise ValueError("event_time is out of range") from None
         if us > now_us() + TIME_LIMITS.max_ahead_live // MICROSECOND:
             raise ValueError("event_time lies in the future; correct the sender's clock")
-        if self._newest_us is not None and us < self._newest_us - self._lateness_us:
+        end_us = self.log_end_us
+        if end_us is not None and us < end_us - self._lateness_us:
             raise ValueError(
-                f"event_time is more than {self._lateness_us / 3.6e9:g} hours before the newest "
-                "event, which is later than this service allows; bring it in by nextbuy ingest"
+                f"event_time is more than {self._lateness_us / HOUR:g} hours before the end of the "
+                f"published log ({to_datetime(end_us):%Y-%m-%d %H:%M} UTC), which is later than "
+                "this service allows; bring it in by nextbuy ingest"
             )
         values = event.model_dump(mode="python") | {
             "event_us": us,
             "event_type": event.event_type.value,
         }
         return EventRow._make(values[name] for name in COLUMNS)
+
+    def is_far_ahead(self, row: EventRow) -> bool:
+        """Whether an event lies far after the published log, in which it may be a stray."""
+        end_us = self.log_end_us
+        return end_us is not None and row.event_us > end_us + self._lateness_us
 
     def _work(self) -> None:
         store = None
@@ -110,7 +121,8 @@ class EventWriter:
         # Which items are new is not known until the published events are copied.
         unknown = set(store.unknown_items(items) if store.get_meta("published") else ())
         outcomes = store.append(rows, now_us())
-        self._newest_us = store.newest_us()
+        if (version := _version(self._settings)) != self._sessions:
+            self._sessions, self.log_end_us = version, _log_end(self._settings)
         written, start = [], 0
         for request in requests:
             own = {row.item_id for row in request}
@@ -123,9 +135,14 @@ class EventWriter:
         return written
 
 
-def _newest_published(settings: Settings) -> int | None:
+def _version(settings: Settings) -> Path | None:
+    """Which version of the sessions is published; None without any."""
+    return settings.sessions.readlink() if settings.sessions.is_symlink() else None
+
+
+def _log_end(settings: Settings) -> int | None:
     sessions = manifest(settings.sessions)
-    return sessions.info["newest_us"] if sessions else None
+    return LogSpan.from_info(sessions.info).end_us if sessions else None
 
 
 def _reasons(error: ValidationError) -> str:

@@ -63,6 +63,12 @@ class Metrics:
             **_ALONE,
         )
         self.rows = Counter("rows", "Pairs of shopper and item scored.", **_ALONE)
+        self.items = Counter(
+            "items",
+            "Items answered by state: open, expired, untouched, unknown.",
+            ["state"],
+            **_ALONE,
+        )
         self.cold_starts = Counter(
             "cold_starts", "Answered shoppers and items nothing is known of.", ["kind"], **_ALONE
         )

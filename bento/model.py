@@ -1,5 +1,6 @@
 """A model in BentoML's store: the booster's own file, and `model.json` beside it."""
 
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -7,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nextbuy.contract import ModelContract
 from nextbuy.errors import NextbuyError
 from nextbuy.models.booster import Booster, load_booster
+from nextbuy.settings import Settings
+from nextbuy.shop import shop_settings
 
 INFO = "model.json"
 
@@ -21,6 +24,15 @@ class BentoModelInfo(BaseModel):
     """Name of the booster's file, in its library's own format."""
     mlflow_version: str
     run_id: str
+
+
+def horizon(contract: ModelContract, settings: Settings) -> timedelta:
+    """How long after a session its items have an answer: as the model learned it.
+
+    A model of an older version does not say; then it is the shop's.
+    """
+    shop = contract.shop or shop_settings(settings)
+    return timedelta(days=shop.labels.horizon_days)
 
 
 class Model:

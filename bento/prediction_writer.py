@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bento.schemas import ItemState
 from nextbuy.prediction_log import PREDICTION_SCHEMA, write_predictions
 from nextbuy.settings import Settings
 
@@ -28,9 +29,12 @@ class PredictionRecord:
 
     request_id: str
     predicted_at: datetime
+    as_of: datetime
     read_at: datetime | None
     user_id: str
     item_ids: list[str]
+    states: list[ItemState]
+    touched_at: list[datetime | None]
     probabilities: NDArray[np.float64]
     ranks: NDArray[np.int32]
     model: str
@@ -136,6 +140,11 @@ def _table(records: list[PredictionRecord]) -> pa.Table:
 
     columns = {
         "item_id": pa.array([item for record in records for item in record.item_ids]),
+        "state": pa.array([state for record in records for state in record.states]),
+        "touched_at": pa.array(
+            [moment for record in records for moment in record.touched_at],
+            PREDICTION_SCHEMA.field("touched_at").type,
+        ),
         "probability": np.concatenate([record.probabilities for record in records]),
         "rank": np.concatenate([record.ranks for record in records]).astype(np.int32),
         "vector": vectors,

@@ -6,7 +6,7 @@ read by this process stand in (`ItemFeatureCache`).
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from nextbuy.stores.online.reader import OnlineReader
 from nextbuy.stores.online.redis_server import ensure_running
 
 RECENT_ITEMS = "recent_items:item_ids"
-"""Items of a shopper's latest session, most recent first."""
+"""Items that a shopper touched lately, the most recent first."""
 NEVER = np.datetime64("NaT", "us")
 SUBJECTS = {frozenset({"user_id"}): "shopper", frozenset({"item_id"}): "item"}
 NUMERIC = (Bool, Float32, Float64, Int32, Int64)
@@ -93,10 +93,21 @@ class CandidateRows:
     items: list[str]
     slices: list[slice]
 
-    def ranked(self, part: slice, probabilities: NDArray[np.float64]) -> list[int]:
-        """The rows of `part`, the likeliest first; ties go by item id."""
-        rows = range(part.start, part.stop)
+    def ranked(self, rows: Iterable[int], probabilities: NDArray[np.float64]) -> list[int]:
+        """These rows, the likeliest first; ties go by item id."""
         return sorted(rows, key=lambda row: (-probabilities[row], self.items[row]))
+
+    def only(self, rows: Sequence[NDArray[np.intp]]) -> "CandidateRows":
+        """The candidates without other rows than these, which are given request by request."""
+        if sum(map(len, rows)) == len(self.items):
+            return self
+        kept = CandidateRows([], [], [])
+        for part in rows:
+            start = len(kept.items)
+            kept.slices.append(slice(start, start + len(part)))
+            kept.users.extend(self.users[row] for row in part)
+            kept.items.extend(self.items[row] for row in part)
+        return kept
 
 
 def build_candidates(
@@ -188,7 +199,7 @@ class OnlineFeatures:
         return FeatureRows(matrix, times)
 
     def recent_items(self, user_ids: Sequence[str]) -> list[list[str]]:
-        """Items of each shopper's latest session, most recent first; empty for the unknown.
+        """Items that each shopper touched lately, the most recent first; empty for the unknown.
 
         Raises:
             FeaturesUnavailableError: Redis did not answer in time.

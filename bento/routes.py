@@ -19,6 +19,7 @@ from bento.event_writer import EventWriter, WrittenEvents
 from bento.metrics import exposition
 from bento.settings import MAX_EVENTS
 from nextbuy.live.event_store import EventRow
+from nextbuy.times import to_datetime
 
 DISK_ERROR = "The disk does not take events: {}. Send them again later; nothing was kept."
 
@@ -58,10 +59,17 @@ async def events(request: Request) -> Response:
     for index, outcome in zip(rows, written.outcomes, strict=True):
         if outcome == "conflict":
             refused[index] = "event_id stands for another event already"
-    return _events_response(len(sent), written, refused)
+    far_ahead = sum(map(writer.is_far_ahead, rows.values()))
+    return _events_response(len(sent), written, refused, far_ahead, writer.log_end_us)
 
 
-def _events_response(sent: int, written: WrittenEvents, refused: Mapping[int, str]) -> Response:
+def _events_response(
+    sent: int,
+    written: WrittenEvents,
+    refused: Mapping[int, str],
+    far_ahead: int,
+    log_end_us: int | None,
+) -> Response:
     counts = Counter(written.outcomes)
     listed = [{"index": index, "error": refused[index]} for index in sorted(refused)]
     body = {
@@ -69,6 +77,8 @@ def _events_response(sent: int, written: WrittenEvents, refused: Mapping[int, st
         "duplicates": counts["duplicate"],
         "refused": listed,
         "new_items": written.new_items,
+        "far_ahead": far_ahead,
+        "log_ends": log_end_us and f"{to_datetime(log_end_us):%Y-%m-%dT%H:%M:%S.%fZ}",
     }
     if len(refused) < sent:
         return JSONResponse(body, 207 if refused else 200)

@@ -6,7 +6,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import bentoml
 from bento.event_writer import EventWriter
 from bento.export import DEPLOYMENT_FILE, Deployment
 from bento.metrics import process_metrics
-from bento.model import Model
+from bento.model import Model, horizon
 from bento.prediction_writer import PredictionWriter
 from bento.reader import OnlineFeatures
 from bento.reload import DeploymentWatcher
@@ -23,8 +23,10 @@ from bento.scorer import ActiveScorer, Scorer
 from bento.settings import ServiceSettings
 from bento.shadow import Shadow
 from nextbuy.live.health import LiveHealth, live_health
+from nextbuy.log_span import LogSpan
 from nextbuy.settings import Settings
 from nextbuy.shop import identified_shop
+from nextbuy.versioned_table import require
 
 logger = logging.getLogger("bentoml.nextbuy")
 
@@ -117,7 +119,28 @@ class Runtime:
             features.close()
             raise
         shadow = Shadow(*beside, self._writer, self._metrics) if beside else None
-        return Scorer(model, features, self._writer, self._metrics, self._service, shadow)
+        return Scorer(
+            model,
+            features,
+            self._writer,
+            self._metrics,
+            self._service,
+            horizon=horizon(model.contract, self._settings),
+            at=self._present(),
+            shadow=shadow,
+        )
+
+    def _present(self) -> datetime | None:
+        """What stands for the clock; None: nothing does.
+
+        Raises:
+            NextbuyError: it is the end of the log, and there is none.
+        """
+        at = self._service.at
+        if at != "newest":
+            return at
+        sessions = require(self._settings.sessions, "nextbuy sessionize")
+        return LogSpan.from_info(sessions.info).end
 
     def _load(self, stored: Any) -> tuple[Model, OnlineFeatures]:
         with _without("sklearn"):  # the boosters' wrappers for it are not used, and take a second

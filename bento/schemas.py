@@ -1,7 +1,7 @@
 """Types of the service's requests and responses; every field of a request is bounded."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from bentoml import IODescriptor
 from pydantic import (
@@ -37,6 +37,9 @@ class PredictRequest(IODescriptor):  # type: ignore[misc]  # BentoML has no type
     user_id: Id
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
     """Left out: the items that the shopper touched lately. Duplicates count once."""
+    untouched: Annotated[bool, Field(strict=True)] = False
+    """Answer for items that the shopper never touched, too: no model has learned from such pairs,
+    so their probabilities are no more than a guess of their order."""
     context: Annotated[
         dict[
             Id,
@@ -92,13 +95,25 @@ class Reason(BaseModel):
     """Change of the log-odds; above 0 speaks for a purchase."""
 
 
+ItemState = Literal["open", "expired", "untouched", "unknown"]
+"""`open`: the shopper touched the item, and the horizon runs. `expired`: the horizon is over.
+`untouched`: the shopper never touched it. `unknown`: Redis was away, so nobody can tell."""
+
+
 class ScoredItem(TypedDict):  # an answer has up to 500: as models they would take a millisecond
     """One item and how likely its purchase is."""
 
     item_id: str
-    probability: float
-    rank: int
-    """1 is the likeliest; ties go by item id."""
+    probability: float | None
+    """That the shopper buys the item in the next session, if it begins before `horizon_ends`. Null
+    where there is no such question: `expired` items, and `untouched` ones unless requested."""
+    rank: int | None
+    """1 is the likeliest; ties go by item id. Null without a probability."""
+    state: ItemState
+    touched_at: datetime | None
+    """The last event of the session in which the shopper last touched the item."""
+    horizon_ends: datetime | None
+    """Until when the next session may begin, counted from there."""
     cold_start: bool
     """Nothing is known of this item: its features are missing values to the model."""
     features_at: dict[str, datetime | None]
@@ -114,6 +129,16 @@ class Prediction(BaseModel):
     user_id: str
     model: str
     predicted_at: datetime
+    as_of: datetime
+    """The moment at which the horizons were looked at: `predicted_at`, unless the service was
+    started for a log of the past (`nextbuy serve --at newest`)."""
+    last_event_at: datetime | None
+    """The shopper's last event; null if none is known, or if there was no item to answer for."""
+    age_seconds: float | None
+    """From the shopper's last event to `as_of`."""
+    horizon_ends: datetime | None
+    """One horizon after the shopper's last event. What was touched before that event ends earlier:
+    see each item."""
     cold_start: bool
     """Nothing is known of this shopper."""
     degraded: bool
@@ -121,7 +146,8 @@ class Prediction(BaseModel):
     features_at: dict[str, datetime | None]
     """The shopper's own feature views, as in `items`."""
     items: list[ScoredItem]
-    """By rank. Empty if no items were named and none is known that the shopper touched lately."""
+    """By rank, then those without a probability, the one touched last first. Empty if no items were
+    named and none is known that the shopper touched lately."""
 
 
 class BatchResponse(BaseModel):

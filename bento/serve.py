@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
@@ -35,10 +36,12 @@ def serve(
     port: int = 3000,
     workers: int = 1,
     shadow: bool = False,
+    at: datetime | str | None = None,
 ) -> None:
     """Export the champion and serve it in the foreground, until SIGINT or SIGTERM.
 
-    With `shadow` the challenger scores the same requests for the prediction log.
+    With `shadow` the challenger scores the same requests for the prediction log. `at` is the
+    present for a log of the past (`ServiceSettings.at`), instead of the environment's.
 
     >>> serve(Settings(), port=3000, workers=2)
 
@@ -56,7 +59,7 @@ def serve(
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     # The server has a session of its own, so that Ctrl-C reaches it once and through us.
-    server = _start(settings, host, port, workers, None)
+    server = _start(settings, host, port, workers, None, at)
     try:
         while server.poll() is None and not stopped.wait(0.1):
             pass
@@ -71,7 +74,11 @@ def serve(
 
 @contextmanager
 def running(
-    settings: Settings, port: int | None = None, workers: int = 1, shadow: bool = False
+    settings: Settings,
+    port: int | None = None,
+    workers: int = 1,
+    shadow: bool = False,
+    at: datetime | str | None = None,
 ) -> Iterator[str]:
     """The base URL of a server on the loopback that is ready; it stops with the block.
 
@@ -91,7 +98,7 @@ def running(
     log = settings.data / "logs" / "service.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        server = _start(settings, "127.0.0.1", port, workers, output)
+        server = _start(settings, "127.0.0.1", port, workers, output, at)
         try:
             _await_ready(server, url, log)
             yield url
@@ -141,7 +148,9 @@ def worker_notes(file: Path) -> Path:
     return file.with_suffix(".workers")
 
 
-def environment(settings: Settings, port: int, workers: int) -> dict[str, str]:
+def environment(
+    settings: Settings, port: int, workers: int, at: datetime | str | None = None
+) -> dict[str, str]:
     """The environment that a server process is started with."""
     return {
         **os.environ,
@@ -150,6 +159,7 @@ def environment(settings: Settings, port: int, workers: int) -> dict[str, str]:
         DEPLOYMENT_FILE: str(deployment_file(settings, port)),
         STARTED_BY: str(os.getpid()),
         "NEXTBUY_SERVICE_WORKERS": str(workers),
+        **({"NEXTBUY_SERVICE_AT": str(at)} if at else {}),
         # Feast's run-time type checks alone take five of its eight seconds of import; they are
         # compiled out together with assertions.
         "PYTHONOPTIMIZE": "1",
@@ -157,7 +167,12 @@ def environment(settings: Settings, port: int, workers: int) -> dict[str, str]:
 
 
 def _start(
-    settings: Settings, host: str, port: int, workers: int, output: IO[bytes] | None
+    settings: Settings,
+    host: str,
+    port: int,
+    workers: int,
+    output: IO[bytes] | None,
+    at: datetime | str | None,
 ) -> subprocess.Popen[bytes]:
     mark_shop(settings)  # live events may be the first of a shop
     file = deployment_file(settings, port)
@@ -168,7 +183,7 @@ def _start(
             *("--host", host, "--port", str(port), "--working-dir", str(PROJECT)),
         ],
         cwd=PROJECT,
-        env=environment(settings, port, workers),
+        env=environment(settings, port, workers, at),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output and subprocess.STDOUT,

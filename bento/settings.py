@@ -4,7 +4,7 @@ import ipaddress
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from nextbuy.settings import EnvironmentSettings
@@ -59,10 +59,14 @@ class ServiceSettings(EnvironmentSettings):
     """Items whose last seen features are kept in memory to answer from when Redis is away."""
     max_body_bytes: Annotated[int, Field(gt=0)] = 1_000_000
     """Larger request bodies are refused with 413."""
+    at: Literal["newest"] | AwareDatetime | None = None
+    """The present that horizons are looked at from, for a log of the past: `newest` is the end of
+    the published log. Unset: the clock."""
     stale_hours: Annotated[float, Field(gt=0)] = 24
     """Features older than this are counted as stale; they are used all the same."""
     lateness_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 168
-    """Events that lie this far before the newest one are refused; a log may bring them."""
+    """Events that lie this far before the end of the published log are refused; a log may bring
+    them. Those that lie this far after it are taken, and counted as far ahead."""
     max_lag_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     """Beyond this age of the oldest live event that waits, `/readyz` answers 503 with the reason.
     0: never, as answers from features that stand still are better than none, and every worker of

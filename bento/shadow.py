@@ -89,15 +89,20 @@ class Shadow:
         for part, request, prediction in zip(
             candidates.slices, call.requests, call.predictions, strict=True
         ):
-            order = candidates.ranked(part, probabilities)
+            order = candidates.ranked(range(part.start, part.stop), probabilities)
             if order:
+                answered = {item["item_id"]: item for item in prediction.items}
+                items = [answered[candidates.items[row]] for row in order]
                 self._writer.put(
                     PredictionRecord(
                         request_id=prediction.request_id,
                         predicted_at=prediction.predicted_at,
+                        as_of=prediction.as_of,
                         read_at=None,  # later than the answer
                         user_id=prediction.user_id,
-                        item_ids=[candidates.items[row] for row in order],
+                        item_ids=[item["item_id"] for item in items],
+                        states=[item["state"] for item in items],
+                        touched_at=[item["touched_at"] for item in items],
                         probabilities=probabilities[order],
                         ranks=np.arange(1, len(order) + 1, dtype=np.int32),
                         model=self.model.tag,

@@ -19,10 +19,16 @@ PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("request_id", pa.string(), nullable=False),
         pa.field("predicted_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        # The moment at which horizons were looked at; null in logs older than this column.
+        pa.field("as_of", pa.timestamp("us", tz="UTC")),
         # Just before the features were read; null in logs older than this column.
         pa.field("read_at", pa.timestamp("us", tz="UTC")),
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("item_id", pa.string(), nullable=False),
+        # `open`, `untouched`, `unknown`; null in older logs. Items without an answer are not here.
+        pa.field("state", pa.string()),
+        # When the item's horizon began: the end of the session that last touched it.
+        pa.field("touched_at", pa.timestamp("us", tz="UTC")),
         pa.field("probability", pa.float64(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),  # 1 is the likeliest of its request
         pa.field("model", pa.string(), nullable=False),  # BentoML tag

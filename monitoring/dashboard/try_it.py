@@ -46,10 +46,22 @@ def show() -> None:
     body: dict[str, Any] = {"user_id": user.strip(), "reasons": REASONS}
     if items.strip():
         body["item_ids"] = [item.strip() for item in items.split(",") if item.strip()]
+        body["untouched"] = True
     prediction = _ask(url, body)
-    ranked = prediction["items"]
-    if not ranked:
+    if not prediction["items"]:
         st.warning("No item is known that this shopper touched lately. Name items.")
+        return
+    st.caption(_age(prediction))
+    ranked = [item for item in prediction["items"] if item["rank"] is not None]
+    if expired := [item["item_id"] for item in prediction["items"] if item["state"] == "expired"]:
+        st.info(
+            f"The horizon of {len(expired)} items is over, so they have no answer: "
+            f"{', '.join(expired[:5])}{' …' if len(expired) > 5 else ''}. For a log of the past "
+            "start the service as of its end: `nextbuy serve --at newest`."
+        )
+    if any(item["state"] == "untouched" for item in ranked):
+        st.warning("Never touched by this shopper, so no more than a guess: see the column state.")
+    if not ranked:
         return
     if prediction["degraded"]:
         st.warning("Redis did not answer in time: parts of the features are missing.")
@@ -57,7 +69,14 @@ def show() -> None:
     top = max(item["probability"] for item in ranked)
     st.dataframe(
         [
-            {"rank": i["rank"], "item": i["item_id"], "probability": i["probability"]}
+            {
+                "rank": i["rank"],
+                "item": i["item_id"],
+                "probability": i["probability"],
+                "state": i["state"],
+                "touched": _minute(i["touched_at"]),
+                "horizon ends": _minute(i["horizon_ends"]),
+            }
             for i in ranked
         ],
         column_config={
@@ -84,6 +103,20 @@ def show() -> None:
         _what_if(url, body["user_id"], chosen)
 
 
+def _age(prediction: dict[str, Any]) -> str:
+    as_of = f"As of {_minute(prediction['as_of'])} UTC."
+    if prediction["last_event_at"] is None:
+        return f"{as_of} No event of this shopper is known."
+    return (
+        f"{as_of} The shopper's last event: {_minute(prediction['last_event_at'])} UTC, "
+        f"its horizon ends {_minute(prediction['horizon_ends'])} UTC."
+    )
+
+
+def _minute(moment: str | None) -> str:
+    return "" if moment is None else moment[:16].replace("T", " ")
+
+
 def _what_if(url: str, user: str, item: dict[str, Any]) -> None:
     st.markdown("**What if** its price and discount were different?")
     row = _latest_row(item["item_id"])
@@ -101,7 +134,12 @@ def _what_if(url: str, user: str, item: dict[str, Any]) -> None:
     if not context[item["item_id"]]:
         st.caption("The model does not use the price.")
         return
-    body = {"user_id": user, "item_ids": [item["item_id"]], "context": context}
+    body = {
+        "user_id": user,
+        "item_ids": [item["item_id"]],
+        "context": context,
+        "untouched": True,
+    }
     new = _ask(url, body)["items"][0]["probability"]
     change = new - item["probability"]
     st.metric("Probability", f"{new:.2%}", f"{100 * change:+.2f} points", border=True)

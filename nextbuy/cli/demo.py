@@ -65,18 +65,17 @@ def demo(
     with stage("feast materialize to Redis"):
         serving.materialize()
     with stage("serve, and ask over HTTP"):
-        serving.predict(_recent_shopper(settings))
+        serving.predict(_recent_shopper(settings), at=monitoring.NEWEST)
     with stage("evaluate"):
         model.evaluate(config)
     with stage("monitor: checks, drift, performance, alerts"):
-        monitoring.run_monitor(
-            monitoring.NEWEST, pages=False
-        )  # `nextbuy monitor` writes the full report
+        # `nextbuy monitor` writes the full report
+        monitoring.run_monitor(monitoring.NEWEST, pages=False)
     _farewell(settings)
 
 
 def _recent_shopper(settings: Settings) -> str:
-    """A shopper with several items touched lately: something to rank."""
+    """A shopper of the log's end who touched several items lately: something to rank."""
     from nextbuy.connection import duckdb_connection
     from nextbuy.versioned_table import files
 
@@ -97,8 +96,8 @@ def _farewell(settings: Settings) -> None:
         prefix = f"NEXTBUY_DATA={_short(settings.data)} "
     console.print(
         "\n[bold]Done.[/] Now try:\n"
-        f"  {prefix}nextbuy serve        # the HTTP service on port 3000\n"
-        f"  {prefix}nextbuy dashboard    # quality, drift, model, features\n"
+        f"  {prefix}nextbuy serve --at newest    # the HTTP service, as of the log's end\n"
+        f"  {prefix}nextbuy dashboard            # quality, drift, model, features\n"
         f"  {model.mlflow_ui(settings)}\n"
         "  nextbuy demo --source rees46 --log 'YOUR_LOG.csv'   # your own data\n",
         soft_wrap=True,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
 from datetime import datetime, timedelta
 from io import StringIO
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nextbuy.cli.app import app, console, one_writer, print_line, print_next_steps, quiet_libraries
+from nextbuy.cli.monitoring import NEWEST, moment_of
 from nextbuy.errors import NextbuyError
 from nextbuy.settings import Settings
 from nextbuy.times import EPOCH, to_datetime, to_us, utc
@@ -133,43 +135,86 @@ def predict(
     user: Annotated[str, typer.Argument(help="The shopper's id.")],
     item: Annotated[
         list[str] | None,
-        typer.Option(help="An item to score; none: those touched lately."),
+        typer.Option(help="An item to score; none: those that the shopper touched lately."),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="URL of a running service; none: start one for this request.")
     ] = None,
+    untouched: Annotated[
+        bool, typer.Option("--untouched", help="Also score items that the shopper never touched.")
+    ] = False,
+    at: Annotated[
+        str | None, typer.Option(help="Without --url: the present (ISO, UTC), or `newest` (event).")
+    ] = None,
 ) -> None:
     """Ask the service for the probability of a purchase in the next session, item by item.
 
-    Example: `nextbuy predict u000042 --item i00007`
+    An item has one from the session that touched it until the horizon is over. In a log of the
+    past everything is over: look at it as of its end, with `--at newest`.
+
+    Example: `nextbuy predict u000042 --at newest`
     """
+    if url and at:
+        raise NextbuyError(
+            f"--at is for the service that this command starts. The one at {url} has the present "
+            "that it was started with: nextbuy serve --at newest"
+        )
+    moment = moment_of(at)
     quiet_libraries()
     from bento.client import predict as request_prediction
     from bento.serve import running
 
     if url:
-        show_prediction(request_prediction(url, user, item))
+        show_prediction(request_prediction(url, user, item, untouched=untouched))
     else:
-        with running(Settings()) as started:
-            show_prediction(request_prediction(started, user, item))
+        with running(Settings(), at=moment or at) as started:
+            show_prediction(request_prediction(started, user, item, untouched=untouched))
     print_next_steps("nextbuy serve", "nextbuy dashboard")
 
 
-def show_prediction(prediction: dict[str, object], limit: int = 10) -> None:
+WITHOUT_ANSWER = {
+    "expired": "the horizon is over; for a log of the past: --at newest",
+    "untouched": "never touched by this shopper; for a guess: --untouched",
+}
+
+
+def show_prediction(prediction: dict[str, Any], limit: int = 10) -> None:
     """Print the service's answer as a ranked table."""
     items = prediction["items"]
-    assert isinstance(items, list)
-    table = Table(title=f"shopper {prediction['user_id']}, next session", title_justify="left")
+    console.print(f"shopper {prediction['user_id']}, next session{_age(prediction)}", markup=False)
+    table = Table()
     table.add_column("rank", justify="right")
     table.add_column("item")
     table.add_column("probability", justify="right")
-    for row in items[:limit]:
-        table.add_row(str(row["rank"]), row["item_id"], f"{row['probability']:.2%}")
-    console.print(table)
+    table.add_column("touched", justify="right")
+    answered = [row for row in items if row["rank"] is not None]
+    for row in answered[:limit]:
+        touched = _minute(row["touched_at"]) or row["state"]
+        table.add_row(str(row["rank"]), row["item_id"], f"{row['probability']:.2%}", touched)
+    if answered:
+        console.print(table)
     if not items:
         print_line("No item is known of this shopper. Name items with --item.")
-    elif len(items) > limit:
-        print_line(f"and {len(items) - limit} more")
+    elif len(answered) > limit:
+        print_line(f"and {len(answered) - limit} more")
+    states = Counter(row["state"] for row in items if row["rank"] is None)
+    for state, count in states.items():
+        first = next(row["item_id"] for row in items if row["state"] == state)
+        print_line(f"{count} without an answer ({first} …): {WITHOUT_ANSWER[state]}")
+
+
+def _age(prediction: dict[str, Any]) -> str:
+    """Until when the horizon of the shopper's last event runs."""
+    if prediction["last_event_at"] is None:
+        return ""
+    as_of, last, ends = (
+        _minute(prediction[name]) for name in ("as_of", "last_event_at", "horizon_ends")
+    )
+    return f", as of {as_of}; last event {last}, horizon until {ends} (UTC)"
+
+
+def _minute(moment: str | None) -> str:
+    return "" if moment is None else moment[:16].replace("T", " ")
 
 
 @app.command()
@@ -180,12 +225,19 @@ def serve(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Let the challenger score too; only logged.")
     ] = False,
+    at: Annotated[
+        str | None,
+        typer.Option(help="The present for a log of the past: a moment (ISO, UTC), or `newest`."),
+    ] = None,
 ) -> None:
     """Serve the champion over HTTP until Ctrl-C.
 
-    The same as `bentoml serve bento.service:Nextbuy` after the champion was exported.
+    The same as `bentoml serve bento.service:Nextbuy` after the champion was exported. An item has
+    an answer until its horizon is over, by the clock; `--at newest` looks from the end of the log.
+
     Example: `nextbuy serve --port 3000`
     """
+    moment = moment_of(at)
     quiet_libraries()
     from bento.serve import limits
     from bento.serve import serve as run
@@ -200,7 +252,7 @@ def serve(
         f"""curl -s -X POST http://{address}:{port}/predict -H 'content-type: application/json' """
         f"""{key}-d '{{"user_id": "u000042"}}'"""
     )
-    run(Settings(), host, port, workers, shadow)
+    run(Settings(), host, port, workers, shadow, moment or at)
 
 
 @app.command()
@@ -229,16 +281,27 @@ def score(
     part_rows: Annotated[
         int | None, typer.Option(help="Rows per file, about; none: two million.")
     ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="Score as of this moment (ISO, UTC), or `newest` (event); none: now."),
+    ] = None,
 ) -> None:
-    """Score every shopper's items of the latest session, from the feature tables to Parquet.
+    """Score who is likely to buy what: every shopper's items whose horizon runs, to Parquet.
 
-    A stopped run resumes where it ended. Example: `nextbuy score`
+    Expired items are counted and left out. From the feature tables, so events since the last
+    `nextbuy features` are not known. A stopped run with --at resumes where it ended.
+
+    Example: `nextbuy score --at newest`
     """
+    moment = moment_of(at)
     quiet_libraries()
     from rich.progress import Progress
 
-    from bento.bulk import PART_ROWS
+    from bento.bulk import PART_ROWS, as_of_newest
     from bento.bulk import score as run
+
+    if at == NEWEST:
+        moment = as_of_newest(Settings())
 
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("scoring", total=None)
@@ -246,12 +309,16 @@ def score(
         def show(done: int, parts: int) -> None:
             bar.update(task, completed=done, total=parts)
 
-        result = run(Settings(), show, part_rows or PART_ROWS)
+        result = run(Settings(), show, part_rows or PART_ROWS, moment)
     existed = result.parts - result.scored
     print_line(
         f"{result.rows:,} rows in {result.parts} files"
         + (f" ({existed} existed already)" if existed else "")
         + f": {result.folder}"
     )
-    query = f"FROM '{result.folder}/*.parquet' WHERE rank = 1 LIMIT 10"
+    print_line(f"as of {result.as_of:%Y-%m-%d %H:%M} UTC; {result.expired:,} expired, left out")
+    if not result.rows and result.expired and at is None:
+        print_next_steps("nextbuy score --at newest")
+        return
+    query = f"FROM '{result.folder}/*.parquet' ORDER BY probability DESC LIMIT 10"
     print_next_steps(f'python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')

@@ -5,7 +5,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models import ModelStore
 
 from nextbuy.stores.online.redis_server import running_redis
-from tests.bento.small_shop import objects, rows
+from tests.bento.small_shop import PRESENT, objects, rows
 from tests.shop import environment
 
 
@@ -15,7 +15,9 @@ def settings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     # A machine busy with other tests may need longer than a shop would wait.
     with (
-        environment(folder, NEXTBUY_SERVICE_TIME_BUDGET_MS="1500") as settings,
+        environment(
+            folder, NEXTBUY_SERVICE_TIME_BUDGET_MS="1500", NEXTBUY_SERVICE_AT=PRESENT
+        ) as settings,
         _model_store(folder / "bentoml"),
     ):
         yield settings

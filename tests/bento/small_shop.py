@@ -1,6 +1,6 @@
 """A shop of four shoppers and a few items: real Feast registry, Redis, MLflow and boosters."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,9 @@ from nextbuy.versioned_table import new_version
 from tests.shop import entity, feature_view
 
 AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
+PRESENT = (AT + timedelta(days=1)).isoformat()
+"""What the service takes for the present."""
+LONG_AGO = AT - timedelta(days=30)
 BRANDS = ("acme", "zen")
 FEATURES = (
     "user__n_sessions",
@@ -84,8 +87,12 @@ def objects(folder="/nowhere", without=()):
 
 
 def rows():
-    """View -> its online rows. u1 and u2 are known, i000 to i099 are."""
+    """View -> its online rows. u1 and u2 are known, i000 to i099 are.
+
+    u2 came a day ago, too, but touched i001 so long ago that the horizon of 30 days is over.
+    """
     known, stamp = ITEMS[:100], {"event_timestamp": AT, "created_timestamp": AT}
+    before = {"event_timestamp": LONG_AGO, "created_timestamp": AT}
     return {
         "user": pd.DataFrame([{"user_id": u, "n_sessions": n, "n_carts": 1, **stamp}
                               for u, n in (("u1", 3), ("u2", 8))]),
@@ -94,8 +101,11 @@ def rows():
         "item": pd.DataFrame([{"item_id": i, "price": n % 10, "brand": BRANDS[n % 2], **stamp}
                               for n, i in enumerate(known)]),
         "user_item": pd.DataFrame([{"user_id": "u1", "item_id": i, "n_views": n, **stamp}
-                                   for n, i in enumerate(known[:10])]),
-        "recent_items": pd.DataFrame([{"user_id": "u1", "item_ids": known[:5], **stamp}]),
+                                   for n, i in enumerate(known[:10])]
+                                  + [{"user_id": "u2", "item_id": "i001", "n_views": 1, **before},
+                                     {"user_id": "u2", "item_id": "i002", "n_views": 2, **stamp}]),
+        "recent_items": pd.DataFrame([{"user_id": "u1", "item_ids": known[:5], **stamp},
+                                      {"user_id": "u2", "item_ids": ["i002", "i001"], **stamp}]),
     }  # fmt: skip
 
 

@@ -15,9 +15,16 @@ from tests.shop import register
 NEWEST = AT + timedelta(days=1)
 
 
-def recent(moment, **users):
+JUST = NEWEST - timedelta(days=30)
+"""The horizon of what was touched then ends with the newest event."""
+OVER = JUST - timedelta(microseconds=1)
+
+
+def touched(moment, **users):
     return pd.DataFrame(
-        [{"user_id": u, "item_ids": i, "event_timestamp": moment} for u, i in users.items()]
+        {"user_id": user, "item_id": item, "n_views": 3, "event_timestamp": moment}
+        for user, items in users.items()
+        for item in items
     )
 
 
@@ -34,11 +41,12 @@ def shop(settings, booster):
     price_rises = tables["item"].assign(event_timestamp=NEWEST + timedelta(hours=1), price=9)
     tables["item"] = pd.concat([tables["item"], price_rises])
     many = {f"s{n:02d}": ITEMS[n : n + 3] for n in range(30)}
-    tables["recent_items"] = pd.concat(
+    tables["user_item"] = pd.concat(
         [
-            recent(AT, u1=["i009"], u2=["i008"], **many),
-            recent(NEWEST, u1=["i003", "i008", "i050"]),
-            recent(NEWEST + timedelta(hours=1), u2=["i001"]),
+            touched(OVER, u1=["i009"], u2=["i002"]),
+            touched(JUST, u2=["i008"], **many),
+            touched(NEWEST, u1=["i003", "i008", "i050"]),
+            touched(NEWEST + timedelta(hours=1), u2=["i001"]),
         ]
     )
     for name, frame in tables.items():
@@ -55,11 +63,12 @@ def read(scores):
 def test_scores_are_the_boosters_for_the_features_as_of_the_newest_event(shop, booster):
     import xgboost
 
-    table = read(score(shop))
+    found = score(shop, at=NEWEST)
+    table = read(found)
+    assert (found.as_of, found.expired) == (NEWEST, 2)
     assert table.schema == SCORE_SCHEMA
     given = [r for r in table.to_pylist() if r["user_id"] == "u1"]
-    nan = np.nan
-    vectors = {"i003": [3, 5, 3, 1, 3], "i008": [3, 5, 8, 0, 8], "i050": [3, 5, 0, 0, nan]}
+    vectors = {"i003": [3, 5, 3, 1, 3], "i008": [3, 5, 8, 0, 3], "i050": [3, 5, 0, 0, 3]}
     data = xgboost.DMatrix(
         np.array(list(vectors.values()), np.float32),
         feature_types=booster.feature_types,
@@ -69,10 +78,12 @@ def test_scores_are_the_boosters_for_the_features_as_of_the_newest_event(shop, b
     assert {r["item_id"]: r["probability"] for r in given} == want
     assert [r["rank"] for r in given] == [1, 2, 3]
     assert {r["as_of"] for r in given} == {NEWEST}
+    assert {r["touched_at"] for r in given} == {NEWEST}
+    assert {r["horizon_ends"] for r in given} == {NEWEST + timedelta(days=30)}
 
 
-def test_each_shopper_is_ranked_once_over_the_latest_items_known(shop):
-    table = read(score(shop, part_rows=10)).to_pylist()
+def test_each_shopper_is_ranked_once_over_the_items_whose_horizon_runs(shop):
+    table = read(score(shop, part_rows=10, at=NEWEST)).to_pylist()
     users = {}
     for row in table:
         users.setdefault(row["user_id"], []).append(row)
@@ -85,8 +96,15 @@ def test_each_shopper_is_ranked_once_over_the_latest_items_known(shop):
         assert order == sorted(order)
 
 
+def test_nobody_is_left_once_every_horizon_is_over(shop):
+    found = score(shop)  # as of now: two years later
+    assert found.rows == read(found).num_rows == 0
+    assert found.expired == 97  # everything that was ever touched
+    assert score(shop, at=NEWEST + timedelta(minutes=1)).expired == 93
+
+
 def test_stopped_run_goes_on_where_it_ended_with_equal_bytes(shop):
-    whole = score(shop, part_rows=10)
+    whole = score(shop, part_rows=10, at=NEWEST)
     assert whole.parts > 3
     files = sorted(whole.folder.glob("part-*.parquet"))
     before = [file.read_bytes() for file in files]
@@ -100,22 +118,22 @@ def test_stopped_run_goes_on_where_it_ended_with_equal_bytes(shop):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(shop, stop, part_rows=10)
+        score(shop, stop, part_rows=10, at=NEWEST)
     seen = []
-    again = score(shop, lambda done, parts: seen.append((done, parts)), part_rows=10)
+    again = score(shop, lambda done, parts: seen.append((done, parts)), part_rows=10, at=NEWEST)
     assert again.folder == whole.folder
     assert (again.rows, again.scored) == (whole.rows, whole.parts - 3)
     assert seen == [(n, whole.parts) for n in range(1, whole.parts + 1)]
     assert [file.read_bytes() for file in files] == before
     assert [file.stat().st_mtime_ns for file in files[:2]] == stamps[:2]
-    assert score(shop, part_rows=10).scored == 0
+    assert score(shop, part_rows=10, at=NEWEST).scored == 0
     assert (shop.data / "scores" / "latest").resolve() == whole.folder.resolve()
 
 
 def test_another_model_is_scored_anew(shop):
-    first = score(shop)
+    first = score(shop, at=NEWEST)
     register(shop, fitted("lightgbm"), contract("lightgbm"))
-    second = score(shop)
+    second = score(shop, at=NEWEST)
     assert second.folder != first.folder
     assert second.scored == second.parts
     assert read(first).num_rows == read(second).num_rows

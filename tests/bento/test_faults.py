@@ -113,9 +113,11 @@ def scores(response):
 
 def test_slow_redis_is_answered_from_item_defaults_and_marked(url, server, post):
     whole = post(SEEN).json()
+    assert {item["state"] for item in whole["items"]} == {"open"}
     with server.stopped():
         answer = post(SEEN).json()
         assert answer["degraded"]
+        assert {item["state"] for item in answer["items"]} == {"unknown"}
         assert answer["features_at"] == {"user": None, "session": None}
         for item in answer["items"]:
             assert item["features_at"] == {"item": whole["features_at"]["user"], "user_item": None}
@@ -131,7 +133,9 @@ def test_slow_redis_is_answered_from_item_defaults_and_marked(url, server, post)
 
 
 def test_redis_killed_and_brought_back_under_load_gives_no_wrong_answer(url, server, post):
-    bodies = [{"user_id": f"u{n}", "item_ids": [f"i{n:03d}", "i008"]} for n in range(4)]
+    bodies = [
+        {"user_id": f"u{n}", "item_ids": [f"i{n:03d}", "i008"], "untouched": True} for n in range(4)
+    ]
     right = {}
     for number, body in enumerate(bodies):
         right[number, False] = scores(post(body))[1]

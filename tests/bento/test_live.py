@@ -25,11 +25,13 @@ from nextbuy.errors import NextbuyError
 from nextbuy.features import TABLES
 from nextbuy.live.event_store import LiveStore
 from nextbuy.live.worker import CURSOR
+from nextbuy.log_span import LogSpan
 from nextbuy.maintenance.erase import forget
 from nextbuy.prediction_log import prediction_parts
 from nextbuy.settings import Settings
 from nextbuy.shop import SHOP_FILE
 from nextbuy.stores.online.redis_server import connect
+from nextbuy.versioned_table import manifest
 from tests.bento import live_shop
 from tests.shop import environment
 
@@ -47,7 +49,7 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(shop):
     settings, _ = shop
-    with running(settings) as base:
+    with running(settings, at="newest") as base:
         yield base
 
 
@@ -62,6 +64,14 @@ def worked_off(settings, seconds=120):
             time.sleep(0.05)
 
 
+def moment(text):
+    return datetime.fromisoformat(text)
+
+
+def log_end(settings):
+    return LogSpan.from_info(manifest(settings.sessions).info).end
+
+
 def view(event_id, user, item, at="2024-02-29T22:00:00Z", **more):
     return {
         "event_id": event_id,
@@ -74,8 +84,8 @@ def view(event_id, user, item, at="2024-02-29T22:00:00Z", **more):
 
 
 def score(url, user, items):
-    answer = httpx.post(f"{url}/predict", json={"user_id": user, "item_ids": items}, timeout=30)
-    return answer.json()
+    body = {"user_id": user, "item_ids": items, "untouched": True}
+    return httpx.post(f"{url}/predict", json=body, timeout=30).json()
 
 
 def test_an_event_goes_in_and_the_next_answer_knows_it(shop, url):
@@ -85,12 +95,33 @@ def test_an_event_goes_in_and_the_next_answer_knows_it(shop, url):
     events = [view(f"n{i}", "stranger", "i00001", f"2024-02-29T22:0{i}:00Z") for i in range(3)]
     answer = httpx.post(f"{url}/events", json={"events": events}, timeout=30)
     assert answer.status_code == 200, answer.text
-    assert answer.json() == {"accepted": 3, "duplicates": 0, "refused": [], "new_items": []}
+    told = answer.json()
+    assert moment(told.pop("log_ends")) == log_end(settings)
+    assert told == {
+        "accepted": 3, "duplicates": 0, "refused": [], "new_items": [], "far_ahead": 0
+    }  # fmt: skip
     worked_off(settings)
     after = score(url, "stranger", ["i00001"])
     assert not after["cold_start"]
     assert after["features_at"]["user"] == "2024-02-29T22:02:00Z"
     assert after["items"][0]["features_at"]["user_item"] == "2024-02-29T22:02:00Z"
+
+
+def test_an_event_of_today_closes_no_door_in_a_log_of_the_past(shop, url):
+    """What every newcomer does first: a view with the present time."""
+    settings, _ = shop
+    now = datetime.now(UTC).isoformat()
+    told = httpx.post(f"{url}/events", json=view("t1", "tester", "i00001", now), timeout=30).json()
+    assert (told["accepted"], told["far_ahead"]) == (1, 1)
+    past = view("t2", "tester", "i00002", "2024-02-28T22:00:00Z")
+    told = httpx.post(f"{url}/events", json=past, timeout=30).json()
+    assert (told["accepted"], told["far_ahead"]) == (1, 0)
+    worked_off(settings)
+    answer = httpx.post(f"{url}/predict", json={"user_id": "tester"}, timeout=30).json()
+    states = {item["item_id"]: item["state"] for item in answer["items"]}
+    assert states["i00001"] == "open"  # as of the shopper's own last event
+    other = httpx.post(f"{url}/predict", json={"user_id": "u000001"}, timeout=30).json()
+    assert moment(other["as_of"]) == log_end(settings)
 
 
 def test_good_events_of_a_mixed_batch_are_kept_and_bad_ones_named(shop, url):

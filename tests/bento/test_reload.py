@@ -20,7 +20,7 @@ from tests.bento.small_shop import FEATURES, contract, fitted, objects
 from tests.shop import register
 
 WORKERS = 2
-BODY = {"user_id": "u1", "item_ids": ["i003", "i050"]}
+BODY = {"user_id": "u1", "item_ids": ["i003", "i050"], "untouched": True}
 VECTORS = np.array([[3, 5, 3, 1, 3], [3, 5, 0, 0, np.nan]], np.float32)
 """What the models see of BODY."""
 NARROW = ("item__price", "user_item__n_views")

@@ -39,6 +39,8 @@ def requests(draw):
     """Well-formed requests, some with a context of the right shape and any content."""
     body = {"user_id": draw(IDS), "reasons": draw(st.integers(0, 10))}
     if draw(st.booleans()):
+        body["untouched"] = draw(st.booleans())
+    if draw(st.booleans()):
         body["item_ids"] = draw(st.lists(IDS, min_size=1, max_size=20))
         if draw(st.booleans()):
             item = draw(st.sampled_from(body["item_ids"]))
@@ -50,7 +52,7 @@ def requests(draw):
 def spoiled(draw):
     """A well-formed request with one field replaced, dropped or added."""
     body = draw(requests())
-    name = draw(st.sampled_from(["user_id", "item_ids", "context", "reasons"]) | TEXT)
+    name = draw(st.sampled_from(["user_id", "item_ids", "context", "reasons", "untouched"]) | TEXT)
     if draw(st.booleans()):
         body[name] = draw(VALUE)
     else:
@@ -90,7 +92,14 @@ def test_well_formed_requests_are_answered_or_their_context_is_refused(client, d
     if status == 200:
         asked = set(body.get("item_ids", ITEMS[:5] if body["user_id"] == "u1" else []))
         assert {item["item_id"] for item in answer["items"]} == asked
-        assert all(0 <= item["probability"] <= 1 for item in answer["items"])
+        touched = ITEMS[:10] if body["user_id"] == "u1" else []
+        for item in answer["items"]:
+            is_touched = item["item_id"] in touched
+            assert item["state"] == ("open" if is_touched else "untouched")
+            if is_touched or body.get("untouched"):
+                assert 0 <= item["probability"] <= 1
+            else:
+                assert item["probability"] is item["rank"] is None
 
 
 @MANY

@@ -1,4 +1,5 @@
 import time
+from datetime import timedelta
 
 import httpx
 import numpy as np
@@ -42,7 +43,7 @@ def expected(booster, vectors):
 
 
 def test_probabilities_are_the_boosters_for_the_stored_features(post, booster):
-    answer = post({"user_id": "u1", "item_ids": ["i003", "i008", "i050"]}).json()
+    answer = post({"user_id": "u1", "item_ids": ["i003", "i008", "i050"], "untouched": True}).json()
     given = {item["item_id"]: item["probability"] for item in answer["items"]}
     nan = np.nan
     vectors = [[3, 5, 3, 1, 3], [3, 5, 8, 0, 8], [3, 5, 0, 0, nan]]
@@ -53,7 +54,7 @@ def test_probabilities_are_the_boosters_for_the_stored_features(post, booster):
 
 
 def test_items_are_ranked_by_probability_then_id(post):
-    items = post({"user_id": "u1", "item_ids": ITEMS[::-1]}).json()["items"]
+    items = post({"user_id": "u1", "item_ids": ITEMS[::-1], "untouched": True}).json()["items"]
     assert sorted(item["item_id"] for item in items) == ITEMS
     assert [item["rank"] for item in items] == list(range(1, len(ITEMS) + 1))
     order = [(-item["probability"], item["item_id"]) for item in items]
@@ -64,6 +65,57 @@ def test_items_are_ranked_by_probability_then_id(post):
 def test_without_items_the_latest_session_is_scored(post):
     items = post({"user_id": "u1"}).json()["items"]
     assert sorted(item["item_id"] for item in items) == ITEMS[:5]
+
+
+def by_item(answer):
+    return {item["item_id"]: item for item in answer["items"]}
+
+
+def test_an_answer_says_how_old_it_is_and_until_when_it_holds(post):
+    answer = post({"user_id": "u1", "item_ids": ["i003"]}).json()
+    assert answer["as_of"] == "2024-05-02T12:00:00Z"
+    assert answer["last_event_at"] == "2024-05-01T12:00:00Z"
+    assert answer["age_seconds"] == 86_400
+    assert answer["horizon_ends"] == "2024-05-31T12:00:00Z"
+    item = by_item(answer)["i003"]
+    assert (item["state"], item["rank"]) == ("open", 1)
+    assert (item["touched_at"], item["horizon_ends"]) == (
+        "2024-05-01T12:00:00Z",
+        "2024-05-31T12:00:00Z",
+    )
+
+
+def test_beyond_the_horizon_there_is_no_probability(post):
+    answer = post({"user_id": "u2"}).json()
+    assert [item["item_id"] for item in answer["items"]] == ["i002", "i001"]
+    expired = by_item(answer)["i001"]
+    assert (expired["state"], expired["probability"], expired["rank"]) == ("expired", None, None)
+    assert expired["touched_at"] == "2024-04-01T12:00:00Z"
+    assert expired["horizon_ends"] == "2024-05-01T12:00:00Z"
+    assert by_item(answer)["i002"]["state"] == "open"
+    assert by_item(answer)["i002"]["rank"] == 1
+    # The request cannot ask for it either: nobody has learned what it would mean.
+    named = post({"user_id": "u2", "item_ids": ["i001"], "untouched": True}).json()
+    assert by_item(named)["i001"]["probability"] is None
+
+
+def test_an_item_never_touched_is_answered_only_on_request(post, booster):
+    body = {"user_id": "u2", "item_ids": ["i002", "i003"], "reasons": 1}
+    item = by_item(post(body).json())["i003"]
+    assert (item["state"], item["probability"], item["rank"]) == ("untouched", None, None)
+    assert (item["touched_at"], item["horizon_ends"], item["reasons"]) == (None, None, None)
+    item = by_item(post(body | {"untouched": True}).json())["i003"]
+    assert item["state"] == "untouched"
+    assert item["probability"] == expected(booster, [[8, 2, 3, 1, np.nan]])[0]
+    assert item["reasons"]
+
+
+def test_of_a_stranger_no_age_is_known(post):
+    for body in ({"user_id": "new"}, {"user_id": "new", "item_ids": ["i003"]}):
+        answer = post(body).json()
+        assert answer["as_of"] == "2024-05-02T12:00:00Z"
+        for name in ("last_event_at", "age_seconds", "horizon_ends"):
+            assert answer[name] is None
 
 
 def test_item_asked_twice_is_answered_once(post):
@@ -80,7 +132,7 @@ def test_freshness_is_when_the_features_became_known(post):
 
 
 def test_unknown_shopper_and_item_are_scored_from_missing_values(post, booster):
-    answer = post({"user_id": "new", "item_ids": ["new", "i003"]}).json()
+    answer = post({"user_id": "new", "item_ids": ["new", "i003"], "untouched": True}).json()
     items = {item["item_id"]: item for item in answer["items"]}
     assert answer["cold_start"]
     assert answer["features_at"] == {"user": None, "session": None}
@@ -109,6 +161,7 @@ def test_batch_answers_each_request_as_alone(post):
         {"user_id": "u1", "item_ids": ["i001", "i050"]},
         {"user_id": "new"},
         {"user_id": "u2", "item_ids": ["i001"]},
+        {"user_id": "u1", "item_ids": ["i050"], "untouched": True},
         {"user_id": "u1"},
     ]
     together = post({"requests": requests}, "/predict_batch").json()["predictions"]
@@ -121,7 +174,9 @@ def test_batch_answers_each_request_as_alone(post):
 def test_reasons_are_the_boosters_contributions_in_words(post, booster):
     import xgboost
 
-    answer = post({"user_id": "u1", "item_ids": ["i003", "new"], "reasons": 2}).json()
+    answer = post(
+        {"user_id": "u1", "item_ids": ["i003", "new"], "reasons": 2, "untouched": True}
+    ).json()
     vectors = {"i003": [3, 5, 3, 1, 3], "new": [3, 5, np.nan, np.nan, np.nan]}
     words = {
         "user__n_sessions": "n_sessions (shopper): 3",
@@ -149,7 +204,9 @@ def test_reasons_are_the_boosters_contributions_in_words(post, booster):
 
 
 def test_reasons_are_given_for_the_ten_likeliest(post):
-    items = post({"user_id": "u1", "item_ids": ITEMS, "reasons": 1}).json()["items"]
+    items = post({"user_id": "u1", "item_ids": ITEMS, "reasons": 1, "untouched": True}).json()[
+        "items"
+    ]
     assert [bool(item["reasons"]) for item in items] == [True] * 10 + [False] * 110
     assert post({"user_id": "u1"}).json()["items"][0]["reasons"] is None
 
@@ -185,6 +242,7 @@ OK = {"user_id": "u1", "item_ids": ["i001"]}
         ({"item_ids": "i001"}, "valid array"),
         ({"item_ids": [None]}, "valid string"),
         ({"unknown": 1}, "Extra inputs are not permitted"),
+        ({"untouched": "yes"}, "valid boolean"),
         ({"reasons": 11}, "less than or equal to 10"),
         ({"context": {"i002": {"item__price": 1}}}, "items that item_ids names"),
     ],
@@ -278,7 +336,8 @@ def test_metrics_count_stages_and_bounded_routes(url, post):
 
 
 def test_answers_are_logged_with_what_the_model_saw(settings, post):
-    answer = post({"user_id": "u1", "item_ids": ["i003", "i050"]}).json()
+    body = {"user_id": "u1", "item_ids": ["i003", "i050"], "untouched": True}
+    answer = post(body).json()
     deadline = time.monotonic() + 30
     found = []
     while not found and time.monotonic() < deadline:
@@ -292,6 +351,19 @@ def test_answers_are_logged_with_what_the_model_saw(settings, post):
     assert vectors["i050"][:4] == [3, 5, 0, 0]
     assert np.isnan(vectors["i050"][4])
     assert {row["model"] for row in found} == {answer["model"]}
+    assert {row["item_id"]: row["state"] for row in found} == {"i003": "open", "i050": "untouched"}
+    assert {row["item_id"]: row["touched_at"] for row in found} == {"i003": AT, "i050": None}
+    assert {row["as_of"] for row in found} == {AT + timedelta(days=1)}
+
+
+def test_what_has_no_answer_is_not_logged(settings, post):
+    answer = post({"user_id": "u2", "item_ids": ["i001", "i002", "i050"]}).json()
+    found = []
+    deadline = time.monotonic() + 30
+    while not found and time.monotonic() < deadline:
+        rows = read_predictions(settings).to_pylist()
+        found = [row for row in rows if row["request_id"] == answer["request_id"]]
+    assert [row["item_id"] for row in found] == ["i002"]
 
 
 def test_client_gives_the_answer_or_says_why_not(url):
