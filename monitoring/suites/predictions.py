@@ -20,6 +20,7 @@ MIN_ANSWERS = 100
 """Predictions of a model that may be equal by chance."""
 
 LATER = ("read_at", "has_context")
+LATER_STILL = ("as_of", "state", "touched_at")
 """Columns that older logs lack."""
 
 
@@ -27,7 +28,7 @@ def prediction_checks(now: datetime) -> list[Check]:
     """The suite of `predictions/`; later times than `now` are in the future."""
     latest = (now + timedelta(hours=1)).isoformat()
     return [
-        *shape_checks(schema_types(PREDICTION_SCHEMA), later=LATER),
+        *shape_checks(schema_types(PREDICTION_SCHEMA), later=(*LATER, *LATER_STILL)),
         row_check(
             "comparable_live",
             LATER,
