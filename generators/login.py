@@ -2,9 +2,10 @@
 
 A guest shops under the visitor id of their device until they sign up; that login makes them a
 member with a user id. Some sessions of members also begin as a visitor and log in. In both cases
-a few views before the login carry the visitor id, in the same session of the shop. The session of
-the user id begins with the login itself, at the moment drawn from the `ReturnDistribution`, so the
-views before it do not change the truth of the user id.
+a few views before the login carry the visitor id, in the same session of the shop: one visit, which
+is the shopper's, as the labels have it. The login comes at the moment drawn from the
+`ReturnDistribution`; the views before it are of items that the session touches anyway, so they
+have no truth of their own and do not change the shopper's.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from generators.clicks import VIEW, Clicks
 from generators.config import ShopConfig
 from generators.interactions import ItemInteractions
-from generators.truth import TruthRows
 from nextbuy.times import SECOND
 
 Ints = NDArray[np.int64]
@@ -58,11 +58,8 @@ def pre_login_views(
     actions: ItemInteractions,
     start: Ints,
     rng: np.random.Generator,
-) -> tuple[Clicks, TruthRows]:
-    """The views before the logins, of the first one to three items that the session touches.
-
-    Their truth is 0: the visitor id buys nothing afterwards.
-    """
+) -> Clicks:
+    """The views before the logins, of the first one to three items that the session touches."""
     most = np.minimum(actions.items_by_session(start.size), 3)
     views = identity.logs_in * rng.integers(1, most + 1)
     step = rng.integers(15 * SECOND, config.gap // 12, start.size)
@@ -70,5 +67,4 @@ def pre_login_views(
     entry, rank = actions.entry[viewed], actions.rank[viewed]
     time = start[entry] - (views[entry] - rank) * step[entry]
     person, item = identity.visitor[entry], actions.item[viewed]
-    clicks = Clicks(person, time, np.full(entry.size, VIEW), item, entry)
-    return clicks, TruthRows.certain(person, item, (start - step)[entry])
+    return Clicks(person, time, np.full(entry.size, VIEW), item, entry)

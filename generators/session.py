@@ -43,7 +43,7 @@ def run_sessions(
 
     bought = _draw_purchases(world, state, who, items, away, day, rng)
     identity = identify(config, who, world.shoppers.people, state.guest[who], first, rng)
-    in_time = (start - last_end <= config.horizon_days * DAY) & ~identity.signs_up
+    in_time = start - last_end <= config.horizon_days * DAY
     score_matured(config, score, items, last_end, bought & in_time[:, None])
 
     _fade(world, items, away)
@@ -59,9 +59,7 @@ def run_sessions(
     offered = _draw_offers(config, who.size, rng)
     rows = _truth_rows(config, world, identity, items, who, wallet, offered, returns)
     items.probability[items.touched] = rows.probability
-    before, rows_before = pre_login_views(config, identity, actions, start, rng)
-    matured = rows_before.time <= config.matured_until
-    score.add(rows_before.probability[matured], np.zeros(int(matured.sum()), bool))
+    before = pre_login_views(config, identity, actions, start, rng)
 
     next_start, comes_back = returns.draw(rng)
     state.items.put(who, items)
@@ -69,7 +67,7 @@ def run_sessions(
     state.offered[who] = offered
     state.next_start[who] = np.where(comes_back, next_start, NEVER)
     own = replace(clicks, person=identity.person[clicks.session])
-    return Clicks.join([own, before]), TruthRows.join([rows, rows_before])
+    return Clicks.join([own, before]), rows
 
 
 def score_matured(
@@ -136,16 +134,14 @@ def _truth_rows(
 ) -> TruthRows:
     """One row for each touched item: its probability, and what an offer adds to it."""
     entry, inputs = _purchase_inputs(items, items.touched, who, wallet, offered)
-    # A guest who signs up next time buys under another id, if at all.
-    stays = np.where(identity.guest, 1 - config.sign_up_rate, 1.0)[entry]
-    probability = stays * next_session_buys(config, world, inputs, returns, entry)
+    probability = next_session_buys(config, world, inputs, returns, entry)
     uplift = np.full(entry.size, np.nan)
     if config.offer_share:
         with_offer, without = (
             next_session_buys(config, world, replace(inputs, offered=arm), returns, entry)
             for arm in (np.ones(entry.size, bool), np.zeros(entry.size, bool))
         )
-        uplift = stays * (with_offer - without)
+        uplift = with_offer - without
     return TruthRows(
         identity.person[entry], inputs.item, returns.end[entry], probability, offered[entry], uplift
     )

@@ -1,7 +1,6 @@
 """The true probability behind every label, and the score that ranking by it reaches."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +25,6 @@ class TruthRows:
     offered: NDArray[np.bool_]
     uplift: NDArray[np.float64]
     """What an offer adds to the probability; NaN in a shop without offers."""
-
-    @classmethod
-    def certain(
-        cls, person: NDArray[np.int64], item: NDArray[np.int64], time: NDArray[np.int64]
-    ) -> "TruthRows":
-        """Rows that are never bought, offer or not."""
-        nothing = np.zeros(person.size)
-        return cls(person, item, time, nothing, nothing.astype(bool), nothing)
-
-    @classmethod
-    def join(cls, parts: Sequence["TruthRows"]) -> "TruthRows":
-        """Concatenate."""
-        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
 def next_session_buys(

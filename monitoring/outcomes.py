@@ -7,12 +7,16 @@ import pyarrow as pa
 
 from nextbuy.connection import duckdb_connection
 from nextbuy.events import EventType
+from nextbuy.features.history import linkable
+from nextbuy.features.visits import whole_visits
 from nextbuy.log_span import LogSpan, wide_holes
 from nextbuy.settings import Settings
 from nextbuy.shop import LabelConfig, SessionConfig
 from nextbuy.sql import read_parquet
+from nextbuy.tables.feature_sql import duckdb_sql
 from nextbuy.tables.labels import label_rows
-from nextbuy.tables.sessions import SESSION_EVENTS
+from nextbuy.tables.next_sessions import sessions_after
+from nextbuy.tables.sessions import SESSION_EVENTS, session_event_columns
 from nextbuy.times import to_us
 from nextbuy.versioned_table import files, require
 
@@ -41,16 +45,40 @@ def join_outcomes(settings: Settings, predictions: pa.Table, now: datetime) -> p
     config = LabelConfig(**labels.info["labels"])
     span = LogSpan.from_info(sessions.info)
     holes = wide_holes(span.holes, config.horizon_us)
-    session_config = SessionConfig(**sessions.info["sessions"])
-    rows = label_rows(SESSION_EVENTS, span.end_us, session_config, config, holes)
     in_hole = " OR ".join(
         f"(at_us < {before} AND at_us + {config.horizon_us} > {after})" for after, before in holes
     )
+    session_config = SessionConfig(**sessions.info["sessions"])
+    # Two sessions of one pseudo-shopper follow each other: which they are is found before.
+    rows = label_rows(SESSION_EVENTS, span.end_us, session_config, config, holes, has_logins=False)
     with duckdb_connection(settings) as connection:
         connection.register("predictions", predictions)
+        published = read_parquet(files(settings.sessions))
+        connection.execute(
+            f"CREATE TEMP VIEW published_sessions AS SELECT {session_event_columns()} "
+            f"FROM {published}"
+        )
+        history, following = "published_sessions", _NEXT_OF_ID
+        if "login" in sessions.info["provides"]:
+            history, following = "visits", _NEXT_OF_PERSON
+            events = ibis.table(SESSION_EVENTS.schema(), name="published_sessions")
+            events = linkable(events, session_config.max_shoppers)
+            visits = whole_visits(events, session_config.gap_us)
+            requests = ibis.table({"user_id": "string", "at_us": "int64"}, name="asked")
+            after = sessions_after(requests, events, session_config.gap_us, config.horizon_us)
+            connection.execute(
+                "CREATE TEMP VIEW asked AS "
+                "SELECT user_id, epoch_us(predicted_at) AS at_us FROM predictions"
+            )
+            connection.execute(f"CREATE TEMP TABLE after_requests AS {duckdb_sql(after)}")
+            connection.execute(
+                f"CREATE TEMP TABLE visits AS FROM ({duckdb_sql(visits)}) AS visits "
+                "SEMI JOIN after_requests ON visits.user_id = next_user_id "
+                "AND visits.session_start_us = next_session_us"
+            )
         return connection.sql(
-            f"WITH {_SESSION_EVENTS.format(sessions=read_parquet(files(settings.sessions)))}, "
-            f"labelled AS ({ibis.to_sql(rows, dialect='duckdb')}) "
+            f"WITH {_SESSION_EVENTS.format(history=history, following=following)}, "
+            f"labelled AS ({duckdb_sql(rows)}) "
             "SELECT numbered.* EXCLUDE (number, request, at_us), label, "
             "CASE WHEN label IS NOT NULL THEN 'matured' "
             f"WHEN at_us + {config.horizon_us} <= {to_us(now)} OR ({in_hole or 'false'}) "
@@ -62,6 +90,19 @@ def join_outcomes(settings: Settings, predictions: pa.Table, now: datetime) -> p
         ).to_arrow_table()
 
 
+_NEXT_OF_ID = """
+    SELECT request, session_id, session_start_us
+    FROM requests ASOF JOIN (
+        SELECT DISTINCT user_id, session_id, session_start_us
+        FROM published_sessions SEMI JOIN requests USING (user_id)
+    ) AS starts ON requests.user_id = starts.user_id AND requests.at_us < starts.session_start_us
+"""
+_NEXT_OF_PERSON = """
+    SELECT DISTINCT request, session_id, next_start_us AS session_start_us
+    FROM requests JOIN after_requests USING (user_id, at_us) JOIN visits
+    ON visits.user_id = next_user_id AND visits.session_start_us = next_session_us
+"""
+
 _SESSION_EVENTS = f"""
 numbered AS (
     SELECT *, row_number() OVER () AS number, epoch_us(predicted_at) AS at_us,
@@ -69,24 +110,16 @@ numbered AS (
     FROM predictions
 ),
 requests AS (SELECT DISTINCT request, user_id, at_us FROM numbered),
-history AS (SELECT * FROM {{sessions}} SEMI JOIN requests USING (user_id)),
-starts AS (
-    SELECT DISTINCT user_id, session_id, epoch_us(session_start) AS session_start_us FROM history
-),
-following AS (
-    SELECT request, session_id, session_start_us
-    FROM requests ASOF JOIN starts
-    ON requests.user_id = starts.user_id AND requests.at_us < starts.session_start_us
-),
+following AS ({{following}}),
 session_events AS MATERIALIZED (
     SELECT DISTINCT request AS user_id, 'predicted' AS session_id, at_us AS session_start_us,
         at_us AS event_us, 1 AS event_number, '{EventType.VIEW}' AS event_type, item_id,
         NULL AS category, false AS is_bot
     FROM numbered
     UNION ALL
-    SELECT request, session_id, session_start_us, epoch_us(event_time), event_number, event_type,
+    SELECT request, session_id, following.session_start_us, event_us, event_number, event_type,
         item_id, NULL, is_bot
-    FROM history JOIN following USING (session_id)
+    FROM {{history}} JOIN following USING (session_id)
 )"""
 """SQL: each request as a shopper with two sessions, the one predicted for and the one after it.
 

@@ -120,7 +120,9 @@ def rows_after(
         ORDER BY ALL
         """
     ).to_arrow_table()
-    supported = supported_tables(sessions.info["provides"])
+    supported = supported_tables(
+        sessions.info["provides"], SessionConfig(**sessions.info["sessions"]).gap_us
+    )
     clock = definition_clock(shop_settings(settings).time_zone, sessions)
     own = {table.name: table for table in supported if "user_id" in table.keys}
     columns = [tuple(name.split("__", 1)) for name in features]

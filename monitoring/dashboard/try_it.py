@@ -169,7 +169,7 @@ def item_row(settings: Settings, item_id: str) -> pd.DataFrame | None:
     if sessions is None:
         return None
     clock = definition_clock(shop_settings(settings).time_zone, sessions)
-    rows = ITEM.rows(SESSION_EVENTS, None, clock)
+    rows = ITEM.rows(SESSION_EVENTS, None, clock, None)
     is_published = rows.event_us <= int(sessions.info["newest_us"])
     newest = rows.filter(is_published & (rows.price > 0)).order_by(rows.event_us.desc()).limit(1)
     with duckdb_connection(settings) as connection:

@@ -8,7 +8,9 @@ from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
 from nextbuy.shop_clock import ShopClock
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
+def _rows(
+    events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock, gap_us: int | None
+) -> ir.Table:
     return daily(events, "category", first_us, clock)
 
 

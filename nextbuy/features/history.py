@@ -1,13 +1,13 @@
 """What happened, gathered per session: the rows that feature tables sum up.
 
-`*_history` adds what is known of a shopper from before a log-in: sessions of the anonymous
-visitors that the log-in links, known from the moment of the log-in and never before.
+`nextbuy.features.visits` adds what log-ins tell.
 """
 
 import ibis
 import ibis.expr.types as ir
 
-from nextbuy.events import EventType
+from nextbuy.events import TYPE_ORDER, EventType
+from nextbuy.features.event_order import type_rank
 from nextbuy.times import DAY
 
 COUNTED = {
@@ -34,13 +34,15 @@ def counts(events: ir.Table) -> dict[str, ir.Value]:
 def user_sessions(events: ir.Table) -> ir.Table:
     """One row per session: its span, its counts, its money.
 
-    Keys `user_id`, `session_start_us`; stamped `event_us`, the time of the last event.
+    Keys `user_id`, `session_start_us`; stamped `event_us`, the time of the last event. `start_us`,
+    that of the first, is before the key's where a log-in went on with a visit.
     """
     bought = events.event_type == EventType.PURCHASE.value
     viewed = events.event_type == EventType.VIEW.value
     discounted = (events.discount > 0).cast("int64")
     return events.group_by(["user_id", "session_start_us", "session_id"]).aggregate(
         event_us=events.event_us.max(),
+        start_us=events.event_us.min(),
         n_events=events.count(),
         n_items=events.item_id.nunique(),
         n_categories=events.category.nunique(),
@@ -60,6 +62,29 @@ def user_sessions(events: ir.Table) -> ir.Table:
 def _sum(where: ir.BooleanValue, value: ir.Value) -> ir.IntegerScalar:
     """The sum over the rows of a kind; a value that is not known adds nothing."""
     return where.ifelse(value.cast("int64").fill_null(0), 0).sum()
+
+
+CART_MOVES = (EventType.ADD_TO_CART, EventType.REMOVE_FROM_CART, EventType.PURCHASE)
+RANKS = 8
+"""More than there are types of events."""
+
+
+def cart_code(events: ir.Table) -> ir.IntegerColumn:
+    """Of events that put an item into the cart or take it out, time and type as one integer: that
+    of the last one is the largest.
+    """
+    moves = events.event_type.isin([kind.value for kind in CART_MOVES])
+    return moves.ifelse(events.event_us * RANKS + type_rank(events), ibis.null("int64"))
+
+
+def cart_time_us(code: ir.IntegerValue) -> ir.IntegerValue:
+    """When that was."""
+    return code // RANKS
+
+
+def is_in_cart(code: ir.IntegerValue) -> ir.BooleanValue:
+    """Whether it put the item in; false where there was none."""
+    return (code % RANKS == TYPE_ORDER.index(EventType.ADD_TO_CART)).fill_null(False)
 
 
 def user_item_sessions(events: ir.Table) -> ir.Table:
@@ -82,8 +107,6 @@ def user_item_sessions(events: ir.Table) -> ir.Table:
     number, price, discount = touched.event_number, touched.price, touched.discount
     viewed = touched.event_type == EventType.VIEW.value
     offered = price.notnull() & discount.notnull()
-    added = touched.event_type == EventType.ADD_TO_CART.value
-    left = touched.event_type.isin([EventType.REMOVE_FROM_CART.value, EventType.PURCHASE.value])
     return touched.group_by(["user_id", "item_id", "session_start_us", "session_id"]).aggregate(
         event_us=touched.session_end_us.max(),
         session_events=touched.session_events.max(),
@@ -103,9 +126,7 @@ def user_item_sessions(events: ir.Table) -> ir.Table:
         offered_discount=discount.argmax(number, where=offered),
         viewed_price=_sum(viewed, price),
         n_priced_views=_sum(viewed, price.notnull()),
-        # The last event that put the item into the cart or took it out, as one sortable integer:
-        # its time and, in the lowest bit, whether the item stayed in.
-        cart_code=(touched.event_us * 2 + added.cast("int64")).argmax(number, where=added | left),
+        cart_code=cart_code(touched).max(),
         is_bot=touched.is_bot.cast("int64").max() == 1,
     )
 
@@ -175,21 +196,3 @@ def links(events: ir.Table) -> ir.Table:
     )
     earliest = earliest.filter(earliest.login_us == earliest.linked_us)
     return earliest.group_by(["visitor_id", "linked_us"]).aggregate(user_id=earliest.user_id.min())
-
-
-def with_linked_past(rows: ir.Table, events: ir.Table) -> ir.Table:
-    """Add to each shopper's session rows those of the visitors a log-in linked to them.
-
-    Adds `since_us` (when it happened), `known_us` (when it became known of this shopper) and
-    `is_requested` (false for the linked past, which has no row of its own under this shopper).
-    """
-    own = rows.mutate(
-        since_us=rows.event_us, known_us=rows.event_us, is_requested=ibis.literal(True)
-    )
-    linked = rows.rename(visitor_id="user_id").join(links(events), "visitor_id")
-    linked = linked.mutate(
-        since_us=linked.event_us,
-        known_us=ibis.greatest(linked.event_us, linked.linked_us),
-        is_requested=ibis.literal(False),
-    )
-    return own.union(linked.select(*own.columns))

@@ -7,7 +7,9 @@ from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
 from nextbuy.shop_clock import ShopClock
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
+def _rows(
+    events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock, gap_us: int | None
+) -> ir.Table:
     rows = daily(events, "item_id", first_us, clock, attributes=("category", "brand"))
     list_price = rows.offered_price + rows.offered_discount
     return rows.mutate(rate_discount=ratio(rows.offered_discount, list_price))

@@ -7,7 +7,9 @@ from nextbuy.shop_clock import ShopClock
 from nextbuy.times import SECOND
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
+def _rows(
+    events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock, gap_us: int | None
+) -> ir.Table:
     return events.group_by(["user_id", "session_start_us"]).aggregate(
         event_us=events.event_us.max()
     )

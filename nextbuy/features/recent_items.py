@@ -4,7 +4,9 @@ import ibis
 import ibis.expr.types as ir
 
 from nextbuy.features.history import user_item_sessions
+from nextbuy.features.linked_items import at_own_ends
 from nextbuy.features.table import Feature, FeatureTable
+from nextbuy.features.visits import known_sessions, with_whole_visits
 from nextbuy.shop_clock import ShopClock
 from nextbuy.times import DAY
 
@@ -18,11 +20,22 @@ MAX_DAYS = 90
 """How many days it stays listed. Which of them are scored, the horizon of the labels decides."""
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
+def _rows(
+    events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock, gap_us: int | None
+) -> ir.Table:
     sessions = _numbered_sessions(events)
-    touched = user_item_sessions(events).drop("event_us")
+    visits = events if gap_us is None else with_whole_visits(events, gap_us)
+    touched = user_item_sessions(visits).rename(since_us="event_us").mutate(is_linked=0)
     touched = touched.inner_join(sessions, ["user_id", "session_start_us"])
-    of_item = ibis.window(group_by=[touched.user_id, touched.item_id], order_by=touched.number)
+    if gap_us is not None:
+        linked = at_own_ends(known_sessions(events, user_item_sessions, gap_us), events)
+        linked = linked.drop("session_start_us").mutate(is_linked=1)
+        linked = linked.inner_join(sessions, ["user_id", "event_us"])
+        touched = touched.union(linked.select(*touched.columns))
+    of_item = ibis.window(
+        group_by=[touched.user_id, touched.item_id],
+        order_by=[touched.number, -touched.is_linked, touched.since_us, touched.last_number],
+    )
     end = touched.last_number_within + 1
     # The touch stands in the lists of these sessions: from its own to the item's next one.
     listed = ibis.range(
@@ -35,6 +48,8 @@ def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock)
         touch=ibis.struct(
             {
                 "session": -touched.number,
+                "linked": touched.is_linked,
+                "end": -touched.since_us,
                 "event": -touched.last_number,
                 "item_id": touched.item_id,
             }

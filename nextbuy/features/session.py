@@ -5,15 +5,18 @@ import ibis.expr.types as ir
 from nextbuy.features.history import user_sessions
 from nextbuy.features.local_time import hour_of, local_us, weekday_of
 from nextbuy.features.table import Feature, FeatureTable, ratio
+from nextbuy.features.visits import with_whole_visits
 from nextbuy.shop_clock import ShopClock
 from nextbuy.times import SECOND
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
-    sessions = user_sessions(events)
+def _rows(
+    events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock, gap_us: int | None
+) -> ir.Table:
+    sessions = user_sessions(events if gap_us is None else with_whole_visits(events, gap_us))
     return sessions.mutate(
-        duration_us=sessions.event_us - sessions.session_start_us,
-        entered_us=local_us(sessions.session_start_us, clock),
+        duration_us=sessions.event_us - sessions.start_us,
+        entered_us=local_us(sessions.start_us, clock),
     )
 
 

@@ -7,10 +7,12 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
+from nextbuy.shop import SessionConfig
 from nextbuy.shop_clock import UTC_CLOCK, ShopClock
 
-RowsBuilder = Callable[[ir.Table, ir.IntegerScalar | None, ShopClock], ir.Table]
-"""(session events, `first_us`, the shop's clock) -> keys, `event_us` and what features read.
+RowsBuilder = Callable[[ir.Table, ir.IntegerScalar | None, ShopClock, int | None], ir.Table]
+"""(session events, `first_us`, the shop's clock, `gap_us`) -> keys, `event_us` and what features
+read. `gap_us` is None for a log without log-ins.
 
 Rows stamped before `first_us` are not used; they may be left out or hold anything."""
 
@@ -77,6 +79,9 @@ class FeatureTable:
     rows: RowsBuilder
     in_model: bool = True
     """Whether the model's feature service holds this view."""
+    gap_us: int | None = SessionConfig().gap_us
+    """The pause that ends a session: a log-in goes on with a visit that did not pause so long. None
+    for a log without log-ins, where nothing is looked for that they could link."""
 
     def build(
         self,
@@ -94,7 +99,7 @@ class FeatureTable:
             first_us: no row is stamped before it; without it, all there are.
             clock: the shop's, for the time that these events span.
         """
-        rows = self.rows(session_events, first_us, clock)
+        rows = self.rows(session_events, first_us, clock, self.gap_us)
         if before is not None:
             rows = self._carry_on(rows, before)
         if first_us is not None:
@@ -129,10 +134,12 @@ class FeatureTable:
             columns[name] = now + then.fill_null(0) if how == "sum" else ibis.coalesce(now, then)
         return joined.mutate(**columns)
 
-    def supported_by(self, provides: Collection[str]) -> "FeatureTable":
-        """The table without the features that a log cannot support."""
+    def supported_by(
+        self, provides: Collection[str], gap_us: int = SessionConfig().gap_us
+    ) -> "FeatureTable":
+        """The table without what a log cannot support."""
         kept = tuple(f for f in self.features if set(f.needs) <= set(provides))
-        return replace(self, features=kept)
+        return replace(self, features=kept, gap_us=gap_us if "login" in provides else None)
 
 
 def windowed(

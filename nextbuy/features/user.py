@@ -1,11 +1,14 @@
 """The shopper, as of the end of each session."""
 
+from functools import partial
+
 import ibis
 import ibis.expr.types as ir
 
-from nextbuy.features.history import user_sessions, with_linked_past
+from nextbuy.features.history import user_sessions
 from nextbuy.features.local_time import hour_of, local_us, weekday_of
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
+from nextbuy.features.visits import known_sessions
 from nextbuy.features.windows import as_of
 from nextbuy.shop_clock import ShopClock
 from nextbuy.times import SECOND
@@ -18,13 +21,13 @@ PRICE = frozenset({"price"})
 DISCOUNT = frozenset({"discount"})
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
+def _sessions(events: ir.Table, clock: ShopClock) -> ir.Table:
     sessions = user_sessions(events)
     in_order = ibis.window(group_by=sessions.user_id, order_by=sessions.event_us)
-    sessions = sessions.mutate(entered_us=local_us(sessions.session_start_us, clock))
+    sessions = sessions.mutate(entered_us=local_us(sessions.start_us, clock))
     hour, weekday = hour_of(sessions.entered_us), weekday_of(sessions.entered_us)
     had_cart = sessions.n_carts > 0
-    sessions = sessions.mutate(
+    return sessions.mutate(
         n_sessions=ibis.literal(1, "int64"),
         n_weekend_sessions=(weekday >= 5).cast("int64"),
         n_night_sessions=(hour < 6).cast("int64"),
@@ -35,6 +38,11 @@ def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock)
         negative_us=-sessions.event_us,  # its maximum is the earliest session
         previous_us=sessions.event_us.lag().over(in_order),
     )
+
+
+def _rows(
+    events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock, gap_us: int | None
+) -> ir.Table:
     windows: dict[str, tuple[str, ...]] = dict.fromkeys(
         ("n_sessions", "n_views", "n_carts", "n_removes", "n_purchases", "spend"), ALL
     )
@@ -55,7 +63,7 @@ def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock)
         ),
         ("",),
     )
-    past = with_linked_past(sessions, events)
+    past = known_sessions(events, partial(_sessions, clock=clock), gap_us)
     rows = as_of(
         past.mutate(previous_us=past.is_requested.ifelse(past.previous_us, None)),
         ["user_id"],

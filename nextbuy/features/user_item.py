@@ -4,8 +4,10 @@ import ibis
 import ibis.expr.types as ir
 
 from nextbuy.features.daily import MONEY
-from nextbuy.features.history import user_item_sessions, with_linked_past
+from nextbuy.features.history import cart_time_us, is_in_cart, user_item_sessions
+from nextbuy.features.linked_items import moves_reported, rows_requested, sessions_shown
 from nextbuy.features.table import Feature, FeatureTable, ratio, windowed
+from nextbuy.features.visits import known_sessions, with_whole_visits
 from nextbuy.features.windows import as_of
 from nextbuy.shop_clock import ShopClock
 from nextbuy.times import END_OF_TIME_US, SECOND
@@ -19,9 +21,9 @@ PURCHASES = frozenset({"purchase"})
 PRICE = frozenset({"price"})
 
 
-def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock) -> ir.Table:
+def _sessions(events: ir.Table) -> ir.Table:
     touched = user_item_sessions(events)
-    touched = touched.mutate(
+    return touched.mutate(
         n_sessions=ibis.literal(1, "int64"),
         negative_us=-touched.first_touch_us,  # its maximum is the first touch ever
         purchased_us=(touched.n_purchases > 0).ifelse(touched.event_us, ibis.null("int64")),
@@ -30,29 +32,36 @@ def _rows(events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock)
         * ibis.literal(MONEY, "int64").cast(CODE)
         + touched.first_price,
     )
-    past = with_linked_past(touched, events)
-    rows = as_of(
-        past,
-        ["user_id", "item_id"],
-        sums={
-            "n_sessions": SESSIONS,
-            "n_views": SESSIONS,
-            **dict.fromkeys(("n_scrolls", "n_carts", "n_removes", "n_purchases"), ("",)),
-            "dwell_us": ("",),
-        },
-        maxima=("negative_us", "purchased_us", "cart_code", "first_price_code"),
-        first_us=first_us,
-    )
-    now = touched.select(
+
+
+def _rows(
+    events: ir.Table, first_us: ir.IntegerScalar | None, clock: ShopClock, gap_us: int | None
+) -> ir.Table:
+    sums: dict[str, tuple[str, ...]] = {
+        "n_sessions": SESSIONS,
+        "n_views": SESSIONS,
+        **dict.fromkeys(("n_scrolls", "n_carts", "n_removes", "n_purchases"), ("",)),
+        "dwell_us": ("",),
+    }
+    maxima = ("negative_us", "purchased_us", "cart_code", "first_price_code")
+    priced = ("n_events", "viewed_price", "n_priced_views")
+    past = known_sessions(events, _sessions, gap_us)
+    shown = user_item_sessions(events if gap_us is None else with_whole_visits(events, gap_us))
+    if gap_us is not None:
+        shown = sessions_shown(past, shown, events)
+        added = {*sums, *priced}
+        reported = moves_reported(past, added, events).union(rows_requested(past, added, shown))
+        past = past.union(reported)
+    rows = as_of(past, ["user_id", "item_id"], sums=sums, maxima=maxima, first_us=first_us)
+    now = shown.select(
         "user_id", "item_id", "event_us", "category", "brand", "price",
         "offered_price", "offered_discount",
         "last_touch_us", "first_number", "last_number", "session_events",
-        **{f"{name}_session": touched[name] for name in (
+        **{f"{name}_session": shown[name] for name in (
             "n_views", "n_scrolls", "n_carts", "n_removes", "n_purchases", "n_events", "dwell_us",
         )},
     )  # fmt: skip
     rows = rows.inner_join(now, ["user_id", "item_id", "event_us"])
-    priced = ("n_events", "viewed_price", "n_priced_views")
     rows = _beside(rows, past, "user", [], priced, first_us)
     rows = _beside(rows, past, "category", ["category"], ("n_events",), first_us)
     return _beside(rows, past, "brand", ["brand"], ("n_events",), first_us)
@@ -78,7 +87,7 @@ def _beside(
 
 
 def _in_cart(t: ir.Table) -> ir.Value:
-    return (t.cart_code % 2).fill_null(0) == 1
+    return is_in_cart(t.cart_code)
 
 
 def _in_session(name: str, description: str, *needs: str) -> Feature:
@@ -174,7 +183,7 @@ TABLE = FeatureTable(
             "seconds_since_cart",
             "int64",
             "Since the item last entered or left the cart",
-            lambda t: (t.event_us - t.cart_code // 2) // SECOND,
+            lambda t: (t.event_us - cart_time_us(t.cart_code)) // SECOND,
             unit="seconds",
             needs=CARTS,
         ),

@@ -98,6 +98,26 @@ def not_before(moment: ir.IntegerValue, first_us: ir.IntegerScalar | None) -> ir
     return moment if first_us is None else ibis.greatest(moment, first_us - 1)
 
 
+def next_moments(requests: ir.Table, moments: ir.Table, pause: int = 0) -> ir.Table:
+    """The first of an id's moments at or after each requested moment, `pause` later at least.
+
+    Args:
+        requests: `id`, `at_us`.
+        moments: `id`, `moment_us`.
+        pause: in microseconds.
+
+    Returns:
+        `id`, `at_us`, `moment_us`, once each, where there is one.
+    """
+    marks = requests.select("id", "at_us", moment_us=ibis.null("int64"))
+    marks = marks.union(moments.select("id", at_us="moment_us", moment_us="moment_us"))
+    ahead = ibis.range_window(
+        group_by=marks.id, order_by=marks.at_us, preceding=None, following=(pause, None)
+    )
+    marks = marks.mutate(moment_us=marks.moment_us.min().over(ahead)).distinct()
+    return marks.filter(marks.moment_us.notnull())
+
+
 def _running(
     rows: ir.Table,
     keys: Sequence[str],

@@ -111,7 +111,8 @@ def live_tables(settings: Settings) -> tuple[FeatureTable, ...]:
     Items and categories are as of each midnight, so no event of the day changes them.
     """
     sessions = manifest(settings.sessions)
-    supported = supported_tables(sessions.info["provides"] if sessions else None)
+    provides = sessions.info["provides"] if sessions else None
+    supported = supported_tables(provides, live_settings(settings).sessions.gap_us)
     return tuple(table for table in supported if "user_id" in table.keys)
 
 

@@ -34,6 +34,7 @@ from nextbuy.tables.incremental import (
     SessionChange,
     differing,
     find_affected,
+    find_affected_labels,
     find_changed,
     iso_day,
     session_change,
@@ -51,6 +52,10 @@ FEATURES = CODE.parent / "features"
 ENGINE = (
     *sorted(set(CODE.glob("*.py")) - {CODE / "labels.py", CODE / "spark.py"}),
     CODE.parent / "shop_clock.py",
+)
+LABELS = (
+    CODE / "labels.py",
+    *(FEATURES / f"{name}.py" for name in ("event_order", "history", "visits", "windows")),
 )
 
 
@@ -151,7 +156,7 @@ def stage_labels(
     writer = TableWriter(
         settings.labels,
         sessions,
-        fingerprint(config.model_dump(), session_config.model_dump(), CODE / "labels.py", *ENGINE),
+        fingerprint(config.model_dump(), session_config.model_dump(), *LABELS, *ENGINE),
         "event_timestamp",
         ("event_timestamp", "user_id", "item_id"),
         {
@@ -168,7 +173,10 @@ def stage_labels(
     )
     with writer.stage() as staged:
         if staged.version:
-            rows = label_rows(SESSION_EVENTS, span.end_us, session_config, config, holes)
+            has_logins = "login" in sessions.info["provides"]
+            rows = label_rows(
+                SESSION_EVENTS, span.end_us, session_config, config, holes, has_logins
+            )
             with duckdb_connection(settings) as connection:
                 if compute is not None:
                     sql = published_form.format(_computed(compute, rows, "labels"))
@@ -188,7 +196,6 @@ def _write_labels(
     config: LabelConfig,
 ) -> None:
     sessions = writer.source
-    newest_us = sessions.info["newest_us"]
     last = writer.last(version)
     change = session_change(connection, settings, sessions, last.made_from) if last else None
     if last is None or change is None:
@@ -201,33 +208,13 @@ def _write_labels(
         known_sql(info["newest_us"], config, [Hole(*hole) for hole in info["holes"]])
         for info in (last.info, version.info)
     )
-    connection.execute(
-        "CREATE TABLE maturing AS SELECT user_id, epoch_us(event_timestamp) AS event_us "
+    maturing = (
+        "SELECT user_id, epoch_us(event_timestamp) AS event_us "
         f"FROM {read_days(settings.labels, last.days)} WHERE {was_known} <> {is_known}"
     )
-    changed = change.changed.users
-    connection.execute(
-        "CREATE TABLE affected_users AS "
-        f"SELECT user_id FROM {changed} UNION SELECT user_id FROM maturing"
-    )
-    # A label looks one horizon ahead, at sessions that start by then: no older label changes.
-    first_us = _one(
-        connection,
-        f"SELECT coalesce(min(event_us), {newest_us}) FROM (SELECT event_us FROM maturing "
-        f"UNION ALL SELECT moment_us - {config.horizon_us} FROM {changed})",
-    )
-    from_us = first_us // DAY * DAY
-    days = [day for day in sessions.days if day >= iso_day(from_us)]
-    # A session that ends after that may have begun earlier.
-    start_us = _one(
-        connection,
-        f"SELECT coalesce(min(epoch_us(session_start)), {from_us}) "
-        f"FROM {read_days(settings.sessions, days)} SEMI JOIN affected_users USING (user_id)",
-    )
-    days = [day for day in sessions.days if day >= iso_day(start_us)]
-    only = f"SEMI JOIN affected_users USING (user_id) WHERE epoch_us(session_start) >= {start_us}"
-    _read_sessions(connection, settings, days, only)
-    writer.write_part(connection, version, sql, _among("affected_users"), from_us)
+    affected = find_affected_labels(connection, settings, sessions, change, maturing, config)
+    _show_session_events(connection, affected.events)
+    writer.write_part(connection, version, sql, _among(affected.users), affected.from_us)
 
 
 @contextmanager
@@ -251,7 +238,9 @@ def stage_features(
     sessions = require(settings.sessions, "nextbuy sessionize")
     tables = [
         table
-        for table in supported_tables(sessions.info["provides"])
+        for table in supported_tables(
+            sessions.info["provides"], SessionConfig(**sessions.info["sessions"]).gap_us
+        )
         if not only or table.name in only
     ]
     with (
@@ -278,7 +267,9 @@ def _staged_features(
             writer = TableWriter(
                 settings.features / table.name,
                 sessions,
-                fingerprint(features, shop_clock(zone), max_shoppers, FEATURES, *ENGINE),
+                fingerprint(
+                    features, shop_clock(zone), max_shoppers, table.gap_us, FEATURES, *ENGINE
+                ),
                 "event_timestamp",
                 ("event_timestamp", *table.keys),
                 info,

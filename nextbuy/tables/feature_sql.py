@@ -40,7 +40,8 @@ def feature_rows(
     A part of them begins at the `first_us` of the relation `FROM_US`, and goes on from the relation
     `BEFORE` where the events do not reach back to the beginning.
     """
-    sql = _compiled(table.name, tuple(feature.name for feature in table.features), part, clock)
+    features = tuple(feature.name for feature in table.features)
+    sql = _compiled(table.name, features, table.gap_us, part, clock)
     return published_form(table, f"({sql})", newest_us)
 
 
@@ -60,10 +61,13 @@ def published_form(table: FeatureTable, rows: str, newest_us: int) -> str:
 
 
 @cache
-def _compiled(name: str, features: Sequence[str], part: bool, clock: ShopClock) -> str:
+def _compiled(
+    name: str, features: Sequence[str], gap_us: int | None, part: bool, clock: ShopClock
+) -> str:
     """The definition's SQL, without end; compiling takes longer than running it on a small log."""
     (table,) = (table for table in TABLES if table.name == name)
-    table = replace(table, features=tuple(f for f in table.features if f.name in features))
+    kept = tuple(f for f in table.features if f.name in features)
+    table = replace(table, features=kept, gap_us=gap_us)
     if not part:
         return duckdb_sql(table.build(SESSION_EVENTS, clock=clock))
     before = ibis.table(dict.fromkeys(table.keys, "string") | table.carried, name=BEFORE)

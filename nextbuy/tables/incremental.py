@@ -16,10 +16,11 @@ from typing import NamedTuple
 import duckdb
 
 from nextbuy.settings import Settings
-from nextbuy.shop import SessionConfig, shop_settings
+from nextbuy.shop import LabelConfig, SessionConfig, shop_settings
 from nextbuy.shop_clock import ShopClock, shop_clock
 from nextbuy.sql import read_parquet
 from nextbuy.tables.identity import find_links, linkable_session_events, linked_users_sql
+from nextbuy.tables.sessions import session_event_columns
 from nextbuy.times import DAY, MINUTE, to_datetime
 from nextbuy.versioned_table import Manifest, files, read_days, version_of
 
@@ -157,8 +158,12 @@ def find_affected(
     settings: Settings,
     sessions: Manifest,
     change: SessionChange,
+    also: str = "",
 ) -> AffectedUsers:
-    """The changed shoppers and all linked ones; the next call replaces both tables."""
+    """The changed shoppers, those of the table `also` and all linked ones.
+
+    The next call replaces both tables.
+    """
     shared = sessions.days.keys() - set(change.added_days)
     versions = {
         "both": read_days(settings.sessions, shared),
@@ -174,6 +179,8 @@ def find_affected(
         f"SELECT 0, user_id FROM {change.changed.users} "
         f"UNION SELECT 0, user_id FROM {links.changed}"
     )
+    if also:
+        start += f" UNION SELECT 0, user_id FROM {also}"
     connection.execute(
         "CREATE OR REPLACE TABLE affected_users AS "
         f"SELECT user_id FROM ({linked_users_sql(start, links.linked)})"
@@ -184,3 +191,72 @@ def find_affected(
         f"{linkable_session_events(f'FROM {affected}', links.crowded)}"
     )
     return AffectedUsers("affected_users", "affected_events")
+
+
+class AffectedLabels(NamedTuple):
+    """The labels that can have changed."""
+
+    users: str
+    """Table (user_id)."""
+    from_us: int
+    """A midnight: no older row of these users has changed."""
+    events: str
+    """Query for the session events that these rows depend on, in the shape of `SESSION_EVENTS`."""
+
+
+def find_affected_labels(
+    connection: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    sessions: Manifest,
+    change: SessionChange,
+    maturing: str,
+    config: LabelConfig,
+) -> AffectedLabels:
+    """The labels of changed and linked shoppers, and those that time alone has made known.
+
+    Args:
+        connection: runs it; the tables made here are replaced by the next call.
+        settings: where things are.
+        sessions: as published.
+        change: how they differ from those that the published labels were made from.
+        maturing: query (user_id, event_us) for rows that time alone has made known.
+        config: the horizon.
+    """
+    connection.execute(f"CREATE OR REPLACE TABLE maturing AS {maturing}")
+    changed, has_logins = change.changed.users, "login" in sessions.info["provides"]
+    if has_logins:
+        users, events = find_affected(connection, settings, sessions, change, also="maturing")
+    else:
+        users = "affected_users"
+        connection.execute(
+            f"CREATE OR REPLACE TABLE {users} AS "
+            f"SELECT user_id FROM {changed} UNION SELECT user_id FROM maturing"
+        )
+    # A label looks one horizon ahead, at sessions that start by then: no older label changes.
+    moments = f"SELECT moment_us FROM {changed}"
+    if has_logins:
+        # A visitor's session that goes on in a changed one was not over a gap before.
+        moments += (
+            f" UNION ALL SELECT session_start_us FROM {events} WHERE event_us >= "
+            f"(SELECT min(moment_us) - {change.gap_us} FROM {changed})"
+        )
+    ((first_us,),) = connection.execute(
+        "SELECT min(moment_us) FROM (SELECT event_us AS moment_us FROM maturing "
+        f"UNION ALL SELECT moment_us - {config.horizon_us} FROM ({moments}))"
+    ).fetchall()
+    from_us = (change.new_newest_us if first_us is None else first_us) // DAY * DAY
+    if has_logins:  # all events: a link may be older
+        return AffectedLabels(users, from_us, f"FROM {events}")
+    days = [day for day in sessions.days if day >= iso_day(from_us)]
+    # A session that ends after that may have begun earlier.
+    ((start_us,),) = connection.execute(
+        f"SELECT coalesce(min(epoch_us(session_start)), {from_us}) "
+        f"FROM {read_days(settings.sessions, days)} SEMI JOIN {users} USING (user_id)"
+    ).fetchall()
+    days = [day for day in sessions.days if day >= iso_day(start_us)]
+    return AffectedLabels(
+        users,
+        from_us,
+        f"SELECT {session_event_columns()} FROM {read_days(settings.sessions, days)} "
+        f"SEMI JOIN {users} USING (user_id) WHERE epoch_us(session_start) >= {start_us}",
+    )

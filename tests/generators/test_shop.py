@@ -27,31 +27,37 @@ class Shop(NamedTuple):
 
 
 SESSIONS = """
+CREATE TABLE link AS -- a log-in tells whose the visitor id is
+SELECT DISTINCT visit.user_id AS visitor_id, login.user_id AS person
+FROM raw AS visit JOIN raw AS login USING (source_session_id)
+WHERE login.event_type = 'login' AND visit.user_id <> login.user_id;
 CREATE TABLE event AS
-SELECT *, sum(is_first) OVER (PARTITION BY user_id ORDER BY event_time, event_id) AS session
+SELECT *, sum(is_first) OVER (PARTITION BY person ORDER BY event_time, event_id) AS session
 FROM (
     SELECT *, coalesce(event_time - lag(event_time) OVER mine > INTERVAL 30 MINUTE, true)::INT
         AS is_first
-    FROM (SELECT DISTINCT * FROM raw)
-    WINDOW mine AS (PARTITION BY user_id ORDER BY event_time, event_id)
+    FROM (SELECT DISTINCT raw.*, coalesce(person, user_id) AS person
+        FROM raw LEFT JOIN link ON user_id = visitor_id)
+    WINDOW mine AS (PARTITION BY person ORDER BY event_time, event_id)
 );
-CREATE TABLE session AS
-SELECT user_id, session, min(event_time) AS start_time, max(event_time) AS end_time,
+CREATE TABLE session AS -- a visit is of the id that it ends with
+SELECT max(user_id) AS user_id, person, session, max(event_time) AS end_time,
+    coalesce(min(event_time) FILTER (event_type = 'login'), min(event_time)) AS start_time,
     count(*) > 100 AS is_bot
-FROM event GROUP BY user_id, session;
+FROM event GROUP BY person, session;
 CREATE TABLE touch AS
-SELECT user_id, session, item_id, bool_or(event_type = 'purchase') AS has_purchase
+SELECT person, session, item_id, bool_or(event_type = 'purchase') AS has_purchase
 FROM event WHERE item_id IS NOT NULL GROUP BY ALL;
 """
 
 LABELS = """
-SELECT touch.user_id, touch.item_id, s.end_time AS event_timestamp,
+SELECT s.user_id, touch.item_id, s.end_time AS event_timestamp,
     coalesce(n.start_time <= s.end_time + to_days($horizon) AND b.has_purchase, false) AS label
 FROM touch
-JOIN session s USING (user_id, session)
-LEFT JOIN session n ON n.user_id = s.user_id AND n.session = s.session + 1
+JOIN session s USING (person, session)
+LEFT JOIN session n ON n.person = s.person AND n.session = s.session + 1
 LEFT JOIN touch b
-    ON b.user_id = s.user_id AND b.session = s.session + 1 AND b.item_id = touch.item_id
+    ON b.person = s.person AND b.session = s.session + 1 AND b.item_id = touch.item_id
 WHERE NOT s.is_bot
 """
 
@@ -185,10 +191,10 @@ def test_task_is_neither_rare_nor_easy(shop: Shop, labelled: pd.DataFrame) -> No
 
 
 def test_sessions_of_the_shop_are_those_of_thirty_quiet_minutes(shop: Shop) -> None:
-    pairs = "SELECT DISTINCT user_id, session, source_session_id FROM event"
+    pairs = "SELECT DISTINCT person, session, source_session_id FROM event"
     by_gap = count(shop, "SELECT count(*) FROM session")
     assert count(shop, f"SELECT count(*) FROM ({pairs})") == by_gap
-    by_shop = "SELECT DISTINCT user_id, source_session_id FROM event"
+    by_shop = "SELECT DISTINCT person, source_session_id FROM event"
     assert count(shop, f"SELECT count(*) FROM ({by_shop})") == by_gap
     sessions = shop.summary.sessions + shop.summary.bot_runs
     assert count(shop, "SELECT count(DISTINCT source_session_id) FROM event") == sessions
@@ -247,9 +253,9 @@ def test_an_anonymous_visitor_shops_and_then_signs_up(shop: Shop) -> None:
 
 def test_bots_view_at_a_machines_pace(shop: Shop) -> None:
     shop.sql.execute("""CREATE OR REPLACE TABLE run AS
-        SELECT user_id, session, count(*) AS n, list_distinct(list(event_type)) AS types,
+        SELECT event.user_id, session, count(*) AS n, list_distinct(list(event_type)) AS types,
             epoch(max(event_time) - min(event_time)) / count(*) AS pace
-        FROM event JOIN session USING (user_id, session) WHERE is_bot GROUP BY ALL""")
+        FROM event JOIN session USING (person, session) WHERE is_bot GROUP BY ALL""")
     assert count(shop, "SELECT count(*) FROM run") == shop.summary.bot_runs > 0
     assert count(shop, "SELECT sum(n) FROM run") == shop.summary.bot_events
     assert count(shop, "SELECT count(*) FROM run WHERE pace > 1 OR types <> ['view']") == 0
@@ -268,7 +274,7 @@ def test_what_is_out_of_stock_is_looked_at_but_never_bought(shop: Shop) -> None:
     rows = shop.sql.execute("""
         SELECT epoch_us(start_time) AS start, item_id[2:]::INT AS item,
             event_type = 'purchase' AS bought, event_type = 'view' AS viewed
-        FROM event JOIN session USING (user_id, session) WHERE item_id IS NOT NULL AND NOT is_bot
+        FROM event JOIN session USING (person, session) WHERE item_id IS NOT NULL AND NOT is_bot
     """).df()
     day = (rows.start - shop.config.begin) // 86_400_000_000
     gone = ~world.daily_offer.in_stock[day, rows.item]

@@ -9,14 +9,8 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from nextbuy.times import DAY, SECOND
+from tests.nextbuy.reference_links import MOVES, NAMES, LinkedHistory, Session, order
 
-NAMES = {
-    "view": "n_views",
-    "scroll": "n_scrolls",
-    "add_to_cart": "n_carts",
-    "remove_from_cart": "n_removes",
-    "purchase": "n_purchases",
-}
 WINDOWS = {"": 10**9 * DAY, "_1d": DAY, "_7d": 7 * DAY, "_30d": 30 * DAY}
 
 
@@ -26,14 +20,6 @@ def ratio(part, whole):
 
 def since(now, then):
     return None if then is None else (now - then) // SECOND
-
-
-# What happens first in a shop, where a log gives two events one time.
-ORDER = ["login", "view", "scroll", "add_to_cart", "remove_from_cart", "purchase"]
-
-
-def order(e):
-    return e["event_us"], ORDER.index(e["event_type"]), e["event_id"]
 
 
 def mean(values):
@@ -55,32 +41,7 @@ def rate_of_last_offer(events):
     )
 
 
-class Session:
-    def __init__(self, events):
-        self.events = events
-        self.user, self.start, self.end = (
-            events[0]["user_id"],
-            events[0]["event_us"],
-            events[-1]["event_us"],
-        )
-
-    def count(self, name, item=None):
-        return sum(
-            NAMES.get(e["event_type"]) == name and item in (None, e["item_id"]) for e in self.events
-        )
-
-    def items(self):
-        return {e["item_id"] for e in self.events if e["item_id"]}
-
-    def of(self, item):
-        return [e for e in self.events if e["item_id"] == item]
-
-    def last(self, item, name):
-        seen = [e[name] for e in self.of(item) if e[name] is not None]
-        return seen[-1] if seen else None
-
-
-class Reference:
+class Reference(LinkedHistory):
     def __init__(self, events, config, zone="UTC"):
         self.events = sorted(events, key=order)
         self.config, self.zone = config, ZoneInfo(zone)
@@ -88,7 +49,7 @@ class Reference:
         self.bots = set()
         for user in sorted({e["user_id"] for e in events}):
             self.sessions[user] = self._cut([e for e in self.events if e["user_id"] == user])
-        self.links = self._links()
+        self.link()
 
     def _cut(self, events):
         sessions, current, is_bot = [], [], False
@@ -112,52 +73,6 @@ class Reference:
 
     def day(self, us):
         return self.shown(us).date().toordinal()
-
-    def _crowded(self):
-        """Shop session -> since when more shoppers have used it than one can have."""
-        found = {}
-        for name in {e["source_session_id"] for e in self.events} - {None}:
-            seen = set()
-            for e in self.events:
-                if e["source_session_id"] == name:
-                    seen.add(e["user_id"])
-                    if len(seen) > self.config.max_shoppers:
-                        found[name] = e["event_us"]
-                        break
-        return found
-
-    def _links(self):
-        """Visitor -> (shopper, since when)."""
-        logins = [e for e in self.events if e["event_type"] == "login"]
-        crowded = self._crowded()
-        found = {}
-        for login in sorted(logins, key=lambda e: (e["event_us"], e["user_id"])):
-            for e in self.events:
-                visitor = e["user_id"]
-                if (
-                    e["source_session_id"] == login["source_session_id"] is not None
-                    and login["event_us"] < crowded.get(login["source_session_id"], 10**18)
-                    and e["event_us"] <= login["event_us"]
-                    and visitor != login["user_id"]
-                    and not any(
-                        other["user_id"] == visitor and other["event_us"] <= login["event_us"]
-                        for other in logins
-                    )
-                ):
-                    found.setdefault(visitor, (login["user_id"], login["event_us"]))
-        return found
-
-    def known(self, user, now):
-        """Sessions of the shopper known at `now`, the linked past included."""
-        own = [s for s in self.sessions[user] if s.end <= now]
-        linked = [
-            s
-            for visitor, (shopper, linked_us) in self.links.items()
-            if shopper == user and linked_us <= now
-            for s in self.sessions[visitor]
-            if s.end <= now
-        ]
-        return own + linked
 
     def user(self, user, now):
         past = self.known(user, now)
@@ -197,12 +112,8 @@ class Reference:
             "rate_evening_sessions": ratio(sum(h >= 18 for h in hours), len(hours)),
         }
 
-    def _session(self, user, now):
-        (session,) = (s for s in self.sessions[user] if s.end == now)
-        return session
-
     def session(self, user, now):
-        s = self._session(user, now)
+        (s,) = (s for s in self.visits_of(user) if s.end == now)
         return {name: s.count(name) for name in NAMES.values()} | {
             "n_events": len(s.events),
             "n_items": len(s.items()),
@@ -214,13 +125,31 @@ class Reference:
         }
 
     def recent_items(self, user, now):
-        lately = [s for s in self.sessions[user] if s.end <= now][-30:]
-        events = [e for s in lately if now - s.end <= 90 * DAY for e in s.events]
-        touched = dict.fromkeys(e["item_id"] for e in reversed(events) if e["item_id"])
-        return {"item_ids": list(touched)[:100]}
+        ends = [s.end for s in self.sessions[user]]
+        touches = [(n, 0, s) for n, s in enumerate(self.visits_of(user))]
+        touches += [
+            (min(n for n, end in enumerate(ends) if end >= known_us), 1, s)
+            for known_us, s in self.linked[user]
+            if known_us <= ends[-1]
+        ]
+        last = ends.index(now)
+        listed = [
+            (
+                -n,
+                is_linked,
+                -s.end,
+                -max(i for i, e in enumerate(s.events) if e in s.of(item)),
+                item,
+            )
+            for n, is_linked, s in touches
+            for item in s.items()
+            if last - 30 < n <= last and now - ends[n] <= 90 * DAY
+        ]
+        return {"item_ids": list(dict.fromkeys(item for *_, item in sorted(listed)))[:100]}
 
     def user_item(self, user, item, now):
-        s = self._session(user, now)
+        s = self.sessions_shown(user)[item, now]
+        told = self.told(user, item, now)
         past = [p for p in self.known(user, now) if item in p.items()]
         touched = s.of(item)
         numbers = [i + 1 for i, e in enumerate(s.events) if e["item_id"] == item]
@@ -238,14 +167,15 @@ class Reference:
             row[f"n_views{suffix}"] = sum(p.count("n_views", item) for p in inside)
         for name in ("n_scrolls", "n_carts", "n_removes", "n_purchases"):
             row[name] = sum(p.count(name, item) for p in past)
+            row[name] += sum(NAMES[e["event_type"]] == name for e in told)
         moves = [
             (order(e), e["event_us"], e["event_type"] == "add_to_cart")
-            for p in past
-            for e in p.of(item)
-            if e["event_type"] in ("add_to_cart", "remove_from_cart", "purchase")
+            for e in (*(e for p in past for e in p.of(item)), *told)
+            if e["event_type"] in MOVES
         ]
         _, moved, in_cart = max(moves, default=(None, None, False))
         bought = [p.end for p in past if p.count("n_purchases", item)]
+        bought += [e["event_us"] for e in told if e["event_type"] == "purchase"]
         priced = [e for p in past for e in p.of(item) if e["price"] is not None]
         category, brand = s.last(item, "category"), s.last(item, "brand")
         price = s.last(item, "price")
@@ -260,7 +190,9 @@ class Reference:
             "is_in_cart": in_cart,
             "is_removed": row["n_removes"] > 0 and not in_cart,
             "seconds_since_cart": since(now, moved),
-            "seconds_since_first_touch": since(now, min(p.of(item)[0]["event_us"] for p in past)),
+            "seconds_since_first_touch": since(
+                now, min((p.of(item)[0]["event_us"] for p in past), default=None)
+            ),
             "seconds_since_purchase": since(now, max(bought, default=None)),
             "price": price,
             "rate_discount": rate_of_last_offer(touched),
