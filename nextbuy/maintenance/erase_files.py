@@ -27,6 +27,8 @@ from nextbuy.settings import PROJECT
 from nextbuy.versioned_table import ROW_GROUP, Manifest, file_digest
 
 NOTHING_READ = "{}"
+MESSAGES = {"error", "message", "observed"}
+"""Keys of a report whose text is a sentence, which may quote an example row."""
 
 
 class RowCounts(NamedTuple):
@@ -268,8 +270,8 @@ def document_rows(file: Path, ids: Collection[str], *, remove: bool) -> RowCount
 def without(document: Any, ids: Collection[str]) -> tuple[Any, int]:
     """A JSON document without what is about these shoppers, and how many places that were.
 
-    An object is about a shopper by its `user_id`: it leaves its list, or becomes null. Within a
-    text (the message of an error) an example row is known by the same name.
+    An object is about a shopper by its `user_id`: it leaves its list, or becomes null. So does an
+    example row that the message of an error quotes.
 
     >>> without([{"user_id": "ann"}, {"user_id": "bob", "item_id": "ann"}], {"ann"})
     ([{'user_id': 'bob', 'item_id': 'ann'}], 1)
@@ -277,25 +279,33 @@ def without(document: Any, ids: Collection[str]) -> tuple[Any, int]:
     if isinstance(document, dict):
         if any(document.get(name) in ids for name in SHOPPER_COLUMNS if name in document):
             return None, 1
-        pairs = {key: without(value, ids) for key, value in document.items()}
+        pairs = {
+            key: _without_examples(value, ids)
+            if key in MESSAGES and isinstance(value, str)
+            else without(value, ids)
+            for key, value in document.items()
+        }
         return {key: value for key, (value, _) in pairs.items()}, sum(n for _, n in pairs.values())
     if isinstance(document, list):
         pruned = [(each, *without(each, ids)) for each in document]
         kept = [left for each, left, _ in pruned if left is not None or each is None]
         return kept, sum(n for _, _, n in pruned)
-    if isinstance(document, str):
-        return _without_examples(document, ids)
     return document, 0
 
 
-def _without_examples(text: str, ids: Collection[str]) -> tuple[str, int]:
-    count = 0
-    for name in SHOPPER_COLUMNS:
-        for user in ids:
-            example = f"{json.dumps(name)}: {json.dumps(user)}"
-            count += text.count(example)
-            text = text.replace(example, f"{json.dumps(name)}: null")
-    return text, count
+def _without_examples(message: str, ids: Collection[str]) -> tuple[str, int]:
+    """A message in which the quoted JSON objects about these shoppers are null."""
+    pieces, at, count = [], 0, 0
+    while (start := message.find("{", at)) != -1:
+        pieces.append(message[at:start])
+        try:
+            quoted, at = json.JSONDecoder().raw_decode(message, start)
+        except ValueError:  # a brace of the text
+            quoted, at = None, start + 1
+        left, named = without(quoted, ids)
+        pieces.append(json.dumps(left) if named else message[start:at])
+        count += named
+    return "".join([*pieces, message[at:]]), count
 
 
 def _is_theirs(rows: pa.Table, columns: Sequence[str], ids: Collection[str]) -> pa.Array:

@@ -293,8 +293,7 @@ class ErasureShop:
         (run,) = data.glob("runs/*.json")
         errors = [step["error"] for step in json.loads(run.read_text())["steps"]]
         examples = [json.loads(e.split("example ")[1].removesuffix(". Mend it")) for e in errors]
-        named = [row for row in examples if row["user_id"] is not None]
-        result["run"] = Counter(str(plain(row)) for row in named)
+        result["run"] = Counter(str(plain(row)) for row in examples if row is not None)
         with sqlite3.connect(data / "live/events.sqlite") as sql:
             for place in self.things:
                 if place.startswith("live ") and place != "live rows":

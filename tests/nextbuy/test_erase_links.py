@@ -17,6 +17,7 @@ from nextbuy.errors import NextbuyError
 from nextbuy.events import EVENT_SCHEMA
 from nextbuy.live.event_store import EventRow, LiveStore
 from nextbuy.maintenance.erase import JOURNAL, forget
+from nextbuy.maintenance.erase_files import without
 from nextbuy.maintenance.linked_ids import linked_ids
 from nextbuy.settings import Settings, refuse_old_layout
 from nextbuy.stores.online.redis_server import running_redis
@@ -243,3 +244,14 @@ def test_a_demo_laid_out_as_before_is_named_with_what_to_do(tmp_path):
     (old / "demo").mkdir()
     refuse_old_layout(old / "demo")
     refuse_old_layout(tmp_path / "elsewhere" / "demo")
+
+
+def test_a_report_loses_what_is_about_the_person_and_keeps_what_quotes_the_name():
+    odd = '"user_id": "ann"'
+    others = {"user_id": "bob", "item_id": odd, "note": "{x}"}
+    kept = {"rule": odd, "worst": [others], "error": f"3 rows {{}}: {json.dumps(others)}. {odd}"}
+    assert without(kept, {"ann"}) == (kept, 0)
+    theirs = {"user_id": "ann", "item_id": "{"}
+    report = kept | {"worst": [theirs, others], "error": f"For example {json.dumps(theirs)}. Fix"}
+    left = kept | {"error": "For example null. Fix"}
+    assert without(report, {"ann"}) == (left, 2)
