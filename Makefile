@@ -14,7 +14,7 @@ demo: $(READY)
 
 # Tests that break, reload and fuzz servers, one after the other: a quarter of an hour.
 SERVER_TESTS := $(addprefix tests/bento/test_,access.py doors.py faults.py hostile.py leftovers.py \
-	live.py live_faults.py live_memory.py reload.py robustness.py) tests/training/test_mlflow_away.py
+	live.py live_faults.py live_hostile.py live_memory.py reload.py robustness.py) tests/training/test_mlflow_away.py
 # Tests that build images and start whole platforms.
 SERVICE_TESTS := $(addprefix tests/bento/test_,build.py flow.py)
 PLATFORM_TESTS := tests/bento/test_api_page.py tests/test_platform.py

@@ -40,5 +40,5 @@ def live(settings: Settings) -> Iterator[Signal | str]:
         value=health.set_apart_events + health.set_apart_shoppers,
         message=f"{health.set_apart_events:,} live events{shoppers} could not be worked off.",
         remedy="See their errors: nextbuy live status. Once the cause is removed: nextbuy live "
-        "retry. What will never be one: nextbuy live discard",
+        "retry. What will never be one: nextbuy live discard ID",
     )

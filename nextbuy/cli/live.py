@@ -93,8 +93,11 @@ def live_events(
         LiveAction, typer.Argument(help="status shows; retry and discard act on what is set apart.")
     ] = LiveAction.STATUS,
     event_ids: Annotated[
-        list[str] | None, typer.Argument(help="Events set apart; none: all of them.")
+        list[str] | None, typer.Argument(help="Ids of events set apart; retry: none for all.")
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Discard all events that are set apart.")
+    ] = False,
 ) -> None:
     """Show what live events wait, and retry or discard those that could not be worked off.
 
@@ -118,13 +121,18 @@ def live_events(
         if action is LiveAction.RETRY:
             print_line(f"{retry(store, event_ids or ()):,} events arrive again")
         elif action is LiveAction.DISCARD:
+            if not event_ids and not every:
+                raise NextbuyError(
+                    "Name the events to discard, or all that are set apart: "
+                    "nextbuy live discard --all"
+                )
             print_line(f"{discard(store, event_ids or ()):,} events discarded")
         else:
             for line in str(health).splitlines():
                 print_line(line)
         is_left = _print_set_apart(store)
     if is_left and action is not LiveAction.RETRY:
-        print_next_steps("nextbuy live retry", "nextbuy live discard")
+        print_next_steps("nextbuy live retry", "nextbuy live discard ID")
     else:
         print_next_steps("nextbuy live status")
 
