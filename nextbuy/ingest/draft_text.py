@@ -94,12 +94,8 @@ def _line(text: str, comment: str, is_sure: bool = True) -> str:
 
 def _scalar(text: str) -> str:
     """A text as YAML writes it within a line."""
-    return (
-        yaml.safe_dump(text, default_flow_style=True, allow_unicode=True, width=10**9)
-        .removesuffix("\n")
-        .removesuffix("...")
-        .strip()
-    )
+    line: str = yaml.safe_dump(text, default_flow_style=True, allow_unicode=True, width=10**9)
+    return line.removesuffix("\n").removesuffix("...").strip()
 
 
 def _quoted(path: str) -> str:
