@@ -78,8 +78,9 @@ def map_and_validate(source: Source, rows: LogRows, now: datetime) -> str:
     is_readable = "_broken IS NULL AND _ignored IS NULL"
     clock = shop_clock(source.time.zone)
     absolute_us, local_us = moments("_event_time", source.time)
-    # What is too far off for an offset to be added is refused all the same.
-    local_us = f"least(greatest({local_us}, {-END_OF_TIME_US}), {END_OF_TIME_US})"
+    # What is too far off for an offset to be added is refused all the same. (`least` skips a NULL.)
+    in_reach = f"least(greatest({local_us}, {-END_OF_TIME_US}), {END_OF_TIME_US})"
+    local_us = f"CASE WHEN {local_us} IS NOT NULL THEN {in_reach} END"
     events = ", ".join(
         f"CASE WHEN {is_readable if name in SHOPPER_COLUMNS else is_event} THEN {sql} END AS {name}"
         for name, sql in columns.items()

@@ -73,19 +73,18 @@ def parquet_columns(files: Sequence[Path]) -> list[str]:
 
 
 def _schema(files: Sequence[Path]) -> pa.Schema:
-    try:
-        schema = pq.read_schema(files[0])
-        for file in files[1:]:
-            if not pq.read_schema(file).equals(schema):
-                raise NextbuyError(
-                    f"{file} has other columns or types than {files[0]}. "
-                    "Ingest them one after the other."
-                )
-    except (pa.ArrowInvalid, OSError) as error:
-        raise NextbuyError(
-            f"{files[0]} and the files with it cannot be read as Parquet: {error}."
-        ) from None
-    return schema
+    schemas = []
+    for file in files:
+        try:
+            schemas.append(pq.read_schema(file))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise NextbuyError(f"{file} cannot be read as Parquet: {error}.") from None
+        if not schemas[-1].equals(schemas[0]):
+            raise NextbuyError(
+                f"{file} has other columns or types than {files[0]}. "
+                "Ingest them one after the other."
+            )
+    return schemas[0]
 
 
 def _column(schema: pa.Schema, places: dict[str, str], name: str) -> str | None:
