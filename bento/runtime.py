@@ -134,7 +134,7 @@ class Runtime:
         """What stands for the clock; None: nothing does.
 
         Raises:
-            NextbuyError: it is the end of the log, and there is none.
+            NextbuyError: it is the end of the log, and no log is published.
         """
         at = self._service.at
         if at != "newest":

@@ -170,9 +170,10 @@ def published_settings(settings: Settings) -> ShopSettings | None:
     record = shop_record(settings)
     known = (record and record.settings) or ShopSettings()
     labels, user = manifest(settings.labels), manifest(settings.features / "user")
+    cut, horizon = sessions.info.get("sessions"), labels.info.get("labels") if labels else None
     return ShopSettings(
-        sessions=SessionConfig(**sessions.info["sessions"]),
-        labels=LabelConfig(**labels.info["labels"]) if labels else known.labels,
+        sessions=SessionConfig(**cut) if cut else known.sessions,
+        labels=LabelConfig(**horizon) if horizon else known.labels,
         time_zone=user.info.get("time_zone", UTC_ZONE) if user else known.time_zone,
     )
 

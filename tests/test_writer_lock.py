@@ -30,14 +30,14 @@ WRITERS = {
     "daily": [],
     "merge-live": [],
     "restore": ["archive.tar.gz"],
-    "forget": ["u1"],
+    "forget": ["u1", "--yes"],
 }
 """Verb -> arguments it needs."""
 DATASET = {"evaluate", "backtest", "tune", "uplift"}
 """They write no table, but need the lock while they build a training set."""
 READERS = {"check", "monitor", "dashboard", "serve", "predict", "reload", "score", "replay",
-    "parity", "backup"}  # fmt: skip
-STAGES = {"demo", "absorb"}
+    "parity", "backup", "map"}  # fmt: skip
+STAGES = {"demo", "absorb", "live"}
 """They run other verbs, each with its own lock."""
 HOLDER = """
 import sys

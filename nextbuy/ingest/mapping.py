@@ -247,5 +247,5 @@ def _id(text: str, source: Source, name: str) -> str:
     if name not in source.float_ids:
         return text
     # What a double could not hold keeps its fraction, so that the row is refused for it.
-    exact = f"abs(TRY_CAST({text} AS DOUBLE)) <= {2**53}"
-    return f"CASE WHEN {exact} THEN regexp_replace({text}, '[.]0+$', '') ELSE {text} END"
+    lost = f"abs(TRY_CAST({text} AS DOUBLE)) > {2**53}"
+    return f"CASE WHEN {lost} THEN {text} ELSE regexp_replace({text}, '[.]0+$', '') END"

@@ -183,6 +183,8 @@ def _with_first_after(rows: ir.Table, chain: str, targets: ir.Table, prefix: str
     firsts = targets.mutate(place=ibis.row_number().over(same))
     firsts = firsts.filter(firsts.place == 0)
     after = after.join(firsts, [after.id == firsts.chain, after.moment_us == firsts.next_start_us])
-    after = after.select("id", "at_us", **{f"{prefix}_{n}": after[n] for n in NEXT})
-    joined = rows.left_join(after, [rows[chain] == after.id, rows.event_us == after.at_us])
-    return joined.drop("id", "at_us")
+    after = after.select(
+        chain_id="id", ended_us="at_us", **{f"{prefix}_{n}": after[n] for n in NEXT}
+    )
+    joined = rows.left_join(after, [rows[chain] == after.chain_id, rows.event_us == after.ended_us])
+    return joined.drop("chain_id", "ended_us")

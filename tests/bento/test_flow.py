@@ -82,7 +82,9 @@ def client(shop):
 
     with (
         traced_threads(),
-        TestClient(Nextbuy.to_asgi(), client=("127.0.0.1", 1), base_url="http://test") as started,
+        TestClient(
+            Nextbuy.to_asgi(), client=("127.0.0.1", 1), base_url="http://localhost"
+        ) as started,
     ):
         yield started
 

@@ -24,6 +24,9 @@ def predictions(n: int = 200) -> pa.Table:
         {
             "request_id": [f"r{i // 4}" for i in range(n)],
             "predicted_at": pa.array([NOW] * n, pa.timestamp("us", "UTC")),
+            "as_of": pa.array([NOW] * n, pa.timestamp("us", "UTC")),
+            "state": ["open"] * n,
+            "touched_at": pa.array([NOW] * n, pa.timestamp("us", "UTC")),
             "user_id": [f"u{i // 4}" for i in range(n)],
             "item_id": [f"i{i % 4}" for i in range(n)],
             "probability": rng.random(n),

@@ -61,7 +61,7 @@ def sessionized(events):
     with duckdb.connect(config={"threads": 1}) as engine:
         _load(engine, events)
         return (
-            engine.sql("SELECT * FROM session_events ORDER BY user_id, event_us, event_id")
+            engine.sql("SELECT * FROM session_events ORDER BY user_id, event_us, event_number")
             .to_arrow_table()
             .to_pylist()
         )

@@ -291,21 +291,21 @@ def test_a_second_run_changes_nothing(tmp_path, settings):
 
 def test_the_logs_published_last_are_known_without_reading_them(tmp_path, settings):
     one, two = log(tmp_path / "1.csv", *DAY_1), log(tmp_path / "2.csv", *DAY_2)
-    assert not is_up_to_date([one], shop(), settings)
+    assert not is_up_to_date([one], [shop()], settings)
     ingest([one], shop(), settings)
-    assert is_up_to_date([one], shop(), settings)
-    assert is_up_to_date([one], shop(), settings, replace=True)
-    assert not is_up_to_date([one], shop(money="cents"), settings)
-    assert not is_up_to_date([one, two], shop(), settings)
+    assert is_up_to_date([one], [shop()], settings)
+    assert is_up_to_date([one], [shop()], settings, replace=True)
+    assert not is_up_to_date([one], [shop(money="cents")], settings)
+    assert not is_up_to_date([one, two], [shop()], settings)
     ingest([two], shop(), settings)
-    assert is_up_to_date([two], shop(), settings)
-    assert not is_up_to_date([two], shop(), settings, replace=True)  # it would drop the first
+    assert is_up_to_date([two], [shop()], settings)
+    assert not is_up_to_date([two], [shop()], settings, replace=True)  # it would drop the first
 
 
 def test_a_log_with_refused_rows_is_read_again(tmp_path, settings):
     path = log(tmp_path / "log.csv", *DAY_1, "dan,2094-03-01 12:00:00,pv,vase,5")
     ingest([path], shop(), settings)
-    assert not is_up_to_date([path], shop(), settings)  # by then that time may have come
+    assert not is_up_to_date([path], [shop()], settings)  # by then that time may have come
 
 
 def test_only_days_with_new_events_are_written(tmp_path, settings):
@@ -405,7 +405,7 @@ def test_new_events_alone_are_staged_and_can_be_kept_out(tmp_path, settings):
     staged_rows = []
 
     def refused_by_the_check() -> None:
-        with stage_events([path], shop(), settings) as staged:
+        with stage_events([path], [shop()], settings) as staged:
             staged_rows.extend(query(f"SELECT * FROM '{staged.file}'"))
             raise NextbuyError("too many purchases")
 
@@ -421,7 +421,7 @@ def test_a_log_without_new_events_stages_no_file(tmp_path, settings):
     path = log(tmp_path / "1.csv", *DAY_1)
     ingest([path], shop(), settings)
     before = published_bytes(settings)
-    with stage_events([path], shop(), settings) as staged:
+    with stage_events([path], [shop()], settings) as staged:
         assert staged.file is None
         assert publish(staged).already_present == 3
     assert published_bytes(settings) == before
@@ -470,7 +470,7 @@ def test_killed_in_the_midst_of_it(tmp_path, settings):
 def test_two_runs_at_once_do_not_mix(tmp_path, settings):
     path = log(tmp_path / "log.csv", *DAY_1)
 
-    with stage_events([path], shop(), settings) as staged:
+    with stage_events([path], [shop()], settings) as staged:
         with pytest.raises(NextbuyError, match=r"Another run is ingesting.*try again"):
             ingest([path], shop(), settings)
         assert publish(staged).published == 3

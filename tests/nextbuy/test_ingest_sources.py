@@ -217,8 +217,8 @@ def test_simulated(tmp_path, settings):
     moment = datetime(2024, 1, 1, 12, tzinfo=UTC)
     rows = [
         ("e2", "ann", moment + timedelta(microseconds=1), "login", *[None] * 5, "s1"),
-        ("e1", "guest", moment, "view", "i1", "c1", "b1", 1999, 200, "s1"),
-        ("e1", "guest", moment, "view", "i1", "c1", "b1", 1999, 200, "s1"),
+        ("e1", "visitor-7", moment, "view", "i1", "c1", "b1", 1999, 200, "s1"),
+        ("e1", "visitor-7", moment, "view", "i1", "c1", "b1", 1999, 200, "s1"),
         ("e3", "ann", moment + timedelta(days=1), "scroll", "i1", "c1", "b1", 1999, 0, "s2"),
     ]
     table = pa.Table.from_pylist(
