@@ -154,7 +154,10 @@ def features_at(row: pd.DataFrame, price: float, discount: float) -> dict[str, f
         price: in cents, instead of the row's.
         discount: in cents, instead of the row's.
     """
-    changed = ibis.memtable(row.assign(price=price, discount=discount))
+    offer = {"offered_price": price, "offered_discount": discount, "rate_discount": None}
+    changed = ibis.memtable(
+        row.assign(price=price, discount=discount, **offer).astype({"rate_discount": float})
+    )
     features = [f for f in ITEM.features if {"price", "discount"} & set(f.needs)]
     values = changed.select(*(f.column(changed) for f in features)).to_pandas().iloc[0]
     return {

@@ -47,7 +47,7 @@ def daily(
     shopping = shopping.mutate(day=local_us(shopping.event_us, clock) // DAY)
     order = event_order(shopping)
     price, discount = shopping.price, shopping.discount
-    offered = price.notnull() & discount.notnull()
+    offered = price + discount > 0  # both known
     viewed = shopping.event_type == EventType.VIEW.value
     per_day = shopping.group_by([key, "day"]).aggregate(
         **counts(shopping),

@@ -106,7 +106,7 @@ def user_item_sessions(events: ir.Table) -> ir.Table:
     touched = timed.filter(timed.item_id.notnull())
     number, price, discount = touched.event_number, touched.price, touched.discount
     viewed = touched.event_type == EventType.VIEW.value
-    offered = price.notnull() & discount.notnull()
+    offered = price + discount > 0  # both known
     return touched.group_by(["user_id", "item_id", "session_start_us", "session_id"]).aggregate(
         event_us=touched.session_end_us.max(),
         session_events=touched.session_events.max(),

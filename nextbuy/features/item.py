@@ -1,5 +1,6 @@
 """The item, as of each midnight."""
 
+import ibis
 import ibis.expr.types as ir
 
 from nextbuy.features.daily import ALL, daily
@@ -101,6 +102,9 @@ TABLE = FeatureTable(
             "rate_discount",
             "float64",
             "Share of the list price taken off when last seen",
+            lambda t: ibis.coalesce(
+                ratio(t.offered_discount, t.offered_price + t.offered_discount), t.rate_discount
+            ),
             unit="share",
             needs={"price", "discount"},
             carry="last",

@@ -33,7 +33,11 @@ def discounted(events):
 
 def rate_of_last_offer(events):
     """Share of the list price taken off, by the last event that says both."""
-    offers = [e for e in events if e["price"] is not None and e["discount"] is not None]
+    offers = [
+        e
+        for e in events
+        if (e["price"] or 0) + (e["discount"] or 0) > 0 and None not in (e["price"], e["discount"])
+    ]
     return (
         ratio(offers[-1]["discount"], offers[-1]["price"] + offers[-1]["discount"])
         if offers
