@@ -160,17 +160,18 @@ def shop_record(settings: Settings) -> ShopRecord | None:
 
 
 def published_settings(settings: Settings) -> ShopSettings | None:
-    """The settings that the published tables were built with; None where no sessions are.
+    """The settings that the published tables were built with; None where none are.
 
     What was not built yet has the recorded setting, else the default.
     """
-    sessions = manifest(settings.sessions)
-    if sessions is None:
+    sessions, labels = manifest(settings.sessions), manifest(settings.labels)
+    if sessions is None and labels is None:
         return None
     record = shop_record(settings)
     known = (record and record.settings) or ShopSettings()
-    labels, user = manifest(settings.labels), manifest(settings.features / "user")
-    cut, horizon = sessions.info.get("sessions"), labels.info.get("labels") if labels else None
+    user = manifest(settings.features / "user")
+    cut = sessions.info.get("sessions") if sessions else None
+    horizon = labels.info.get("labels") if labels else None
     return ShopSettings(
         sessions=SessionConfig(**cut) if cut else known.sessions,
         labels=LabelConfig(**horizon) if horizon else known.labels,

@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,14 +165,11 @@ def forget(
     ]
     report = ErasureReport(user, taken, [each for each in linked if each not in taken], shoppers)
     ids = {user, *(each.user_id for each in taken)}
-    with running_redis(settings) as url, redis.Redis.from_url(url) as client:
+    alone = sole_writer(settings, "nextbuy forget") if remove else nullcontext()
+    with alone, running_redis(settings) as url, redis.Redis.from_url(url) as client:
         place = _Places(settings, client, unattributed)
         if remove:
-            with (
-                sole_writer(settings, "nextbuy forget"),
-                copy_lock(settings),
-                _journal(settings, ids) as everyone,
-            ):
+            with copy_lock(settings), _journal(settings, ids) as everyone:
                 report.resumed = sorted(everyone - ids)
                 _remove(place, everyone, report)
         else:
