@@ -39,7 +39,8 @@ class EventWriter:
         self.supervisor = Supervisor(settings)
         self._waiting: queue.SimpleQueue[tuple[list[EventRow], Future[WrittenEvents]] | None]
         self._waiting = queue.SimpleQueue()
-        self._sessions = _version(settings)
+        self._published = settings.sessions
+        self._sessions = _version(self._published)
         self.log_end_us = _log_end(settings)
         """The end of the published log, which what is sent here moves when it is published."""
         self._thread = threading.Thread(target=self._work, name="event-writer", daemon=True)
@@ -121,7 +122,7 @@ class EventWriter:
         # Which items are new is not known until the published events are copied.
         unknown = set(store.unknown_items(items) if store.get_meta("published") else ())
         outcomes = store.append(rows, now_us())
-        if (version := _version(self._settings)) != self._sessions:
+        if (version := _version(self._published)) != self._sessions:
             self._sessions, self.log_end_us = version, _log_end(self._settings)
         written, start = [], 0
         for request in requests:
@@ -135,9 +136,9 @@ class EventWriter:
         return written
 
 
-def _version(settings: Settings) -> Path | None:
+def _version(sessions: Path) -> Path | None:
     """Which version of the sessions is published; None without any."""
-    return settings.sessions.readlink() if settings.sessions.is_symlink() else None
+    return sessions.readlink() if sessions.is_symlink() else None
 
 
 def _log_end(settings: Settings) -> int | None:

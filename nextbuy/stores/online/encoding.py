@@ -5,6 +5,7 @@ is the empty string, as Feast writes it (a protobuf `Value` without content).
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -154,6 +155,9 @@ def read_varints(matrix: NDArray[np.uint8]) -> NDArray[np.int64]:
     return (parts @ POWERS[: matrix.shape[1]]).view(np.int64)
 
 
+_head = cache(head)  # the same for every batch of a view
+
+
 def entity_keys(
     columns: Sequence[pa.Array], names: Sequence[str], kinds: Sequence[ValueType], project: str
 ) -> pa.BinaryArray:
@@ -163,7 +167,7 @@ def entity_keys(
         NextbuyError: a key has a type that Feast cannot serialize.
     """
     order = sorted(range(len(names)), key=lambda i: names[i])
-    pieces: list[pa.Array | bytes] = [head(names)]
+    pieces: list[pa.Array | bytes] = [_head(tuple(names))]
     for i in order:
         pieces += key_bytes(columns[i], kinds[i], names[i])
     pieces.append(project.encode())
