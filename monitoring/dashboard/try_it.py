@@ -154,11 +154,13 @@ def features_at(row: pd.DataFrame, price: float, discount: float) -> dict[str, f
         price: in cents, instead of the row's.
         discount: in cents, instead of the row's.
     """
-    offer = {"offered_price": price, "offered_discount": discount, "rate_discount": None}
-    changed = ibis.memtable(
-        row.assign(price=price, discount=discount, **offer).astype({"rate_discount": float})
-    )
     features = [f for f in ITEM.features if {"price", "discount"} & set(f.needs)]
+    # What the last offer gave is computed again from this one.
+    derived = [f.name for f in features if {"price", "discount"} <= set(f.needs)]
+    row = row.assign(price=price, discount=discount, offered_price=price, offered_discount=discount)
+    changed = ibis.memtable(
+        row.assign(**dict.fromkeys(derived)).astype(dict.fromkeys(derived, float))
+    )
     values = changed.select(*(f.column(changed) for f in features)).to_pandas().iloc[0]
     return {
         f"{ITEM.name}__{f.name}": None if pd.isna(values[f.name]) else float(values[f.name])
